@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"log/syslog"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value.
+
+// SONiC's levels that slog has no name for.
+const (
+	levelNotice = slog.LevelInfo + 2
+	levelCrit   = slog.LevelError + 4
+	levelAlert  = slog.LevelError + 8
+	levelEmerg  = slog.LevelError + 12
+)
+
+// logLevels are SONiC's levels, from the quietest, with syslog's severities.
+var logLevels = []struct {
+	name     string
+	level    slog.Level
+	severity syslog.Priority
+}{
+	{"EMERG", levelEmerg, syslog.LOG_EMERG},
+	{"ALERT", levelAlert, syslog.LOG_ALERT},
+	{"CRIT", levelCrit, syslog.LOG_CRIT},
+	{"ERROR", slog.LevelError, syslog.LOG_ERR},
+	{"WARN", slog.LevelWarn, syslog.LOG_WARNING},
+	{"NOTICE", levelNotice, syslog.LOG_NOTICE},
+	{"INFO", slog.LevelInfo, syslog.LOG_INFO},
+	{"DEBUG", slog.LevelDebug, syslog.LOG_DEBUG},
+}
+
+// parseLogLevel reads a level's name, in any case.
+func parseLogLevel(name string) (slog.Level, error) {
+	var names []string
+	for _, l := range logLevels {
+		if strings.EqualFold(name, l.name) {
+			return l.level, nil
+		}
+		names = append(names, l.name)
+	}
+	return 0, fmt.Errorf("unknown log level %q: one of %s", name, strings.Join(names, " "))
+}
+
+// severityOf returns the name and the syslog severity of the nearest level at or below.
+func severityOf(level slog.Level) (string, syslog.Priority) {
+	for _, l := range logLevels {
+		if level >= l.level {
+			return l.name, l.severity
+		}
+	}
+	last := logLevels[len(logLevels)-1]
+	return last.name, last.severity
+}
+
+// openLog makes a logger. output is syslog, stderr or stdout; where there is no syslog, stderr serves in its place, and the
+// returned note says so.
+func openLog(output string, level slog.Leveler) (log *slog.Logger, note string, err error) {
+	switch strings.ToLower(output) {
+	case "stderr":
+		return slog.New(newLineLog(os.Stderr, level)), "", nil
+	case "stdout":
+		return slog.New(newLineLog(os.Stdout, level)), "", nil
+	case "syslog":
+		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, appName)
+		if err != nil {
+			return slog.New(newLineLog(os.Stderr, level)), "no syslog here, logging to stderr", nil
+		}
+		return slog.New(newSyslog(w, level)), "", nil
+	}
+	return nil, "", fmt.Errorf("unknown log output %q: one of syslog stderr stdout", output)
+}
+
+// newLineLog writes lines that begin with time and level.
+func newLineLog(w io.Writer, level slog.Leveler) slog.Handler {
+	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.LevelKey {
+			if l, ok := a.Value.Any().(slog.Level); ok {
+				name, _ := severityOf(l)
+				return slog.String(slog.LevelKey, name)
+			}
+		}
+		return a
+	}})
+}
+
+// syslogHandler sends each line with its own severity; time and level are syslog's business.
+type syslogHandler struct {
+	slog.Handler // writes into line
+	out          *syslogLines
+}
+
+// syslogLines is the line being made and where it goes.
+type syslogLines struct {
+	mu   sync.Mutex
+	line bytes.Buffer
+	w    *syslog.Writer
+}
+
+func newSyslog(w *syslog.Writer, level slog.Leveler) slog.Handler {
+	out := &syslogLines{w: w}
+	text := slog.NewTextHandler(&out.line, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.LevelKey || a.Key == slog.TimeKey) {
+			return slog.Attr{}
+		}
+		return a
+	}})
+	return &syslogHandler{Handler: text, out: out}
+}
+
+func (h *syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &syslogHandler{Handler: h.Handler.WithAttrs(attrs), out: h.out}
+}
+
+func (h *syslogHandler) WithGroup(name string) slog.Handler {
+	return &syslogHandler{Handler: h.Handler.WithGroup(name), out: h.out}
+}
+
+func (h *syslogHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.out.mu.Lock()
+	defer h.out.mu.Unlock()
+	h.out.line.Reset()
+	if err := h.Handler.Handle(ctx, r); err != nil {
+		return err
+	}
+	return h.out.write(r.Level)
+}
+
+func (o *syslogLines) write(level slog.Level) error {
+	line := strings.TrimSuffix(o.line.String(), "\n")
+	switch _, severity := severityOf(level); severity {
+	case syslog.LOG_EMERG:
+		return o.w.Emerg(line)
+	case syslog.LOG_ALERT:
+		return o.w.Alert(line)
+	case syslog.LOG_CRIT:
+		return o.w.Crit(line)
+	case syslog.LOG_ERR:
+		return o.w.Err(line)
+	case syslog.LOG_WARNING:
+		return o.w.Warning(line)
+	case syslog.LOG_NOTICE:
+		return o.w.Notice(line)
+	case syslog.LOG_INFO:
+		return o.w.Info(line)
+	}
+	return o.w.Debug(line)
+}

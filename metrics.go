@@ -1,0 +1,150 @@
+package main
+
+import (
+	"runtime"
+	"time"
+)
+
+// metrics is the daemon's whole metric set: every name, label and help text is in newMetrics' table, and
+// a test holds docs/metrics.md against it. The rest of the daemon only sets fields, and all of them are atomic.
+type metrics struct {
+	*exposition
+
+	eventsProcessed, eventsFailed counter
+	queueDepth, health            gauge
+	redisConnected                gauge
+	netlinkConnected              gauge
+	eventLatency, redisLatency    *histogram
+
+	portFlaps, portOperUp, portAdminUp, portMTU, portLastChange, portPending vector
+
+	messages, malformed, overruns                               counter
+	ignoredName, ignoredBridge, ignoredTeam                     counter
+	ignoredOld, ignoredMaster                                   counter
+	resyncStart, resyncOverrun, resyncFailed, resyncInterrupted counter
+	redisCommands, redisErrors, redisReconnects                 counter
+	portsConfigured, portsPresent                               gauge
+	portConfigDone, portInitDone, warmStart                     gauge
+	process                                                     *process
+}
+
+// portSeries is one port's part of the per-port families. It is resolved once, when the port appears, and
+// then set without a look-up.
+type portSeries struct {
+	labels     string
+	flaps      counter
+	operUp     gauge
+	adminUp    gauge
+	mtu        gauge
+	lastChange gauge
+	pending    gauge
+}
+
+func newMetrics(version string) *metrics {
+	const ms = time.Millisecond
+	m := &metrics{
+		eventLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms, 500*ms, 1000*ms),
+		redisLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms),
+		process:      openProcess(),
+	}
+	port, reason := []string{"port"}, []string{"reason"}
+	m.exposition = newExposition([]family{
+		{"portsyncd_events_processed_total", counterKind, nil, "Link messages of ports whose outcome is durable: written and acknowledged, or found to need no write.", &m.eventsProcessed},
+		{"portsyncd_events_failed_total", counterKind, nil, "Link messages of ports whose write failed, each counted once; it is retried.", &m.eventsFailed},
+		{"portsyncd_port_flaps_total", counterKind, port, "Times the port's carrier went down after it was first seen up, by the kernel's own count.", &m.portFlaps},
+		{"portsyncd_queue_depth", gaugeKind, nil, "Ports whose state is not written yet.", &m.queueDepth},
+		{"portsyncd_memory_bytes", gaugeKind, nil, "Resident memory of the daemon in bytes.", &m.process.memory},
+		{"portsyncd_health_status", gaugeKind, nil, "Health: 1 ok, 0.5 degraded, 0 failed.", &m.health},
+		{"portsyncd_redis_connected", gaugeKind, nil, "Whether the databases answer.", &m.redisConnected},
+		{"portsyncd_netlink_connected", gaugeKind, nil, "Whether the subscription to the kernel's link messages stands.", &m.netlinkConnected},
+		{"portsyncd_event_latency_seconds", histogramKind, nil, "From the reception of a port's link message to its durable outcome.", m.eventLatency},
+		{"portsyncd_redis_latency_seconds", histogramKind, nil, "Duration of a round trip to a database, with all the commands it carried.", m.redisLatency},
+
+		{"portsyncd_port_oper_up", gaugeKind, port, "Whether the port's interface is running (IFF_RUNNING).", &m.portOperUp},
+		{"portsyncd_port_admin_up", gaugeKind, port, "Whether the port's interface is set up (IFF_UP).", &m.portAdminUp},
+		{"portsyncd_port_mtu_bytes", gaugeKind, port, "The interface's MTU.", &m.portMTU},
+		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &m.portLastChange},
+		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &m.portPending},
+
+		{"portsyncd_netlink_messages_total", counterKind, nil, "Datagrams received from the kernel's link subscription.", &m.messages},
+		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", reasons(map[string]*counter{
+			"not_a_port": &m.ignoredName, "bridge_family": &m.ignoredBridge, "team": &m.ignoredTeam, "old_interface": &m.ignoredOld, "has_master": &m.ignoredMaster})},
+		{"portsyncd_netlink_malformed_total", counterKind, nil, "Messages dropped because they made no sense or did not come from the kernel.", &m.malformed},
+		{"portsyncd_netlink_overruns_total", counterKind, nil, "Times the kernel had to drop link messages because they were not read in time.", &m.overruns},
+		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", reasons(map[string]*counter{
+			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed})},
+		{"portsyncd_redis_commands_total", counterKind, nil, "Commands sent to the databases.", &m.redisCommands},
+		{"portsyncd_redis_errors_total", counterKind, nil, "Round trips to a database that failed.", &m.redisErrors},
+		{"portsyncd_redis_reconnects_total", counterKind, nil, "Connections to the databases made again.", &m.redisReconnects},
+		{"portsyncd_ports_configured", gaugeKind, nil, "Ports in CONFIG_DB.", &m.portsConfigured},
+		{"portsyncd_ports_present", gaugeKind, nil, "Ports that have an interface in the kernel.", &m.portsPresent},
+		{"portsyncd_port_config_done", gaugeKind, nil, "Whether PortConfigDone was sent, or needs no sending on a warm start.", &m.portConfigDone},
+		{"portsyncd_port_init_done", gaugeKind, nil, "Whether PortInitDone was sent.", &m.portInitDone},
+		{"portsyncd_warm_start", gaugeKind, nil, "Whether this start was warm.", &m.warmStart},
+
+		{"portsyncd_build_info", gaugeKind, []string{"version", "goversion", "goarch"}, "Always 1; the labels say what is running.",
+			constant("version", version, "goversion", runtime.Version(), "goarch", runtime.GOARCH)},
+		{"process_cpu_seconds_total", counterKind, nil, "Total user and system CPU time spent in seconds.", &m.process.cpu},
+		{"process_open_fds", gaugeKind, nil, "Number of open file descriptors.", &m.process.openFDs},
+		{"process_max_fds", gaugeKind, nil, "Maximum number of open file descriptors.", &m.process.maxFDs},
+		{"process_virtual_memory_bytes", gaugeKind, nil, "Virtual memory size in bytes.", &m.process.virtual},
+		{"process_resident_memory_bytes", gaugeKind, nil, "Resident memory size in bytes.", &m.process.memory},
+		{"process_start_time_seconds", gaugeKind, nil, "Start time of the process since unix epoch in seconds.", &m.process.started},
+		{"go_info", gaugeKind, []string{"version"}, "Information about the Go environment.", constant("version", runtime.Version())},
+		{"go_goroutines", gaugeKind, nil, "Number of goroutines that currently exist.", &m.process.goroutines},
+		{"go_threads", gaugeKind, nil, "Number of OS threads of the process.", &m.process.threads},
+		{"go_memstats_alloc_bytes", gaugeKind, nil, "Number of bytes allocated in heap and currently in use.", &m.process.heapAlloc},
+		{"go_memstats_heap_inuse_bytes", gaugeKind, nil, "Number of heap bytes that are in use.", &m.process.heapInuse},
+		{"go_memstats_sys_bytes", gaugeKind, nil, "Number of bytes obtained from system.", &m.process.sys},
+	})
+	return m
+}
+
+// reasons makes the vector of a family whose only label is a fixed set of reasons.
+func reasons(counters map[string]*counter) *vector {
+	v := new(vector)
+	for reason, c := range counters {
+		v.Add(labelSet("reason", reason), c)
+	}
+	return v
+}
+
+// constant makes the vector of an information family: one series that is always 1.
+func constant(labels ...string) *vector {
+	v, one := new(vector), new(gauge)
+	one.Set(1)
+	v.Add(labelSet(labels...), one)
+	return v
+}
+
+// Append renders everything, after reading what the process itself has to say.
+func (m *metrics) Append(b []byte) []byte {
+	m.process.Read()
+	return m.exposition.Append(b)
+}
+
+// newPortSeries makes a port's series; they are shown when there is something to show.
+func newPortSeries(port string, flaps uint64) *portSeries {
+	s := &portSeries{labels: labelSet("port", port)}
+	s.flaps.Add(flaps)
+	return s
+}
+
+// showLink and hideLink put the series in and out that exist while the port has an interface.
+func (m *metrics) showLink(s *portSeries) {
+	m.portFlaps.Add(s.labels, &s.flaps)
+	m.portOperUp.Add(s.labels, &s.operUp)
+	m.portAdminUp.Add(s.labels, &s.adminUp)
+	m.portMTU.Add(s.labels, &s.mtu)
+	m.portLastChange.Add(s.labels, &s.lastChange)
+}
+
+func (m *metrics) hideLink(s *portSeries) {
+	for _, v := range []*vector{&m.portFlaps, &m.portOperUp, &m.portAdminUp, &m.portMTU, &m.portLastChange} {
+		v.Remove(s.labels)
+	}
+}
+
+// showPending and hidePending are for the series that exists while the port is configured.
+func (m *metrics) showPending(s *portSeries) { m.portPending.Add(s.labels, &s.pending) }
+func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }

@@ -1,0 +1,593 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel's link messages, read from raw AF_NETLINK sockets. Byte order and alignment are the
+// machine's own (netlink(7)); everything that comes off the socket is bounds-checked here.
+
+// linkMessage is one RTM_NEWLINK or RTM_DELLINK message. name and kind point into the receive buffer and
+// are valid only until the message has been handled.
+type linkMessage struct {
+	index       int32
+	flags       uint32 // IFF_UP: admin, IFF_RUNNING: oper
+	mtu         uint32 // bytes
+	master      uint32 // ifindex of the bridge or LAG, 0: none
+	carrierUp   uint32
+	carrierDown uint32
+	hasCarrier  bool  // the kernel sent the two counts (Linux 4.16 and later)
+	family      uint8 // AF_UNSPEC, or AF_BRIDGE for what a bridge says about its port
+	operState   uint8 // IF_OPER_* of RFC 2863
+	deleted     bool  // RTM_DELLINK
+	name        []byte
+	kind        []byte // IFLA_INFO_KIND: veth, bridge, team; empty for hardware
+}
+
+// linkSink takes what a link source receives, on the goroutine that called Receive.
+type linkSink interface {
+	live(m *linkMessage)                  // a message of the subscription
+	dumped(m *linkMessage)                // a line of the dump under way
+	dumpDone(interrupted bool, err error) // its end; interrupted: NLM_F_DUMP_INTR, links changed meanwhile
+	lost(why string)                      // messages of the subscription were lost
+	malformed(err error)                  // a message was dropped; the stream goes on
+	received(at time.Time, messages int)  // comes before the messages of one read
+}
+
+// linkSource is where the syncer's link messages come from: the kernel, or a test's recording.
+type linkSource interface {
+	// Receive hands what waits to the sink without blocking. more says that it stopped before the end,
+	// so that other work gets its turn. An error is final: the source is of no more use.
+	Receive(sink linkSink) (more bool, err error)
+	// StartDump asks for every link; the lines come through Receive. One dump at a time.
+	StartDump() error
+	// Wait blocks until a message waits, Wake was called or d has passed (negative: no limit).
+	Wait(d time.Duration) error
+	// Pause lets d pass without looking at the messages, which queue in the kernel.
+	Pause(d time.Duration)
+	// Wake ends a Wait, now or the next one. Any goroutine may call it.
+	Wake()
+	// SetDown sets links administratively down and blocks until the kernel did, calling failed for each that
+	// it would not. Any goroutine may call it.
+	SetDown(indexes []int32, failed func(index int32, err error))
+}
+
+var (
+	errTruncated = errors.New("truncated")
+	errAlien     = errors.New("not from the kernel")
+)
+
+// Header sizes, and what x/sys/unix has no name for.
+const (
+	nlmsgHeaderLen  = unix.SizeofNlMsghdr
+	ifInfoLen       = unix.SizeofIfInfomsg
+	attrHeaderLen   = unix.SizeofNlAttr
+	attrTypeMask    = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+	filterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
+)
+
+// message is one netlink message; body is a slice of the receive buffer.
+type message struct {
+	kind, flags uint16
+	seq         uint32
+	body        []byte
+}
+
+// nextMessage cuts the first message off a datagram.
+func nextMessage(b []byte) (m message, rest []byte, err error) {
+	if len(b) < nlmsgHeaderLen {
+		return m, nil, fmt.Errorf("message header of %d bytes: %w", len(b), errTruncated)
+	}
+	size := binary.NativeEndian.Uint32(b)
+	if size < nlmsgHeaderLen || uint64(size) > uint64(len(b)) {
+		return m, nil, fmt.Errorf("message of %d bytes in %d: %w", size, len(b), errTruncated)
+	}
+	m.kind = binary.NativeEndian.Uint16(b[4:])
+	m.flags = binary.NativeEndian.Uint16(b[6:])
+	m.seq = binary.NativeEndian.Uint32(b[8:])
+	m.body = b[nlmsgHeaderLen:size]
+	return m, b[min(align4(int(size)), len(b)):], nil
+}
+
+// errnoOf reads the errno of an NLMSG_ERROR or NLMSG_DONE body; 0 is success, for NLMSG_DONE also none.
+func errnoOf(m message) error {
+	if len(m.body) < 4 {
+		if m.kind == unix.NLMSG_DONE {
+			return nil
+		}
+		return fmt.Errorf("netlink error message of %d bytes: %w", len(m.body), errTruncated)
+	}
+	if code := int32(binary.NativeEndian.Uint32(m.body)); code < 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}
+
+// nextAttr cuts the first attribute off b: struct nlattr, length including its header, padded to 4.
+func nextAttr(b []byte) (kind uint16, body, rest []byte, err error) {
+	if len(b) < attrHeaderLen {
+		return 0, nil, nil, fmt.Errorf("attribute header of %d bytes: %w", len(b), errTruncated)
+	}
+	size := int(binary.NativeEndian.Uint16(b))
+	if size < attrHeaderLen || size > len(b) {
+		return 0, nil, nil, fmt.Errorf("attribute of %d bytes in %d: %w", size, len(b), errTruncated)
+	}
+	kind = binary.NativeEndian.Uint16(b[2:]) & attrTypeMask
+	return kind, b[attrHeaderLen:size], b[min(align4(size), len(b)):], nil
+}
+
+func align4(n int) int { return (n + 3) &^ 3 }
+
+// parseLink reads an RTM_NEWLINK or RTM_DELLINK message into l without allocating. Unknown attributes are skipped.
+func parseLink(m message, l *linkMessage) error {
+	*l = linkMessage{deleted: m.kind == unix.RTM_DELLINK}
+	if len(m.body) < ifInfoLen {
+		return fmt.Errorf("link header of %d bytes: %w", len(m.body), errTruncated)
+	}
+	l.family = m.body[0]
+	l.index = int32(binary.NativeEndian.Uint32(m.body[4:]))
+	l.flags = binary.NativeEndian.Uint32(m.body[8:])
+	var counts int
+	for rest := m.body[ifInfoLen:]; len(rest) > 0; {
+		kind, body, after, err := nextAttr(rest)
+		if err != nil {
+			return fmt.Errorf("link %d: %w", l.index, err)
+		}
+		rest = after
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.name = text(body)
+		case unix.IFLA_MTU:
+			err = number(body, &l.mtu)
+		case unix.IFLA_MASTER:
+			err = number(body, &l.master)
+		case unix.IFLA_CARRIER_UP_COUNT:
+			err = number(body, &l.carrierUp)
+			counts++
+		case unix.IFLA_CARRIER_DOWN_COUNT:
+			err = number(body, &l.carrierDown)
+			counts++
+		case unix.IFLA_OPERSTATE:
+			if len(body) > 0 {
+				l.operState = body[0]
+			}
+		case unix.IFLA_LINKINFO:
+			l.kind, err = linkKind(body)
+		}
+		if err != nil {
+			return fmt.Errorf("link %d attribute %d: %w", l.index, kind, err)
+		}
+	}
+	l.hasCarrier = counts == 2
+	if l.index <= 0 || len(l.name) == 0 || len(l.name) >= unix.IFNAMSIZ {
+		return fmt.Errorf("link %d has no valid name %q", l.index, l.name)
+	}
+	return nil
+}
+
+// linkKind finds IFLA_INFO_KIND in a nested IFLA_LINKINFO.
+func linkKind(b []byte) ([]byte, error) {
+	for len(b) > 0 {
+		kind, body, rest, err := nextAttr(b)
+		if err != nil {
+			return nil, err
+		}
+		if kind == unix.IFLA_INFO_KIND {
+			return text(body), nil
+		}
+		b = rest
+	}
+	return nil, nil
+}
+
+// text cuts a string attribute at its terminating zero.
+func text(b []byte) []byte {
+	for i, c := range b {
+		if c == 0 {
+			return b[:i]
+		}
+	}
+	return b
+}
+
+func number(b []byte, n *uint32) error {
+	if len(b) < 4 {
+		return fmt.Errorf("number of %d bytes: %w", len(b), errTruncated)
+	}
+	*n = binary.NativeEndian.Uint32(b)
+	return nil
+}
+
+// linkRequest builds a request about one link, or with index 0 a dump of all. attrs follow the header as they are.
+func linkRequest(kind, flags uint16, seq uint32, index int32, ifFlags, ifChange uint32, attrs ...byte) []byte {
+	b := make([]byte, nlmsgHeaderLen+ifInfoLen, nlmsgHeaderLen+ifInfoLen+len(attrs))
+	b = append(b, attrs...)
+	binary.NativeEndian.PutUint32(b, uint32(len(b)))
+	binary.NativeEndian.PutUint16(b[4:], kind)
+	binary.NativeEndian.PutUint16(b[6:], flags)
+	binary.NativeEndian.PutUint32(b[8:], seq)
+	binary.NativeEndian.PutUint32(b[nlmsgHeaderLen+4:], uint32(index))
+	binary.NativeEndian.PutUint32(b[nlmsgHeaderLen+8:], ifFlags)
+	binary.NativeEndian.PutUint32(b[nlmsgHeaderLen+12:], ifChange)
+	return b
+}
+
+// dumpRequest asks for every link without its statistics, which are most of a line's size.
+func dumpRequest(seq uint32) []byte {
+	mask := make([]byte, attrHeaderLen+4)
+	binary.NativeEndian.PutUint16(mask, uint16(len(mask)))
+	binary.NativeEndian.PutUint16(mask[2:], unix.IFLA_EXT_MASK)
+	binary.NativeEndian.PutUint32(mask[4:], filterSkipStats)
+	return linkRequest(unix.RTM_GETLINK, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, seq, 0, 0, 0, mask...)
+}
+
+// Receive buffers: the kernel sends one message a datagram on a multicast group, and fills what it is
+// given (up to 32 KiB) in a dump. A link message is 1 to 2 KiB.
+const (
+	batchLen      = 16
+	batchBufLen   = 8 << 10
+	dumpBufLen    = 32 << 10
+	socketBufLen  = 4 << 20
+	readsPerTurn  = 64 // reads of one Receive, so that other work gets its turn in a storm
+	requestExpiry = 2 * time.Second
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine, which
+// should be locked to its thread: it blocks in ppoll(2), because Go's poller would be woken by every message.
+type kernelLinks struct {
+	netns    string
+	sub      int // the subscription
+	req      int // dump requests
+	event    int // eventfd behind Wake
+	rcvbuf   int // bytes the kernel granted
+	headers  [batchLen]mmsghdr
+	iovecs   [batchLen]unix.Iovec
+	senders  [batchLen]unix.RawSockaddrNetlink
+	buf      []byte
+	parsed   linkMessage
+	dumpSeq  uint32
+	dumping  bool
+	dumpIntr bool
+}
+
+// openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own.
+func openKernelLinks(netns string) (*kernelLinks, error) {
+	k := &kernelLinks{netns: netns, sub: -1, req: -1, event: -1, buf: make([]byte, batchLen*batchBufLen)}
+	err := inNetNS(netns, func() (err error) {
+		if k.sub, err = openNetlink(unix.RTMGRP_LINK, unix.SOCK_NONBLOCK); err != nil {
+			return fmt.Errorf("subscribe to link messages: %w", err)
+		}
+		if k.req, err = openNetlink(0, unix.SOCK_NONBLOCK); err != nil {
+			return fmt.Errorf("open a netlink socket for requests: %w", err)
+		}
+		return nil
+	})
+	if err == nil {
+		k.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	}
+	if err != nil {
+		k.Close()
+		return nil, err
+	}
+	k.rcvbuf = growReceiveBuffer(k.sub)
+	for i := range k.headers {
+		k.iovecs[i].Base = &k.buf[i*batchBufLen]
+		k.iovecs[i].SetLen(batchBufLen)
+		h := &k.headers[i].hdr
+		h.Iov, h.Name = &k.iovecs[i], (*byte)(unsafe.Pointer(&k.senders[i]))
+		h.SetIovlen(1)
+	}
+	return k, nil
+}
+
+// openNetlink opens a NETLINK_ROUTE socket bound to multicast groups (a bit mask) in the calling thread's namespace.
+func openNetlink(groups uint32, flags int) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, unix.NETLINK_ROUTE)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("bind", err)
+	}
+	// Linux 4.20 and later check requests strictly, and then honour RTEXT_FILTER_SKIP_STATS; older ones need neither.
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	return fd, nil
+}
+
+// growReceiveBuffer asks for 4 MiB, beyond net.core.rmem_max if we may, and returns what the kernel granted.
+func growReceiveBuffer(fd int) int {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBufLen) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBufLen)
+	}
+	granted, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	return granted
+}
+
+// inNetNS runs open in a network namespace, on a thread of its own so that the rest of the process stays where it is.
+func inNetNS(netns string, open func() error) error {
+	if netns == "" {
+		return open()
+	}
+	path := netns
+	if !strings.Contains(netns, "/") {
+		path = "/run/netns/" + netns
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked unless it is back home: a thread that is not dies with the goroutine
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- err
+			return
+		}
+		defer home.Close()
+		there, err := os.Open(path)
+		if err != nil {
+			result <- fmt.Errorf("%w: -netns %s: %v", errConfig, netns, err)
+			return
+		}
+		defer there.Close()
+		if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("%w: -netns %s: enter the network namespace: %v", errConfig, netns, err)
+			return
+		}
+		err = open()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+// Close closes the sockets. No other method may be running.
+func (k *kernelLinks) Close() {
+	for _, fd := range []int{k.sub, k.req, k.event} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
+	for range readsPerTurn {
+		n, err := k.readBatch()
+		switch err {
+		case nil:
+			sink.received(time.Now(), n)
+			for i := range n {
+				k.takeLive(i, sink)
+			}
+			if n == batchLen {
+				continue
+			}
+		case unix.ENOBUFS:
+			sink.lost("the socket buffer overran")
+			continue
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+		default:
+			return false, os.NewSyscallError("recvmmsg", err)
+		}
+		if k.dumping {
+			return k.readDump(sink)
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// readBatch receives up to batchLen datagrams of the subscription. A raw system call, because the one of
+// x/sys/unix allocates a sender's address for every message.
+func (k *kernelLinks) readBatch() (int, error) {
+	for i := range k.headers {
+		k.headers[i].hdr.Namelen = unix.SizeofSockaddrNetlink
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(k.sub), uintptr(unsafe.Pointer(&k.headers[0])),
+		batchLen, unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// takeLive hands on the messages of one datagram of the subscription.
+func (k *kernelLinks) takeLive(i int, sink linkSink) {
+	if k.senders[i].Pid != 0 {
+		sink.malformed(fmt.Errorf("message from port id %d: %w", k.senders[i].Pid, errAlien))
+		return
+	}
+	if k.headers[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+		sink.lost(fmt.Sprintf("a message was longer than %d bytes", batchBufLen))
+		return
+	}
+	takeDatagram(k.buf[i*batchBufLen:][:k.headers[i].len], &k.parsed, sink)
+}
+
+// takeDatagram parses one datagram of the subscription into the sink.
+func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
+	for len(b) > 0 {
+		m, rest, err := nextMessage(b)
+		if err != nil {
+			sink.malformed(err)
+			return
+		}
+		b = rest
+		switch m.kind {
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			if err := parseLink(m, l); err != nil {
+				sink.malformed(err)
+				continue
+			}
+			sink.live(l)
+		case unix.NLMSG_OVERRUN:
+			sink.lost("the kernel reported an overrun")
+		case unix.NLMSG_NOOP:
+		default:
+			sink.malformed(fmt.Errorf("message of type %d among link messages", m.kind))
+		}
+	}
+}
+
+func (k *kernelLinks) StartDump() error {
+	k.dumpSeq++
+	if err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("ask the kernel for all links: %w", err)
+	}
+	k.dumping, k.dumpIntr = true, false
+	return nil
+}
+
+// readDump takes one datagram of the dump, so that live messages are looked at in between.
+func (k *kernelLinks) readDump(sink linkSink) (more bool, err error) {
+	h, buf := &k.headers[0].hdr, k.buf[:dumpBufLen]
+	h.Namelen = unix.SizeofSockaddrNetlink
+	k.iovecs[0].SetLen(dumpBufLen)
+	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(k.req), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT)
+	k.iovecs[0].SetLen(batchBufLen)
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return false, nil
+	case errno != 0:
+		k.dumping = false
+		sink.dumpDone(false, os.NewSyscallError("recvmsg", errno))
+	case k.senders[0].Pid != 0:
+		sink.malformed(fmt.Errorf("dump from port id %d: %w", k.senders[0].Pid, errAlien))
+	case h.Flags&unix.MSG_TRUNC != 0:
+		k.dumping = false
+		sink.dumpDone(false, fmt.Errorf("dump longer than %d bytes a message: %w", dumpBufLen, errTruncated))
+	default:
+		sink.received(time.Now(), 0)
+		k.takeDump(buf[:n], sink)
+	}
+	return k.dumping, nil
+}
+
+// takeDump parses one datagram of the dump into the sink.
+func (k *kernelLinks) takeDump(b []byte, sink linkSink) {
+	for len(b) > 0 && k.dumping {
+		m, rest, err := nextMessage(b)
+		if err != nil {
+			k.dumping = false
+			sink.dumpDone(k.dumpIntr, err)
+			return
+		}
+		b = rest
+		if m.seq != k.dumpSeq {
+			continue // what is left of a dump that was given up
+		}
+		k.dumpIntr = k.dumpIntr || m.flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.kind {
+		case unix.RTM_NEWLINK:
+			if err := parseLink(m, &k.parsed); err != nil {
+				sink.malformed(err)
+				continue
+			}
+			sink.dumped(&k.parsed)
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			k.dumping = false
+			sink.dumpDone(k.dumpIntr, errnoOf(m))
+		}
+	}
+}
+
+func (k *kernelLinks) Wait(d time.Duration) error {
+	fds := [...]unix.PollFd{
+		{Fd: int32(k.sub), Events: unix.POLLIN},
+		{Fd: int32(k.event), Events: unix.POLLIN},
+		{Fd: int32(k.req), Events: unix.POLLIN},
+	}
+	watched := fds[:2]
+	if k.dumping {
+		watched = fds[:]
+	}
+	var limit *unix.Timespec
+	if d >= 0 {
+		ts := unix.NsecToTimespec(int64(d))
+		limit = &ts
+	}
+	_, err := unix.Ppoll(watched, limit, nil)
+	if fds[1].Revents != 0 {
+		var count [8]byte
+		_, _ = unix.Read(k.event, count[:])
+	}
+	if err != nil && err != unix.EINTR {
+		return os.NewSyscallError("ppoll", err)
+	}
+	return nil
+}
+
+func (k *kernelLinks) Pause(d time.Duration) {
+	ts := unix.NsecToTimespec(int64(d))
+	_, _ = unix.Ppoll(nil, &ts, nil) // a signal may cut it short
+}
+
+func (k *kernelLinks) Wake() {
+	one := [8]byte{}
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(k.event, one[:])
+}
+
+func (k *kernelLinks) SetDown(indexes []int32, failed func(index int32, err error)) {
+	var fd int
+	err := inNetNS(k.netns, func() (err error) {
+		fd, err = openNetlink(0, 0)
+		return err
+	})
+	if err == nil {
+		defer unix.Close(fd)
+		expiry := unix.NsecToTimeval(int64(requestExpiry))
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &expiry)
+	}
+	for i, index := range indexes {
+		each := err
+		if each == nil {
+			each = setDown(fd, uint32(i+1), index)
+		}
+		if each != nil {
+			failed(index, each)
+		}
+	}
+}
+
+// setDown clears IFF_UP of one link over a blocking request socket and waits for the kernel's answer.
+func setDown(fd int, seq uint32, index int32) error {
+	request := linkRequest(unix.RTM_NEWLINK, unix.NLM_F_REQUEST|unix.NLM_F_ACK, seq, index, 0, unix.IFF_UP)
+	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	buf := make([]byte, 1024)
+	for {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue
+		}
+		m, _, err := nextMessage(buf[:n])
+		if err != nil {
+			return err
+		}
+		if m.kind == unix.NLMSG_ERROR && m.seq == seq {
+			return errnoOf(m)
+		}
+	}
+}

@@ -1,0 +1,567 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// SONiC's databases: where they are, what the tables and keys are called, and how a port gets into them.
+// Rules and names are those of SONIC.md.
+
+// Tables, keys and fields.
+const (
+	portTable       = "PORT_TABLE" // APPL_DB and STATE_DB
+	portConfigDone  = "PortConfigDone"
+	portInitDone    = "PortInitDone"
+	portConfigTable = "PORT" // CONFIG_DB
+	metadataTable   = "DEVICE_METADATA"
+)
+
+// errConfig marks an error that waiting does not cure: the operator has to mend a file.
+var errConfig = errors.New("configuration error")
+
+// errNoDBConfig says that database_config.json does not exist yet; a booting switch is still to write it.
+var errNoDBConfig = errors.New("no database configuration")
+
+// dbAddress is one database of database_config.json.
+type dbAddress struct {
+	name      string
+	network   string // unix or tcp
+	address   string
+	id        int
+	separator string
+}
+
+// dbConfig is database_config.json, as far as it concerns us.
+type dbConfig struct {
+	Instances map[string]struct {
+		Hostname       string `json:"hostname"`
+		Port           int    `json:"port"`
+		UnixSocketPath string `json:"unix_socket_path"`
+	} `json:"INSTANCES"`
+	Databases map[string]struct {
+		ID        int    `json:"id"`
+		Separator string `json:"separator"`
+		Instance  string `json:"instance"`
+	} `json:"DATABASES"`
+}
+
+// readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that does not make sense gives errConfig.
+func readDBConfig(path string) (*dbConfig, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %v", errNoDBConfig, err)
+	}
+	c := new(dbConfig)
+	if err == nil {
+		err = json.Unmarshal(text, c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: -db.config %s: %v", errConfig, path, err)
+	}
+	for _, name := range []string{"APPL_DB", "CONFIG_DB", "STATE_DB"} {
+		if _, err := c.address(name); err != nil {
+			return nil, fmt.Errorf("%w: -db.config %s: %v", errConfig, path, err)
+		}
+	}
+	return c, nil
+}
+
+// address finds a database by name; its unix socket is preferred over TCP.
+func (c *dbConfig) address(name string) (dbAddress, error) {
+	db, ok := c.Databases[name]
+	if !ok {
+		return dbAddress{}, fmt.Errorf("DATABASES has no %s", name)
+	}
+	instance, ok := c.Instances[db.Instance]
+	if !ok {
+		return dbAddress{}, fmt.Errorf("%s is on instance %q, which INSTANCES does not have", name, db.Instance)
+	}
+	a := dbAddress{name: name, id: db.ID, separator: db.Separator}
+	switch {
+	case db.Separator == "":
+		return a, fmt.Errorf("%s has no separator", name)
+	case db.ID < 0:
+		return a, fmt.Errorf("%s has id %d", name, db.ID)
+	case instance.UnixSocketPath != "":
+		a.network, a.address = "unix", instance.UnixSocketPath
+	case instance.Hostname != "" && instance.Port > 0 && instance.Port < 1<<16:
+		a.network, a.address = "tcp", net.JoinHostPort(instance.Hostname, strconv.Itoa(instance.Port))
+	default:
+		return a, fmt.Errorf("instance %q has neither unix_socket_path nor hostname and port", db.Instance)
+	}
+	return a, nil
+}
+
+// portState is what STATE_DB says about a port, beside state=ok.
+type portState struct {
+	admin, oper bool
+	mtu         uint32
+}
+
+// portWrite is what one port needs written, and afterwards what came of it. It stays with its port, so that
+// a flush makes no strings.
+type portWrite struct {
+	port  string
+	state portState
+	del   bool // the interface went away since the last write: delete the key, before set
+	set   bool // publish state
+	ask   bool // only if APPL_DB has the port: ask now
+	check bool // what STATE_DB holds is not known: read it, and write only if it differs
+
+	exists  bool  // out: APPL_DB has the port (if asked)
+	written bool  // out: an HSET was sent and acknowledged
+	same    bool  // out: STATE_DB held this state already
+	err     error // out: the outcome is unknown, nil: as wanted
+
+	stateKey, applKey string
+	mtu               uint32
+	mtuText           string
+	args              [10]any
+}
+
+// flush is one round trip's worth of work for the databases.
+type flush struct {
+	writes   []*portWrite
+	confirm  []*portWrite // ports believed to be in APPL_DB, to be counted there
+	initDone bool         // send PortInitDone after the writes
+
+	missing bool // out: not all of confirm are in APPL_DB
+}
+
+// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value…
+type portConfig struct {
+	name   string
+	fields []string
+}
+
+// switchConfig is what a start needs to know from the databases.
+type switchConfig struct {
+	ports      []portConfig
+	switchType string // DEVICE_METADATA; "dpu" has no old interfaces
+	warm       bool   // a warm restart was asked for, and can be had
+	events     bool   // APPL_DB's server sends keyspace events
+}
+
+// applChange tells that a port's entry in APPL_DB came into being or went away.
+type applChange struct {
+	port   string
+	exists bool
+}
+
+// sonicDB is the connections to the three databases. One goroutine uses it at a time, but for Watch.
+type sonicDB struct {
+	appl, config, state          *redis.Client
+	applAddr, cfgAddr, stateAddr dbAddress
+	m                            *metrics
+	closed                       atomic.Bool
+}
+
+// Time-outs: a switch's Redis answers in microseconds, and a hanging one should be noticed before supervisors are.
+const (
+	dbDialTimeout = time.Second
+	dbTimeout     = 2 * time.Second
+	pingInterval  = 5 * time.Second
+	pipelineLen   = 1024 // commands written before their answers are read
+	portsPerCall  = 256  // ports one script call carries
+)
+
+func openSonicDB(path string, m *metrics) (*sonicDB, error) {
+	c, err := readDBConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &sonicDB{m: m}
+	d.applAddr, _ = c.address("APPL_DB")
+	d.cfgAddr, _ = c.address("CONFIG_DB")
+	d.stateAddr, _ = c.address("STATE_DB")
+	d.appl, d.config, d.state = d.connect(d.applAddr), d.connect(d.cfgAddr), d.connect(d.stateAddr)
+	return d, nil
+}
+
+// connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
+// so are the client's own retries: they would hide an outage from the metrics.
+func (d *sonicDB) connect(a dbAddress) *redis.Client {
+	var connected atomic.Bool
+	return redis.NewClient(&redis.Options{
+		Network: a.network, Addr: a.address, DB: a.id,
+		Protocol:                 2,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaxRetries:               -1,
+		DialerRetries:            1,
+		DialTimeout:              dbDialTimeout,
+		ReadTimeout:              dbTimeout,
+		WriteTimeout:             dbTimeout,
+		ContextTimeoutEnabled:    true,
+		PoolSize:                 1,
+		ConnMaxIdleTime:          -1,
+		ReadBufferSize:           4 << 10,
+		WriteBufferSize:          16 << 10,
+		OnConnect: func(context.Context, *redis.Conn) error {
+			if connected.Swap(true) {
+				d.m.redisReconnects.Inc()
+			}
+			return nil
+		},
+	})
+}
+
+func (d *sonicDB) Close() {
+	if d.closed.Swap(true) {
+		return
+	}
+	for _, c := range []*redis.Client{d.appl, d.config, d.state} {
+		_ = c.Close()
+	}
+}
+
+func (d *sonicDB) applKey(port string) string  { return portTable + d.applAddr.separator + port }
+func (d *sonicDB) stateKey(port string) string { return portTable + d.stateAddr.separator + port }
+
+// unavailable tells an error that concerns the server or the way to it from one that concerns a single command.
+func unavailable(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return true
+	}
+	for _, code := range []string{"LOADING", "READONLY", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "MASTERDOWN", "BUSY"} {
+		if strings.HasPrefix(reply.Error(), code+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// account counts the commands of one round trip, its duration and its failure.
+func (d *sonicDB) account(start time.Time, commands int, err error) {
+	d.m.redisLatency.Observe(time.Since(start))
+	d.m.redisCommands.Add(uint64(commands))
+	if err != nil && !errors.Is(err, redis.Nil) {
+		d.m.redisErrors.Inc()
+	}
+}
+
+// pipeline sends commands, at most pipelineLen at a time, and returns the first error that was no mere redis.Nil.
+// The answer to each is in the command itself.
+func pipeline[C redis.Cmder](ctx context.Context, d *sonicDB, c *redis.Client, commands []C) error {
+	var first error
+	for part := range slices.Chunk(commands, pipelineLen) {
+		pipe := c.Pipeline()
+		for _, command := range part {
+			_ = pipe.Process(ctx, command)
+		}
+		start := time.Now()
+		_, err := pipe.Exec(ctx)
+		d.account(start, len(part), err)
+		if err != nil && first == nil && !errors.Is(err, redis.Nil) {
+			first = err
+		}
+	}
+	return first
+}
+
+// Load reads what a start needs, in two round trips.
+func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
+	prefix := portConfigTable + d.cfgAddr.separator
+	keys := redis.NewStringSliceCmd(ctx, "keys", prefix+"*")
+	switchType := redis.NewStringCmd(ctx, "hget", metadataTable+d.cfgAddr.separator+"localhost", "switch_type")
+	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, switchType}); err != nil {
+		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
+	}
+	names := keys.Val()
+	slices.SortFunc(names, comparePorts)
+	hashes := make([]*redis.StringSliceCmd, len(names))
+	for i, key := range names {
+		hashes[i] = redis.NewStringSliceCmd(ctx, "hgetall", key)
+	}
+	if err := pipeline(ctx, d, d.config, hashes); err != nil {
+		return nil, fmt.Errorf("read the ports of CONFIG_DB: %w", err)
+	}
+	c := &switchConfig{switchType: switchType.Val()}
+	for i, hash := range hashes {
+		if fields := hash.Val(); len(fields) > 0 { // an empty hash was deleted meanwhile
+			c.ports = append(c.ports, portConfig{strings.TrimPrefix(names[i], prefix), fields})
+		}
+	}
+	c.events = d.sendsEvents(ctx)
+	var err error
+	c.warm, err = d.decideWarmStart(ctx)
+	return c, err
+}
+
+// sendsEvents tells whether APPL_DB's server publishes keyspace events about hashes and deletions. A server that does
+// not let us ask counts as one that does not.
+func (d *sonicDB) sendsEvents(ctx context.Context) bool {
+	start := time.Now()
+	set, err := d.appl.ConfigGet(ctx, "notify-keyspace-events").Result()
+	d.account(start, 1, nil)
+	flags := set["notify-keyspace-events"]
+	return err == nil && strings.Contains(flags, "K") &&
+		(strings.Contains(flags, "A") || strings.Contains(flags, "h") && strings.Contains(flags, "g"))
+}
+
+// comparePorts orders Ethernet8 before Ethernet12: by length, then by text.
+func comparePorts(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}
+
+// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
+// keys a notification, so each key that was not waiting already gets a notification of its own.
+// KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of
+// strings that follow, and these: field, value, field, value…
+var producerSet = redis.NewScript(`
+local at, announced = 1, 0
+for i = 3, #KEYS do
+	local port, n = ARGV[at], tonumber(ARGV[at + 1])
+	local fresh = redis.call('SADD', KEYS[1], port)
+	redis.call('HSET', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
+	if fresh == 1 then
+		redis.call('PUBLISH', KEYS[2], 'G')
+		announced = announced + 1
+	end
+	at = at + 2 + n
+end
+return announced
+`)
+
+// produce hands ports to the consumers of APPL_DB's PORT_TABLE. The script is loaded again when the server lost it.
+func (d *sonicDB) produce(ctx context.Context, ports []portConfig) error {
+	for part := range slices.Chunk(ports, portsPerCall) {
+		keys := []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
+		var args []any
+		for _, p := range part {
+			keys = append(keys, "_"+d.applKey(p.name))
+			args = append(args, p.name, len(p.fields))
+			for _, s := range p.fields {
+				args = append(args, s)
+			}
+		}
+		start := time.Now()
+		err := producerSet.Run(ctx, d.appl, keys, args...).Err()
+		d.account(start, 1, err)
+		if err != nil {
+			return fmt.Errorf("write %s and %d more ports to APPL_DB: %w", part[0].name, len(part)-1, err)
+		}
+	}
+	return nil
+}
+
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number.
+func (d *sonicDB) Announce(ctx context.Context, ports []portConfig) error {
+	done := portConfig{portConfigDone, []string{"count", strconv.Itoa(len(ports))}}
+	return d.produce(ctx, append(slices.Clone(ports), done))
+}
+
+// Flush carries out f. Each write has its own outcome; the error is the first that concerned the connection
+// or the signal.
+func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
+	for _, w := range f.writes {
+		w.exists, w.written, w.same, w.err = false, false, false, nil
+	}
+	err := d.askAppl(ctx, f)
+	if checkErr := d.checkState(ctx, f.writes); err == nil {
+		err = checkErr
+	}
+	if writeErr := d.writeState(ctx, f.writes); err == nil {
+		err = writeErr
+	}
+	if err == nil && f.initDone {
+		err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}})
+	}
+	return err
+}
+
+// askAppl finds out which of the ports exist in APPL_DB, right before they are written.
+func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
+	var commands []*redis.IntCmd
+	var asked []*portWrite
+	for _, w := range f.writes {
+		if w.ask {
+			commands = append(commands, redis.NewIntCmd(ctx, "exists", d.keyInAppl(w)))
+			asked = append(asked, w)
+		}
+	}
+	if len(f.confirm) > 0 {
+		args := []any{"exists"}
+		for _, w := range f.confirm {
+			args = append(args, d.keyInAppl(w))
+		}
+		commands = append(commands, redis.NewIntCmd(ctx, args...))
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d, d.appl, commands)
+	for i, w := range asked {
+		w.exists, w.err = commands[i].Val() > 0, commands[i].Err()
+	}
+	if len(f.confirm) > 0 {
+		confirm := commands[len(commands)-1]
+		f.missing = confirm.Err() != nil || confirm.Val() != int64(len(f.confirm))
+	}
+	return err
+}
+
+func (d *sonicDB) keyInAppl(w *portWrite) string {
+	if w.applKey == "" {
+		w.applKey = d.applKey(w.port)
+	}
+	return w.applKey
+}
+
+// wanted says that a port's state is to be published, as far as is known by now.
+func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (w.exists || !w.ask) }
+
+// checkState reads the ports whose entry is not known, and drops the writes that would change nothing.
+func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
+	var commands []*redis.SliceCmd
+	var checked []*portWrite
+	for _, w := range writes {
+		if w.check && !w.del && w.wanted() {
+			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInState(w), "state", "netdev_oper_status", "admin_status", "mtu"))
+			checked = append(checked, w)
+		}
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d, d.state, commands)
+	for i, w := range checked {
+		if w.err = commands[i].Err(); w.err == nil && sameFields(commands[i].Val(), w) {
+			w.same = true
+		}
+	}
+	return err
+}
+
+func (d *sonicDB) keyInState(w *portWrite) string {
+	if w.stateKey == "" {
+		w.stateKey = d.stateKey(w.port)
+	}
+	return w.stateKey
+}
+
+func sameFields(found []any, w *portWrite) bool {
+	want := [...]string{"ok", upDown(w.state.oper), upDown(w.state.admin), w.mtuString()}
+	for i, s := range want {
+		if i >= len(found) || found[i] != s {
+			return false
+		}
+	}
+	return true
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+func (w *portWrite) mtuString() string {
+	if w.mtuText == "" || w.mtu != w.state.mtu {
+		w.mtu, w.mtuText = w.state.mtu, strconv.FormatUint(uint64(w.state.mtu), 10)
+	}
+	return w.mtuText
+}
+
+// writeState sends the deletions and the four fields, a port's deletion before its fields.
+func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
+	commands := make([]*redis.IntCmd, 0, len(writes))
+	owners := make([]*portWrite, 0, len(writes))
+	for _, w := range writes {
+		if w.del && w.err == nil {
+			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
+			owners = append(owners, w)
+		}
+		if w.wanted() {
+			w.args = [...]any{"hset", d.keyInState(w), "state", "ok", "netdev_oper_status", upDown(w.state.oper),
+				"admin_status", upDown(w.state.admin), "mtu", w.mtuString()}
+			commands = append(commands, redis.NewIntCmd(ctx, w.args[:]...))
+			owners = append(owners, w)
+			w.written = true
+		}
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d, d.state, commands)
+	for i, w := range owners {
+		if cmdErr := commands[i].Err(); cmdErr != nil {
+			w.err, w.written = cmdErr, false
+		}
+	}
+	return err
+}
+
+// Watch follows APPL_DB's PORT_TABLE by keyspace events until ctx ends, and calls post for every port whose entry came
+// into being or went away, and connected whenever the subscription stands or breaks. It keeps its own set of
+// existing ports, so that the many field changes of a busy switch wake nobody.
+func (d *sonicDB) Watch(ctx context.Context, post func(applChange), connected func(bool, error)) {
+	prefix := "__keyspace@" + strconv.Itoa(d.applAddr.id) + "__:" + d.applKey("")
+	exists := make(map[string]bool) // a port that is not in it may be either
+	sub := d.appl.PSubscribe(ctx, prefix+"*")
+	defer sub.Close()
+	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
+	defer stop()
+	var pinged bool
+	var pauses backoff
+	for ctx.Err() == nil {
+		got, err := sub.ReceiveTimeout(ctx, pingInterval)
+		var timeout net.Error
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout() && !pinged:
+			pinged = true
+			if sub.Ping(ctx) == nil {
+				continue
+			}
+		case err != nil && ctx.Err() == nil:
+			connected(false, err)
+			clear(exists)
+			pinged = false
+			pauses.sleep(ctx)
+			continue
+		}
+		pinged = false
+		switch event := got.(type) {
+		case *redis.Subscription:
+			pauses = backoff{}
+			connected(true, nil)
+		case *redis.Message:
+			port := strings.TrimPrefix(event.Channel, prefix)
+			now, relevant := existsAfter(event.Payload)
+			if was, known := exists[port]; relevant && (!known || was != now) {
+				exists[port] = now
+				post(applChange{port, now})
+			}
+		}
+	}
+}
+
+// existsAfter tells whether a key exists after a keyspace event, and whether the event says so at all.
+func existsAfter(event string) (exists, relevant bool) {
+	switch event {
+	case "hset", "rename_to", "restore", "copy_to", "move_to":
+		return true, true
+	case "del", "expired", "evicted", "rename_from", "move_from":
+		return false, true
+	}
+	return false, false
+}

@@ -1,0 +1,488 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// The syncer: what the kernel says of its links on one side, what the databases hold on the other, and the set of
+// ports where the two may differ. It is level-triggered: a link message marks its port dirty, and a flush writes each
+// dirty port's latest state. Start, resync, retry and recovery are all the same: mark and flush.
+
+// database is where the syncer writes; *sonicDB is the real one.
+type database interface {
+	Load(ctx context.Context) (*switchConfig, error)
+	Announce(ctx context.Context, ports []portConfig) error
+	Flush(ctx context.Context, f *flush) error
+	Watch(ctx context.Context, post func(applChange), connected func(bool, error))
+	Close()
+}
+
+// port is everything known about one port. Only the syncer's loop touches it; while a flush is under way the
+// database goroutine has its write.
+type port struct {
+	name        string
+	index       int32 // of its interface in the kernel, 0: it has none
+	link        portState
+	upSeen      bool   // this interface was running at some time: from then on a loss of carrier is a flap
+	carrierDown uint32 // the kernel's count at the last message
+	hasCarrier  bool
+	dumpSeen    uint32 // the dump that had the interface, or in which a live message was newer
+
+	configured bool // in CONFIG_DB
+	seen       bool // its host interface was seen: PortInitDone need not wait for it
+
+	inAppl   bool      // APPL_DB has the port; false means unknown, and asked at the next write
+	vanished uint32    // times inAppl became doubtful: an answer asked for earlier does not count then
+	askedAt  uint32    // vanished when the write under way was made
+	held     portState // what STATE_DB holds, if known
+	known    bool
+	removed  bool // the interface went away since the last write: DEL comes before anything else
+
+	dirty, inFlight bool
+	record          int // its last event record in the current read, valid if records[record].port is this port
+	write           portWrite
+	series          *portSeries
+}
+
+// phase is how far a start has come.
+type phase int
+
+const (
+	listing    phase = iota // the first dump is under way: interfaces that exist already
+	loading                 // CONFIG_DB is to be read
+	announcing              // the ports and PortConfigDone go to APPL_DB
+	running
+)
+
+const (
+	checkInterval = time.Second            // how often APPL_DB is asked when its server sends no events
+	beatInterval  = 2 * time.Second        // the loop turns at least this often
+	goneFlapsMax  = 4096                   // flap counts kept for ports that are gone
+	stopLimit     = 900 * time.Millisecond // for the last flush
+	logLimit      = time.Second            // between two lines about malformed messages
+)
+
+// syncOptions is what the flags decide.
+type syncOptions struct {
+	links globs // which links are ports; nil: SONiC's rule
+}
+
+// syncer keeps one set of ports in step. Everything it needs is handed to it; it has no global state.
+type syncer struct {
+	options syncOptions
+	source  linkSource
+	openDB  func() (database, error) // nil: no databases at all
+	m       *metrics
+	log     *slog.Logger
+	now     func() time.Time
+
+	phase     phase
+	ports     map[string]*port
+	byIndex   map[int32]*port
+	old       map[int32]string // left-over interfaces of the previous run
+	listed    map[int32]string // Ethernet* interfaces of the first dump, until the start knows whether they are old
+	goneFlaps map[string]uint64
+	at        time.Time // when the messages at hand were received
+
+	dumping    bool
+	dumpNumber uint32
+	dumpGone   map[int32]struct{} // deleted while the dump was under way: its lines about them are late
+	dumpWanted *counter           // a resync is due, for this reason
+	dumpAfter  time.Time
+	dumpPause  backoff
+
+	dirty     []*port
+	flying    []*port  // of the flush under way
+	records   []events // of dirty ports
+	inFlight  []events // of the flush under way
+	batch     flush
+	pace      pace
+	unseen    int  // configured ports whose interface was not seen yet
+	initDone  bool // PortInitDone was acknowledged
+	config    *switchConfig
+	nextCheck time.Time
+	watchLost bool
+
+	db      database
+	working bool // the database goroutine has a job
+	jobs    chan func(context.Context)
+	inbox   chan func()
+	ended   chan struct{} // closed when Run returns
+	work    context.Context
+	retryAt time.Time
+	pauses  backoff
+	failing bool // the last job failed, and the log says so
+
+	malformedLogged time.Time
+	failure         error // ends Run
+}
+
+func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, log *slog.Logger, now func() time.Time) *syncer {
+	return &syncer{
+		options: o, source: source, openDB: openDB, m: m, log: log, now: now,
+		ports: make(map[string]*port), byIndex: make(map[int32]*port),
+		old: make(map[int32]string), listed: make(map[int32]string),
+		goneFlaps: make(map[string]uint64), dumpGone: make(map[int32]struct{}),
+		jobs: make(chan func(context.Context), 1), inbox: make(chan func(), 64), ended: make(chan struct{}),
+	}
+}
+
+// Run takes links in and writes them out until ctx ends, and then flushes what is pending, for at most a second. It returns an
+// error only when it cannot go on: errConfig, or a link source that is dead.
+func (s *syncer) Run(ctx context.Context) error {
+	runtime.LockOSThread() // it waits in ppoll(2): a thread of its own spares Go's scheduler the hand-over
+	defer runtime.UnlockOSThread()
+	stop := context.AfterFunc(ctx, s.source.Wake)
+	defer stop()
+	defer close(s.ended)
+	var cancel context.CancelFunc
+	s.work, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	if s.openDB != nil {
+		go s.serveJobs()
+	}
+	s.m.netlinkConnected.Set(1)
+	defer s.m.netlinkConnected.Set(0)
+	s.dumpWanted = &s.m.resyncStart
+	for ctx.Err() == nil && s.failure == nil {
+		if err := s.turn(); err != nil {
+			return err
+		}
+	}
+	if s.failure != nil {
+		return s.failure
+	}
+	return s.finish()
+}
+
+// turn is one round of the loop: take in, write out, wait.
+func (s *syncer) turn() error {
+	more, err := s.takeIn()
+	if err != nil {
+		return err
+	}
+	now := s.now()
+	wait := s.advance(now, more)
+	switch {
+	case more || wait == 0:
+		return nil
+	case s.phase == running && len(s.dirty) > 0 && !s.failing && s.pace.wait(now) > 0:
+		s.source.Pause(s.pace.wait(now)) // in a storm: let messages gather in the kernel
+		return nil
+	}
+	return s.source.Wait(wait)
+}
+
+// takeIn handles what waits: link messages, then what other goroutines posted.
+func (s *syncer) takeIn() (more bool, err error) {
+	more, err = s.source.Receive(s)
+	if err != nil {
+		s.m.netlinkConnected.Set(0)
+		return false, fmt.Errorf("read link messages: %w", err)
+	}
+	for {
+		select {
+		case fn := <-s.inbox:
+			fn()
+		default:
+			return more, nil
+		}
+	}
+}
+
+// post hands fn to the loop. Any goroutine but the loop's own may call it.
+func (s *syncer) post(fn func()) {
+	select {
+	case s.inbox <- fn:
+		s.source.Wake()
+	case <-s.ended:
+	}
+}
+
+func (s *syncer) notice(msg string, args ...any) {
+	s.log.Log(context.Background(), levelNotice, msg, args...)
+}
+
+// advance starts whatever is due and returns how long there is nothing more to start. A dump is not begun while messages wait (more): after an
+// overrun those are older than what was lost, and must not pass for news that is newer than the dump.
+func (s *syncer) advance(now time.Time, more bool) time.Duration {
+	wait := beatInterval
+	if s.dumpWanted != nil && !s.dumping && !more {
+		if due := s.dumpAfter.Sub(now); due > 0 {
+			wait = min(wait, due)
+		} else {
+			s.startDump()
+		}
+	}
+	if s.phase == running {
+		s.m.queueDepth.Set(float64(len(s.dirty)))
+	}
+	switch {
+	case s.openDB == nil:
+		if s.phase == loading { // nothing to load
+			s.phase = running
+			s.m.health.Set(1)
+		}
+		s.settle()
+		return wait
+	case s.working:
+		return wait
+	case now.Before(s.retryAt):
+		return min(wait, s.retryAt.Sub(now))
+	}
+	switch s.phase {
+	case loading:
+		s.load()
+	case announcing:
+		s.announce()
+	case running:
+		return min(wait, s.advanceFlush(now))
+	}
+	return wait
+}
+
+// serveJobs is the database goroutine: link intake never waits for Redis.
+func (s *syncer) serveJobs() {
+	for {
+		select {
+		case job := <-s.jobs:
+			job(s.work)
+		case <-s.ended:
+			return
+		}
+	}
+}
+
+// do runs job on the database goroutine and then done with its error on the loop. One job at a time.
+func (s *syncer) do(job func(context.Context) error, done func(error)) {
+	s.working = true
+	s.jobs <- func(ctx context.Context) {
+		err := job(ctx)
+		s.post(func() {
+			s.working = false
+			s.judge(err)
+			done(err)
+		})
+	}
+}
+
+// judge learns from a job's outcome whether the databases answer, says so once per change, and sets the pause before a retry.
+func (s *syncer) judge(err error) {
+	if errors.Is(err, errConfig) {
+		s.failure = err
+		return
+	}
+	answered := err == nil || !unavailable(err)
+	s.m.redisConnected.SetBool(answered)
+	if err == nil {
+		s.m.health.Set(1)
+		s.pauses, s.retryAt = backoff{}, time.Time{}
+		if s.failing {
+			s.failing = false
+			s.notice("the databases answer again")
+			s.doubt()
+		}
+		return
+	}
+	s.m.health.Set(0.5)
+	s.retryAt = s.now().Add(s.pauses.next())
+	if !s.failing {
+		s.failing = true
+		s.log.Warn(outage(err, answered), "err", err)
+	}
+}
+
+// outage says in a few words what keeps the databases from being written.
+func outage(err error, answered bool) string {
+	switch {
+	case errors.Is(err, errNoDBConfig):
+		return "the database configuration is not there yet, waiting for it (-db.config)"
+	case answered:
+		return "a database refuses a command, trying again"
+	}
+	return "the databases do not answer, trying again until they do"
+}
+
+// load reads the configuration that a start needs.
+func (s *syncer) load() {
+	var loaded *switchConfig
+	s.do(func(ctx context.Context) (err error) {
+		if s.db == nil {
+			if s.db, err = s.openDB(); err != nil {
+				s.db = nil
+				return err
+			}
+		}
+		loaded, err = s.db.Load(ctx)
+		return err
+	}, func(err error) {
+		if err == nil {
+			s.configure(loaded)
+		}
+	})
+}
+
+// configure takes the ports of CONFIG_DB and decides what becomes of the interfaces that existed before.
+func (s *syncer) configure(c *switchConfig) {
+	s.config = c
+	s.m.portsConfigured.Set(float64(len(c.ports)))
+	s.m.warmStart.SetBool(c.warm)
+	if !c.warm && c.switchType != "dpu" {
+		s.dismissListed()
+	}
+	for _, pc := range c.ports {
+		p := s.port(pc.name)
+		if p.configured {
+			continue
+		}
+		p.configured = true
+		p.series.pending.Set(1)
+		s.unseen++
+		s.m.showPending(p.series)
+		if p.index != 0 {
+			s.sawInterface(p)
+		}
+	}
+	s.phase = announcing
+	if c.warm {
+		s.beginRunning()
+	}
+	s.notice("configuration read", "ports", len(c.ports), "warm", c.warm,
+		"switch_type", c.switchType, "keyspace_events", c.events, "old_interfaces", len(s.old))
+}
+
+// dismissListed carries out rule 5: the interfaces that the first listing found are old, and so is all that was heard of them since.
+func (s *syncer) dismissListed() {
+	for index, name := range s.listed {
+		s.old[index] = name
+		if p := s.byIndex[index]; p != nil {
+			s.detach(p)
+			s.dropEvents(p)
+		}
+	}
+}
+
+// dropEvents takes back the events of a port whose interface turned out to be old.
+func (s *syncer) dropEvents(p *port) {
+	for i := range s.records {
+		if s.records[i].port == p {
+			s.m.ignoredOld.Add(s.records[i].n)
+			s.records[i].n = 0
+		}
+	}
+}
+
+// announce pushes the ports and PortConfigDone to APPL_DB.
+func (s *syncer) announce() {
+	s.do(func(ctx context.Context) error {
+		return s.db.Announce(ctx, s.config.ports)
+	}, func(err error) {
+		if err != nil {
+			return
+		}
+		s.notice("PortConfigDone sent", "count", len(s.config.ports))
+		s.setOldDown()
+		s.beginRunning()
+	})
+}
+
+// setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only warnings.
+func (s *syncer) setOldDown() {
+	if len(s.old) == 0 {
+		return
+	}
+	indexes, names := make([]int32, 0, len(s.old)), make(map[int32]string, len(s.old))
+	for index, name := range s.old {
+		indexes = append(indexes, index)
+		names[index] = name
+	}
+	s.notice("setting old interfaces down", "count", len(indexes))
+	go s.source.SetDown(indexes, func(index int32, err error) {
+		s.log.Warn("setting an old interface down failed", "port", names[index], "ifindex", index, "err", err)
+	})
+}
+
+// beginRunning starts the writing: from here on link messages reach STATE_DB.
+func (s *syncer) beginRunning() {
+	s.phase = running
+	s.m.portConfigDone.Set(1)
+	s.config.ports = nil
+	for _, p := range s.ports {
+		s.touch(p)
+	}
+	go s.db.Watch(s.work, func(c applChange) { s.post(func() { s.applChanged(c) }) },
+		func(connected bool, err error) { s.post(func() { s.watchChanged(connected, err) }) })
+}
+
+// doubt marks everything that is believed of the databases as unknown, to be asked and compared.
+func (s *syncer) doubt() {
+	for _, p := range s.ports {
+		p.inAppl, p.known = false, false
+		p.vanished++
+		s.touch(p)
+	}
+}
+
+// applChanged keeps the view of which ports APPL_DB has. A port that enters it after its link message is published now.
+func (s *syncer) applChanged(c applChange) {
+	p := s.ports[c.port]
+	if p == nil {
+		return // asked when its interface appears
+	}
+	p.inAppl = c.exists
+	if c.exists {
+		s.touch(p)
+	} else {
+		p.vanished++
+	}
+}
+
+// watchChanged is told when the subscription to APPL_DB's events stands or breaks. What happened before it stood is not known.
+func (s *syncer) watchChanged(connected bool, err error) {
+	switch {
+	case !connected:
+		s.watchLost = true
+		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
+	case s.watchLost:
+		s.watchLost = false
+		s.doubt()
+	default:
+		for _, p := range s.ports {
+			p.inAppl = false
+			p.vanished++
+		}
+	}
+}
+
+// finish flushes what is pending when the daemon stops, within stopLimit.
+func (s *syncer) finish() error {
+	deadline := s.now().Add(stopLimit)
+	last := false
+	for {
+		more, err := s.takeIn()
+		left := deadline.Sub(s.now())
+		switch {
+		case err != nil:
+			return err
+		case s.openDB == nil:
+			s.settle()
+			return nil
+		case left <= 0 || !s.working && (last || s.failing || s.phase != running || len(s.dirty) == 0):
+			s.notice("stopped", "unwritten_ports", len(s.dirty)+len(s.flying))
+			return nil
+		case s.working:
+			err = s.source.Wait(min(left, flushGap))
+		case !more:
+			last = true
+			s.startFlush(s.unseen == 0 && !s.initDone)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
