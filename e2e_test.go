@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,32 +25,43 @@ import (
 // patience is how long a condition may take to come true on a slow and busy machine.
 const patience = 30 * time.Second
 
-var (
-	daemonProgram []string // the binary under test and how to run it
-	raceFlags     []string // set in race_test.go: under the race detector, so is the daemon
-)
+var raceFlags []string // set in race_test.go: under the race detector, so is the daemon
+
+// buildDaemon makes the binary under test, once, and returns how to run it; PORTSYNCD names another, such as an ARM binary with
+// qemu in front.
+var buildDaemon = sync.OnceValues(func() ([]string, error) {
+	if program := os.Getenv("PORTSYNCD"); program != "" {
+		return strings.Fields(program), nil
+	}
+	binary := filepath.Join(scratch, "portsyncd")
+	build := exec.Command("go", append([]string{"build", "-o", binary}, append(raceFlags, ".")...)...)
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building the daemon: %w\n%s", err, out)
+	}
+	return []string{binary}, nil
+})
+
+var scratch string // folder for the binary under test
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
-// testMain builds the daemon once, unless PORTSYNCD names one, such as an ARM binary with qemu in front.
 func testMain(m *testing.M) int {
-	if program := os.Getenv("PORTSYNCD"); program != "" {
-		daemonProgram = strings.Fields(program)
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "portsyncd-test-")
-	if err != nil {
+	var err error
+	if scratch, err = os.MkdirTemp("", "portsyncd-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	daemonProgram = []string{filepath.Join(dir, "portsyncd")}
-	build := exec.Command("go", append([]string{"build", "-o", daemonProgram[0]}, append(raceFlags, ".")...)...)
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the daemon: %v\n%s", err, out)
-		return 1
-	}
+	defer os.RemoveAll(scratch)
 	return m.Run()
+}
+
+func daemonProgram(t *testing.T) []string {
+	t.Helper()
+	program, err := buildDaemon()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
 }
 
 // testSwitch is a switch for one test.
@@ -87,7 +99,7 @@ func (s *testSwitch) must(err error) {
 
 func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 	s.t.Helper()
-	d, err := s.StartDaemon(daemonProgram, flags...)
+	d, err := s.StartDaemon(daemonProgram(s.t), flags...)
 	s.must(err)
 	s.t.Cleanup(func() {
 		d.Stop()
@@ -121,7 +133,7 @@ func (s *testSwitch) waitFor(what string, holds func() bool) {
 // entry is one hash of STATE_DB's PORT_TABLE.
 func (s *testSwitch) entry(port string) map[string]string {
 	s.t.Helper()
-	got, err := s.State.HGetAll(context.Background(), "PORT_TABLE|"+port).Result()
+	got, err := s.State.HGetAll(context.Background(), s.StateKey(port)).Result()
 	s.must(err)
 	return got
 }
@@ -146,10 +158,10 @@ func (s *testSwitch) waitEntry(port string, want map[string]string) {
 // entries lists the ports of STATE_DB's PORT_TABLE.
 func (s *testSwitch) entries() []string {
 	s.t.Helper()
-	keys, err := s.State.Keys(context.Background(), "PORT_TABLE|*").Result()
+	keys, err := s.State.Keys(context.Background(), s.StateKey("*")).Result()
 	s.must(err)
 	for i := range keys {
-		keys[i] = strings.TrimPrefix(keys[i], "PORT_TABLE|")
+		keys[i] = strings.TrimPrefix(keys[i], s.StateKey(""))
 	}
 	slices.SortFunc(keys, comparePorts)
 	return keys
@@ -360,7 +372,7 @@ func TestLinkLife(t *testing.T) {
 func TestNoIdenticalWrites(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(2)
-	events := s.State.PSubscribe(t.Context(), fmt.Sprintf("__keyspace@%d__:PORT_TABLE|*", switchtest.StateID))
+	events := s.State.PSubscribe(t.Context(), fmt.Sprintf("__keyspace@%d__:PORT_TABLE|*", s.StateID))
 	defer events.Close()
 	if _, err := events.Receive(t.Context()); err != nil {
 		t.Fatal(err)
@@ -398,8 +410,8 @@ func TestPortEntersAPPLDBAfterItsLink(t *testing.T) {
 	}
 }
 
-func TestDatabasesApart(t *testing.T) {
-	for name, o := range map[string]switchtest.Options{"two instances": {Split: true}, "over TCP": {TCP: true}} {
+func TestDatabasesElsewhere(t *testing.T) {
+	for name, o := range map[string]switchtest.Options{"two instances": {Split: true}, "over TCP": {TCP: true}, "other ids and separators": {Odd: true}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwitch(t, o)
 			s.start(8)
@@ -573,7 +585,8 @@ func TestBadInput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"-log.output", "stderr", "-web.listen-address", ""}, strings.Fields(c.args)...)
-			d, err := switchtest.StartProgram(daemonProgram[0], append(daemonProgram[1:], args...)...)
+			program := daemonProgram(t)
+			d, err := switchtest.StartProgram(program[0], append(program[1:], args...)...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -100,7 +100,7 @@ func (s *syncer) linked(m *linkMessage, p *port) *port {
 	s.byIndex[m.index] = p
 	s.m.showLink(p.series)
 	s.m.portsPresent.Set(float64(len(s.byIndex)))
-	if p.configured && !p.seen && s.phase == running {
+	if p.configured && !p.seen && s.phase == phaseRunning {
 		s.sawInterface(p)
 	}
 	s.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
@@ -236,7 +236,7 @@ func (s *syncer) dumped(m *linkMessage) {
 	if _, gone := s.dumpGone[m.index]; gone {
 		return
 	}
-	if s.phase == listing && strings.HasPrefix(string(m.name), "Ethernet") {
+	if s.phase == phaseListing && strings.HasPrefix(string(m.name), "Ethernet") {
 		s.listed[m.index] = string(m.name)
 	}
 	p := s.byIndex[m.index]
@@ -269,8 +269,8 @@ func (s *syncer) dumpDone(interrupted bool, err error) {
 			}
 		}
 	}
-	if s.phase == listing {
-		s.phase = loading
+	if s.phase == phaseListing {
+		s.phase = phaseLoading
 		s.log.Info("links listed", "ports", len(s.byIndex), "existing", len(s.listed))
 	}
 }

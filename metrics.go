@@ -145,6 +145,5 @@ func (m *metrics) hideLink(s *portSeries) {
 	}
 }
 
-// showPending and hidePending are for the series that exists while the port is configured.
+// showPending puts the series in that exists while the port is configured.
 func (m *metrics) showPending(s *portSeries) { m.portPending.Add(s.labels, &s.pending) }
-func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }

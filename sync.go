@@ -53,10 +53,10 @@ type port struct {
 type phase int
 
 const (
-	listing    phase = iota // the first dump is under way: interfaces that exist already
-	loading                 // CONFIG_DB is to be read
-	announcing              // the ports and PortConfigDone go to APPL_DB
-	running
+	phaseListing    phase = iota // the first dump is under way: interfaces that exist already
+	phaseLoading                 // CONFIG_DB is to be read
+	phaseAnnouncing              // the ports and PortConfigDone go to APPL_DB
+	phaseRunning
 )
 
 const (
@@ -171,7 +171,7 @@ func (s *syncer) turn() error {
 	switch {
 	case more || wait == 0:
 		return nil
-	case s.phase == running && len(s.dirty) > 0 && !s.failing && s.pace.wait(now) > 0:
+	case s.phase == phaseRunning && len(s.dirty) > 0 && !s.failing && s.pace.wait(now) > 0:
 		s.source.Pause(s.pace.wait(now)) // in a storm: let messages gather in the kernel
 		return nil
 	}
@@ -219,13 +219,13 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 			s.startDump()
 		}
 	}
-	if s.phase == running {
+	if s.phase == phaseRunning {
 		s.m.queueDepth.Set(float64(len(s.dirty)))
 	}
 	switch {
 	case s.openDB == nil:
-		if s.phase == loading { // nothing to load
-			s.phase = running
+		if s.phase == phaseLoading { // nothing to load
+			s.phase = phaseRunning
 			s.m.health.Set(1)
 		}
 		s.settle()
@@ -236,11 +236,11 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 		return min(wait, s.retryAt.Sub(now))
 	}
 	switch s.phase {
-	case loading:
+	case phaseLoading:
 		s.load()
-	case announcing:
+	case phaseAnnouncing:
 		s.announce()
-	case running:
+	case phaseRunning:
 		return min(wait, s.advanceFlush(now))
 	}
 	return wait
@@ -348,7 +348,7 @@ func (s *syncer) configure(c *switchConfig) {
 			s.sawInterface(p)
 		}
 	}
-	s.phase = announcing
+	s.phase = phaseAnnouncing
 	if c.warm {
 		s.beginRunning()
 	}
@@ -409,7 +409,7 @@ func (s *syncer) setOldDown() {
 
 // beginRunning starts the writing: from here on link messages reach STATE_DB.
 func (s *syncer) beginRunning() {
-	s.phase = running
+	s.phase = phaseRunning
 	s.m.portConfigDone.Set(1)
 	s.config.ports = nil
 	for _, p := range s.ports {
@@ -472,7 +472,7 @@ func (s *syncer) finish() error {
 		case s.openDB == nil:
 			s.settle()
 			return nil
-		case left <= 0 || !s.working && (last || s.failing || s.phase != running || len(s.dirty) == 0):
+		case left <= 0 || !s.working && (last || s.failing || s.phase != phaseRunning || len(s.dirty) == 0):
 			s.notice("stopped", "unwritten_ports", len(s.dirty)+len(s.flying))
 			return nil
 		case s.working:

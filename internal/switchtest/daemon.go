@@ -3,6 +3,7 @@ package switchtest
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,16 +32,20 @@ func (s *Switch) StartDaemon(program []string, flags ...string) (*Daemon, error)
 	metrics := fmt.Sprintf("127.0.0.1:%d", port)
 	args := append(append([]string{}, program[1:]...), "-db.config", s.ConfigFile, "-netns", s.NetNS, "-web.listen-address", metrics,
 		"-log.output", "stderr", "-log.level", "INFO")
-	d, err := StartProgram(program[0], append(args, flags...)...)
+	d, err := startProgram(s.Echo, program[0], append(args, flags...)...)
 	if err == nil {
 		d.Metrics = metrics
 	}
 	return d, err
 }
 
-// StartProgram runs any program as a daemon of the switch.
+// StartProgram runs any program as a daemon, without a switch.
 func StartProgram(name string, args ...string) (*Daemon, error) {
-	d := &Daemon{cmd: exec.Command(name, args...), out: new(output), ended: make(chan struct{})}
+	return startProgram(nil, name, args...)
+}
+
+func startProgram(echo io.Writer, name string, args ...string) (*Daemon, error) {
+	d := &Daemon{cmd: exec.Command(name, args...), out: &output{echo: echo}, ended: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
 	d.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // a daemon under the race detector ends as fast as one without
 	if err := start(d.cmd); err != nil {
@@ -129,13 +134,17 @@ func (d *Daemon) Stop() {
 
 // output collects what a process prints.
 type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	echo io.Writer
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.echo != nil {
+		_, _ = o.echo.Write(b)
+	}
 	return o.buf.Write(b)
 }
 

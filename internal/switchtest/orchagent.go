@@ -40,7 +40,7 @@ return out
 // StartOrchagent runs the stand-in until ctx ends. With create it makes the ports' interfaces once PortConfigDone came.
 func (s *Switch) StartOrchagent(ctx context.Context, create bool) (*Orchagent, error) {
 	o := &Orchagent{sw: s, ports: map[string]bool{}, done: map[string]map[string]string{}, create: create}
-	sub := s.Appl.Subscribe(ctx, "PORT_TABLE_CHANNEL@"+strconv.Itoa(ApplID))
+	sub := s.Appl.Subscribe(ctx, "PORT_TABLE_CHANNEL@"+strconv.Itoa(s.ApplID))
 	if _, err := sub.Receive(ctx); err != nil {
 		return nil, fmt.Errorf("subscribe to APPL_DB's PORT_TABLE: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,12 +37,12 @@ func Missing() error {
 
 // Options are what a switch may differ in.
 type Options struct {
-	Split        bool   // STATE_DB on a Redis of its own
-	NoEvents     bool   // the servers send no keyspace events
-	Separator    string // of CONFIG_DB and STATE_DB, default |
-	TCP          bool   // the databases are reached over TCP on loopback
-	KeepAwayDBs  bool   // do not start Redis yet
-	NoConfigFile bool   // do not write database_config.json yet
+	Split        bool // STATE_DB on a Redis of its own
+	NoEvents     bool // the servers send no keyspace events
+	Odd          bool // ids and separators that no real switch has: they are to be read, never assumed
+	TCP          bool // the databases are reached over TCP on loopback
+	KeepAwayDBs  bool // do not start Redis yet
+	NoConfigFile bool // do not write database_config.json yet
 }
 
 // Switch is a running one. Close it.
@@ -54,25 +55,23 @@ type Switch struct {
 	Appl       *redis.Client
 	Config     *redis.Client
 	State      *redis.Client
+	Echo       io.Writer // what daemons print also goes here, if it is set
+	ApplID     int
+	ConfigID   int
+	StateID    int
+	separator  string // of CONFIG_DB and STATE_DB
 	options    Options
 }
-
-// Ids of the databases; deliberately not SONiC's usual ones, since they are to be read, never assumed.
-const (
-	ApplID   = 3
-	ConfigID = 5
-	StateID  = 2
-)
 
 // New makes a switch without ports.
 func New(o Options) (_ *Switch, err error) {
 	if err := Missing(); err != nil {
 		return nil, err
 	}
-	if o.Separator == "" {
-		o.Separator = "|"
+	s := &Switch{options: o, ApplID: 0, ConfigID: 4, StateID: 6, separator: "|"}
+	if o.Odd {
+		s.ApplID, s.ConfigID, s.StateID, s.separator = 3, 5, 2, "!"
 	}
-	s := &Switch{options: o}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -106,7 +105,7 @@ func New(o Options) (_ *Switch, err error) {
 		}
 	}
 	state := s.Redis[len(s.Redis)-1]
-	s.Appl, s.Config, s.State = s.Redis[0].Client(ApplID), s.Redis[0].Client(ConfigID), state.Client(StateID)
+	s.Appl, s.Config, s.State = s.Redis[0].Client(s.ApplID), s.Redis[0].Client(s.ConfigID), state.Client(s.StateID)
 	if !o.NoConfigFile {
 		err = s.WriteConfigFile()
 	}
@@ -139,9 +138,9 @@ func (s *Switch) WriteConfigFile() error {
 		"VERSION":   "1.0",
 		"INSTANCES": instances,
 		"DATABASES": map[string]any{
-			"APPL_DB":   db{"id": ApplID, "separator": ":", "instance": s.Redis[0].Name},
-			"CONFIG_DB": db{"id": ConfigID, "separator": s.options.Separator, "instance": s.Redis[0].Name},
-			"STATE_DB":  db{"id": StateID, "separator": s.options.Separator, "instance": last.Name},
+			"APPL_DB":   db{"id": s.ApplID, "separator": ":", "instance": s.Redis[0].Name},
+			"CONFIG_DB": db{"id": s.ConfigID, "separator": s.separator, "instance": s.Redis[0].Name},
+			"STATE_DB":  db{"id": s.StateID, "separator": s.separator, "instance": last.Name},
 		},
 	}, "", "  ")
 	if err != nil {
@@ -171,12 +170,17 @@ func (s *Switch) Close() {
 // PortName is the name of the i-th front-panel port: four lanes each, as on most switches.
 func PortName(i int) string { return "Ethernet" + strconv.Itoa(4*i) }
 
+// StateKey is the key of a port's entry in STATE_DB, ConfigKey that of a row of CONFIG_DB.
+func (s *Switch) StateKey(port string) string { return "PORT_TABLE" + s.separator + port }
+
+func (s *Switch) ConfigKey(table, row string) string { return table + s.separator + row }
+
 // Configure puts n ports into CONFIG_DB, with the fields that a real one has.
 func (s *Switch) Configure(ctx context.Context, n int) error {
 	pipe := s.Config.Pipeline()
 	for i := range n {
 		lane := strconv.Itoa(4*i + 1)
-		pipe.HSet(ctx, "PORT"+s.options.Separator+PortName(i), "admin_status", "up", "alias", "Eth"+strconv.Itoa(i+1), "index", i+1,
+		pipe.HSet(ctx, s.ConfigKey("PORT", PortName(i)), "admin_status", "up", "alias", "Eth"+strconv.Itoa(i+1), "index", i+1,
 			"lanes", lane, "mtu", "9100", "speed", "100000", "fec", "rs")
 	}
 	if n == 0 {

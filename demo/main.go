@@ -1,0 +1,144 @@
+// Command demo is a small SONiC switch on this machine with the real portsyncd on it, to look at: a network namespace with veth
+// ports, a private Redis, a stand-in for orchagent, and ports that flap now and then. Where that cannot be had,
+// portsyncd runs in its standalone mode on the machine's own links.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+func main() {
+	program := flag.String("portsyncd", "./portsyncd", "`path` of the daemon")
+	ports := flag.Int("ports", 32, "`number` of front-panel ports")
+	listen := flag.String("listen", "127.0.0.1:9090", "`address` of the metrics")
+	limit := flag.Duration("for", 0, "end by itself after this `time`; 0: at Ctrl-C")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if *limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *limit)
+		defer cancel()
+	}
+	err := provide()
+	if err == nil {
+		err = runSwitch(ctx, *program, *ports, *listen)
+	} else {
+		fmt.Printf("No switch can be made here: %v\nportsyncd runs on this machine's own links instead, without databases.\n", err)
+		err = runStandalone(ctx, *program, *listen)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// provide installs what is missing, if that is possible.
+func provide() error {
+	err := switchtest.Missing()
+	if err == nil || os.Geteuid() != 0 {
+		return err
+	}
+	if _, lookErr := exec.LookPath("apt-get"); lookErr != nil {
+		return fmt.Errorf("%w (and there is no apt-get to install it with)", err)
+	}
+	fmt.Println("Installing iproute2 and redis-server with apt-get…")
+	for _, args := range [][]string{{"update", "-q"}, {"install", "-qy", "--no-install-recommends", "iproute2", "redis-server"}} {
+		if out, err := exec.Command("apt-get", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, out)
+		}
+	}
+	return switchtest.Missing()
+}
+
+// runSwitch brings a switch up and lets ports flap until ctx ends.
+func runSwitch(ctx context.Context, program string, ports int, listen string) error {
+	sw, err := switchtest.New(switchtest.Options{})
+	if err != nil {
+		return err
+	}
+	defer sw.Close()
+	sw.Echo = os.Stderr
+	if err := sw.Configure(ctx, ports); err != nil {
+		return err
+	}
+	if _, err := sw.StartOrchagent(ctx, true); err != nil {
+		return err
+	}
+	d, err := sw.StartDaemon([]string{program}, "-web.listen-address", listen, "-log.level", "NOTICE")
+	if err != nil {
+		return err
+	}
+	defer d.Stop()
+	last := switchtest.PortName(ports - 1)
+	up := func() bool {
+		return sw.State.HGet(ctx, sw.StateKey(last), "netdev_oper_status").Val() == "up" || !d.Running() || ctx.Err() != nil
+	}
+	if err := switchtest.WaitFor(time.Minute, last+" to come up", up); err != nil {
+		return err
+	}
+	if !d.Running() {
+		return fmt.Errorf("portsyncd ended at once")
+	}
+	fmt.Printf(`
+A SONiC switch with %d ports is running, in the network namespace %s. Look at it from another terminal:
+
+  curl http://%s/metrics
+  redis-cli -s %s -n %d hgetall 'PORT_TABLE|Ethernet0'
+  ip -n %s link set Ethernet0 down
+  redis-cli -s %[4]s -n %[5]d hgetall 'PORT_TABLE|Ethernet0'
+
+A port flaps every few seconds. Ctrl-C ends all of it and cleans up.
+`, ports, sw.NetNS, listen, sw.Redis[0].Socket, sw.StateID, sw.NetNS)
+	for {
+		port := switchtest.PortName(rand.IntN(ports))
+		for _, plugged := range []bool{false, true} {
+			if !pause(ctx, 2*time.Second) {
+				return nil
+			}
+			if !d.Running() {
+				return fmt.Errorf("portsyncd ended")
+			}
+			if err := sw.SetCable(plugged, port); err != nil {
+				return err
+			}
+		}
+		fmt.Println(port, "flapped")
+	}
+}
+
+// runStandalone runs the daemon on the machine's own links until ctx ends.
+func runStandalone(ctx context.Context, program, listen string) error {
+	d, err := switchtest.StartProgram(program, "-standalone", "-web.listen-address", listen, "-log.output", "stderr")
+	if err != nil {
+		return err
+	}
+	defer d.Stop()
+	fmt.Printf("\nLook at it from another terminal:\n\n  curl http://%s/metrics\n\nCtrl-C ends it.\n", listen)
+	for pause(ctx, time.Second) {
+		if !d.Running() {
+			return fmt.Errorf("portsyncd ended:\n%s", d.Log())
+		}
+	}
+	return nil
+}
+
+// pause waits, and tells whether the demo goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

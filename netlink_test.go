@@ -1,0 +1,362 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"portsyncd/internal/switchtest"
+)
+
+// testdata/links.bin holds real messages of a Linux 6.18 kernel, little-endian, one after the other as the kernel sent them;
+// testdata/links.txt says what they are. `go test -run TestRecordedMessages -record` records them anew.
+var record = flag.Bool("record", false, "record testdata/links.bin from this machine's kernel")
+
+const recording = "testdata/links.bin"
+
+// The life of a port that is recorded.
+var recorded = []string{
+	"link add Ethernet0 type veth peer name far0",
+	"link set Ethernet0 up",
+	"link set far0 up",
+	"link set Ethernet0 mtu 9100",
+	"link add Bridge type bridge",
+	"link set Ethernet0 master Bridge",
+	"link set Ethernet0 nomaster",
+	"link set Ethernet0 down",
+	"link set Ethernet0 name Ethernet4",
+	"link del Ethernet4",
+}
+
+// collector is a sink that writes down what it is given.
+type collector struct {
+	lines    []string
+	bad      []error
+	losses   []string
+	dumpEnds int
+	dumpErr  error
+	messages int
+}
+
+func describe(m *linkMessage) string {
+	what := "NEW"
+	if m.deleted {
+		what = "DEL"
+	}
+	return fmt.Sprintf("%s %s index=%d family=%d flags=%#x mtu=%d master=%d operstate=%d carrier=%v/%d/%d kind=%s",
+		what, m.name, m.index, m.family, m.flags, m.mtu, m.master, m.operState, m.hasCarrier, m.carrierUp, m.carrierDown, m.kind)
+}
+
+func (c *collector) live(m *linkMessage)             { c.lines = append(c.lines, describe(m)) }
+func (c *collector) dumped(m *linkMessage)           { c.lines = append(c.lines, "dump "+describe(m)) }
+func (c *collector) dumpDone(_ bool, err error)      { c.dumpEnds++; c.dumpErr = err }
+func (c *collector) lost(why string)                 { c.losses = append(c.losses, why) }
+func (c *collector) malformed(err error)             { c.bad = append(c.bad, err) }
+func (c *collector) received(_ time.Time, count int) { c.messages += count }
+
+// openLinks opens a link source in a switch's namespace.
+func (s *testSwitch) openLinks() *kernelLinks {
+	s.t.Helper()
+	k, err := openKernelLinks(s.NetNS)
+	s.must(err)
+	s.t.Cleanup(k.Close)
+	return k
+}
+
+// receive reads until a condition holds.
+func (s *testSwitch) receive(k *kernelLinks, c linkSink, what string, holds func() bool) {
+	s.t.Helper()
+	s.waitFor(what, func() bool {
+		_, err := k.Receive(c)
+		s.must(err)
+		return holds()
+	})
+}
+
+func recordMessages(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	k := s.openLinks()
+	var all []byte
+	for _, command := range recorded {
+		s.must(s.IP(strings.Fields(command)...))
+	}
+	s.waitFor("the deletion", func() bool {
+		for {
+			n, err := k.readBatch()
+			if err != nil {
+				return slices.Contains(kinds(t, all), unix.RTM_DELLINK)
+			}
+			for i := range n {
+				all = append(all, k.buf[i*batchBufLen:][:k.headers[i].len]...)
+			}
+		}
+	})
+	c := new(collector)
+	takeDatagram(all, new(linkMessage), c)
+	for path, b := range map[string][]byte{recording: all, goldenPath(): []byte(strings.Join(c.lines, "\n") + "\n")} {
+		s.must(os.MkdirAll(filepath.Dir(path), 0o755))
+		s.must(os.WriteFile(path, b, 0o644))
+	}
+}
+
+func goldenPath() string { return strings.TrimSuffix(recording, ".bin") + ".txt" }
+
+// split cuts a recording into its messages, headers included.
+func split(t testing.TB, b []byte) (messages [][]byte) {
+	for len(b) > 0 {
+		_, rest, err := nextMessage(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, b[:len(b)-len(rest)])
+		b = rest
+	}
+	return messages
+}
+
+func kinds(t testing.TB, b []byte) (kinds []uint16) {
+	for _, m := range split(t, b) {
+		kinds = append(kinds, binary.NativeEndian.Uint16(m[4:]))
+	}
+	return kinds
+}
+
+func readRecording(t testing.TB) []byte {
+	b, err := os.ReadFile(recording)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestRecordedMessages(t *testing.T) {
+	if *record {
+		recordMessages(t)
+	}
+	c := new(collector)
+	takeDatagram(readRecording(t), new(linkMessage), c)
+	want, err := os.ReadFile(goldenPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.lines, "\n") + "\n"; got != string(want) || len(c.bad) > 0 {
+		t.Errorf("parsed as:\n%swant:\n%serrors: %v", got, want, c.bad)
+	}
+	for _, word := range []string{"family=7", "DEL Ethernet0", "DEL Ethernet4", "master=4", "mtu=9100", "kind=veth", "kind=bridge"} {
+		if !strings.Contains(string(want), word) {
+			t.Errorf("the recording lacks a message with %s", word)
+		}
+	}
+}
+
+func TestParsingDoesNotAllocate(t *testing.T) {
+	messages, l := split(t, readRecording(t)), new(linkMessage)
+	allocs := testing.AllocsPerRun(100, func() {
+		for _, raw := range messages {
+			m, _, err := nextMessage(raw)
+			if err != nil || parseLink(m, l) != nil {
+				t.Fatal("a recorded message is broken")
+			}
+		}
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
+
+// TestBrokenMessages truncates and bends real messages: an error each, never a panic.
+func TestBrokenMessages(t *testing.T) {
+	whole := split(t, readRecording(t))[0]
+	bend := func(at int, to ...byte) []byte { b := slices.Clone(whole); copy(b[at:], to); return b }
+	attr := nlmsgHeaderLen + ifInfoLen
+	big := binary.NativeEndian.AppendUint32(nil, 1<<31)
+	for name, b := range map[string][]byte{
+		"half a header":         whole[:10],
+		"cut off":               whole[:len(whole)-8],
+		"length 0":              bend(0, 0, 0, 0, 0),
+		"length beyond the end": bend(0, big...),
+		"no link header":        append(binary.NativeEndian.AppendUint32(nil, 20), append(slices.Clone(whole[4:16]), 0, 0, 0, 0)...),
+		"attribute too short":   bend(attr, binary.NativeEndian.AppendUint16(nil, 3)...),
+		"attribute too long":    bend(attr, binary.NativeEndian.AppendUint16(nil, 65535)...),
+		"no name":               bend(attr+2, binary.NativeEndian.AppendUint16(nil, 999)...),
+		"unknown type":          bend(4, binary.NativeEndian.AppendUint16(nil, unix.RTM_NEWADDR)...),
+	} {
+		c := new(collector)
+		takeDatagram(b, new(linkMessage), c)
+		if len(c.bad) != 1 || len(c.lines) != 0 {
+			t.Errorf("%s: %d errors %v, parsed %v", name, len(c.bad), c.bad, c.lines)
+		}
+	}
+	c := new(collector)
+	takeDatagram(slices.Concat(bend(attr+2, binary.NativeEndian.AppendUint16(nil, 999)...), whole), new(linkMessage), c)
+	if len(c.bad) != 1 || len(c.lines) != 1 {
+		t.Error("a bad message takes the good one after it along")
+	}
+}
+
+func TestErrorAndDoneCarryAnErrno(t *testing.T) {
+	code := func(kind uint16, n int32) message {
+		return message{kind: kind, body: binary.NativeEndian.AppendUint32(nil, uint32(n))}
+	}
+	for _, c := range []struct {
+		m    message
+		want error
+	}{
+		{code(unix.NLMSG_ERROR, 0), nil},
+		{code(unix.NLMSG_ERROR, -int32(unix.EBUSY)), unix.EBUSY},
+		{code(unix.NLMSG_DONE, 0), nil},
+		{code(unix.NLMSG_DONE, -int32(unix.ENOMEM)), unix.ENOMEM},
+		{message{kind: unix.NLMSG_DONE}, nil},
+		{message{kind: unix.NLMSG_ERROR}, errTruncated},
+	} {
+		if got := errnoOf(c.m); !errors.Is(got, c.want) || (got == nil) != (c.want == nil) {
+			t.Errorf("%+v: %v, want %v", c.m, got, c.want)
+		}
+	}
+}
+
+func TestOverrunMessage(t *testing.T) {
+	b := make([]byte, nlmsgHeaderLen)
+	binary.NativeEndian.PutUint32(b, nlmsgHeaderLen)
+	binary.NativeEndian.PutUint16(b[4:], unix.NLMSG_OVERRUN)
+	c := new(collector)
+	takeDatagram(b, new(linkMessage), c)
+	if len(c.losses) != 1 {
+		t.Error("NLMSG_OVERRUN was not taken for a loss")
+	}
+}
+
+func FuzzDatagram(f *testing.F) {
+	whole := readRecording(f)
+	f.Add(whole)
+	for _, m := range split(f, whole) {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := slices.Clone(b)
+		c := &checker{t: t}
+		takeDatagram(b, new(linkMessage), c)
+		if !slices.Equal(before, b) {
+			t.Error("the datagram was written to")
+		}
+		if c.links+len(c.bad)+len(c.losses) > len(b)/nlmsgHeaderLen+1 {
+			t.Errorf("%d messages out of %d bytes", c.links, len(b))
+		}
+	})
+}
+
+// checker is a sink that accepts no link that makes no sense.
+type checker struct {
+	collector
+	t     *testing.T
+	links int
+}
+
+func (c *checker) live(m *linkMessage) {
+	c.links++
+	if m.index <= 0 || len(m.name) == 0 || len(m.name) >= unix.IFNAMSIZ || slices.Contains(m.name, 0) {
+		c.t.Errorf("a link that cannot be: %s", describe(m))
+	}
+}
+
+// TestForeignSender: only the kernel, port id 0, is listened to.
+func TestForeignSender(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	k := s.openLinks()
+	us, err := unix.Getsockname(k.sub)
+	s.must(err)
+	forger := s.openLinks()
+	forged := split(t, readRecording(t))[0]
+	s.must(unix.Sendto(forger.req, forged, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: us.(*unix.SockaddrNetlink).Pid}))
+	c := new(collector)
+	s.receive(k, c, "the forged message", func() bool { return len(c.bad) > 0 })
+	if !errors.Is(c.bad[0], errAlien) || len(c.lines) != 0 {
+		t.Errorf("it was taken as %v %v", c.bad, c.lines)
+	}
+}
+
+func TestDumpOfManyLinks(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	names := portNames(200)
+	s.must(s.AddPorts(names...))
+	k := s.openLinks()
+	s.must(k.StartDump())
+	c := new(collector)
+	s.receive(k, c, "the dump's end", func() bool { return c.dumpEnds > 0 })
+	if c.dumpErr != nil || len(c.bad) > 0 || len(c.lines) != len(names)+1 {
+		t.Errorf("%d lines, error %v, malformed %v; want %d ports and lo", len(c.lines), c.dumpErr, c.bad, len(names))
+	}
+	for _, p := range names {
+		if !slices.ContainsFunc(c.lines, func(line string) bool { return strings.HasPrefix(line, "dump NEW "+p+" ") }) {
+			t.Errorf("%s is missing", p)
+		}
+	}
+}
+
+func TestSetDownReportsWhatFailed(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	s.must(s.AddPorts("Ethernet0"))
+	k := s.openLinks()
+	index := map[string]int32{}
+	s.must(k.StartDump())
+	sink := &indexes{collector: new(collector), of: index}
+	s.receive(k, sink, "the dump's end", func() bool { return sink.dumpEnds > 0 })
+	failed := map[int32]error{}
+	k.SetDown([]int32{99999, index["Ethernet0"]}, func(i int32, err error) { failed[i] = err })
+	if len(failed) != 1 || !errors.Is(failed[99999], unix.ENODEV) || s.adminUp("Ethernet0") {
+		t.Errorf("failures %v; Ethernet0 up: %v", failed, s.adminUp("Ethernet0"))
+	}
+}
+
+// indexes notes the ifindex of each name in a dump.
+type indexes struct {
+	*collector
+	of map[string]int32
+}
+
+func (i *indexes) dumped(m *linkMessage) { i.of[string(m.name)] = m.index }
+
+// TestOverrunIsNoticed makes the socket buffer tiny and lets it overflow.
+func TestOverrunIsNoticed(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	s.must(s.AddPorts("Ethernet0"))
+	k := s.openLinks()
+	s.must(unix.SetsockoptInt(k.sub, unix.SOL_SOCKET, unix.SO_RCVBUF, 1))
+	s.must(s.Flap(50, "Ethernet0"))
+	c := new(collector)
+	s.receive(k, c, "the overrun", func() bool { return len(c.losses) > 0 })
+}
+
+func TestWakeEndsWait(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	k := s.openLinks()
+	k.Wake() // before the wait, as a race would have it
+	s.must(k.Wait(-1))
+	go k.Wake()
+	s.must(k.Wait(-1))
+	start := time.Now()
+	s.must(k.Wait(20 * time.Millisecond))
+	if waited := time.Since(start); waited < 20*time.Millisecond {
+		t.Errorf("a wait of 20 ms without any news ended after %v", waited)
+	}
+}
+
+func BenchmarkParseLink(b *testing.B) {
+	messages, l := split(b, readRecording(b)), new(linkMessage)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		m, _, _ := nextMessage(messages[i%len(messages)])
+		if err := parseLink(m, l); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

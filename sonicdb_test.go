@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+// openDB connects to a switch's databases as the daemon does.
+func (s *testSwitch) openDB() (*sonicDB, *metrics) {
+	s.t.Helper()
+	m := newMetrics("test")
+	d, err := openSonicDB(s.ConfigFile, m)
+	s.must(err)
+	s.t.Cleanup(d.Close)
+	return d, m
+}
+
+// TestProducerProtocol looks at what a consumer sees, between the producer's write and the consumer's pop.
+func TestProducerProtocol(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	ctx := t.Context()
+	channel := s.Appl.Subscribe(ctx, "PORT_TABLE_CHANNEL@0")
+	defer channel.Close()
+	if _, err := channel.Receive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	const n = portsPerCall + 44
+	var ports []portConfig
+	for i := range n {
+		ports = append(ports, portConfig{switchtest.PortName(i), []string{"lanes", fmt.Sprint(i), "speed", "100000"}})
+	}
+	notified := func(want int) {
+		t.Helper()
+		for range want {
+			if got, err := channel.ReceiveMessage(ctx); err != nil || got.Payload != "G" {
+				t.Fatalf("notification %v, %v", got, err)
+			}
+		}
+		s.must(s.Appl.Publish(ctx, "PORT_TABLE_CHANNEL@0", "end").Err())
+		if got, err := channel.ReceiveMessage(ctx); err != nil || got.Payload != "end" {
+			t.Fatalf("more than %d notifications (%v)", want, err)
+		}
+	}
+	s.must(d.produce(ctx, ports))
+	notified(n)
+	if calls := m.redisCommands.Load(); calls != 2 {
+		t.Errorf("%d commands for %d ports, want 2", calls, n)
+	}
+	if waiting := s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val(); waiting != n {
+		t.Errorf("%d keys wait", waiting)
+	}
+	if got := s.Appl.HGetAll(ctx, "_PORT_TABLE:Ethernet8").Val(); len(got) != 2 || got["lanes"] != "2" {
+		t.Errorf("pending fields are %v", got)
+	}
+	if s.Appl.Exists(ctx, "PORT_TABLE:Ethernet8").Val() != 0 {
+		t.Error("the producer wrote to the table itself")
+	}
+	s.must(d.produce(ctx, append(ports[:3:3], portConfig{"Ethernet9999", []string{"lanes", "7"}})))
+	notified(1) // the others wait already
+}
+
+func TestReadDBConfig(t *testing.T) {
+	if _, err := readDBConfig(filepath.Join(t.TempDir(), "not-yet.json")); !errors.Is(err, errNoDBConfig) || errors.Is(err, errConfig) {
+		t.Errorf("a missing file is to be waited for, not %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "database_config.json")
+	text := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379, "unix_socket_path": "/run/redis/redis.sock", "persistence_for_warm_boot": "yes"},
+		"redis2": {"hostname": "::1", "port": 6380}},
+		"DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"}, "CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"},
+		"STATE_DB": {"id": 6, "separator": "|", "instance": "redis2"}, "OTHER_DB": {"id": 99}}, "VERSION": "1.0"}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readDBConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]dbAddress{
+		"APPL_DB":  {"APPL_DB", "unix", "/run/redis/redis.sock", 0, ":"},
+		"STATE_DB": {"STATE_DB", "tcp", "[::1]:6380", 6, "|"},
+	} {
+		if got, err := c.address(name); err != nil || got != want {
+			t.Errorf("%s is %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+}
+
+func TestKeyspaceEvents(t *testing.T) {
+	for event, want := range map[string][2]bool{
+		"hset": {true, true}, "del": {false, true}, "rename_from": {false, true}, "rename_to": {true, true}, "expired": {false, true},
+		"hdel": {false, false}, "expire": {false, false}, "new": {false, false},
+	} {
+		if exists, relevant := existsAfter(event); exists != want[0] || relevant != want[1] {
+			t.Errorf("after %s: exists %v, relevant %v", event, exists, relevant)
+		}
+	}
+}
+
+// TestWatchTellsOnlyWhatChanges: a busy switch changes fields of its ports all the time, and that is no news.
+func TestWatchTellsOnlyWhatChanges(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	ctx := t.Context()
+	changes, connected := make(chan applChange, 100), make(chan bool, 100)
+	go d.Watch(ctx, func(c applChange) { changes <- c }, func(up bool, _ error) { connected <- up })
+	next := func(what string) (c applChange) {
+		t.Helper()
+		select {
+		case c = <-changes:
+		case <-time.After(patience):
+			t.Fatal("waited in vain for ", what)
+		}
+		return c
+	}
+	if !<-connected {
+		t.Fatal("the subscription broke")
+	}
+	for range 20 {
+		s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet0", "oper_status", "up", "flap_count", "1").Err())
+	}
+	s.must(s.Appl.HSet(ctx, "LAG_TABLE:PortChannel1", "mtu", "9100").Err())
+	s.must(s.Appl.Del(ctx, "PORT_TABLE:Ethernet0").Err())
+	s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet4", "lanes", "5").Err())
+	s.must(s.Appl.HDel(ctx, "PORT_TABLE:Ethernet4", "lanes").Err()) // the last field: the key goes, too
+	for _, want := range []applChange{{"Ethernet0", true}, {"Ethernet0", false}, {"Ethernet4", true}, {"Ethernet4", false}} {
+		if got := next("a change"); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	for _, r := range s.Redis {
+		r.Stop()
+		s.must(r.Start())
+	}
+	if <-connected || !<-connected {
+		t.Error("the server's restart was not told as lost and found")
+	}
+	s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet4", "lanes", "5").Err())
+	if got := next("a change after the restart"); got != (applChange{"Ethernet4", true}) {
+		t.Errorf("%+v", got)
+	}
+}
