@@ -27,19 +27,24 @@ const patience = 30 * time.Second
 
 var raceFlags []string // set in race_test.go: under the race detector, so is the daemon
 
-// buildDaemon makes the binary under test, once, and returns how to run it; PORTSYNCD names another, such as an ARM binary with
-// qemu in front.
-var buildDaemon = sync.OnceValues(func() ([]string, error) {
+// buildDaemon and buildPlain make the binary under test, once: as this test is built, and without the race detector. PORTSYNCD names
+// another, such as an ARM binary with qemu in front.
+var (
+	buildDaemon = sync.OnceValues(func() ([]string, error) { return buildBinary("portsyncd", raceFlags) })
+	buildPlain  = sync.OnceValues(func() ([]string, error) { return buildBinary("portsyncd-plain", nil) })
+)
+
+func buildBinary(name string, flags []string) ([]string, error) {
 	if program := os.Getenv("PORTSYNCD"); program != "" {
 		return strings.Fields(program), nil
 	}
-	binary := filepath.Join(scratch, "portsyncd")
-	build := exec.Command("go", append([]string{"build", "-o", binary}, append(raceFlags, ".")...)...)
+	binary := filepath.Join(scratch, name)
+	build := exec.Command("go", append([]string{"build", "-o", binary}, append(flags, ".")...)...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the daemon: %w\n%s", err, out)
 	}
 	return []string{binary}, nil
-})
+}
 
 var scratch string // folder for the binary under test
 
@@ -55,9 +60,13 @@ func testMain(m *testing.M) int {
 	return m.Run()
 }
 
-func daemonProgram(t *testing.T) []string {
+// daemonProgram is how to run the daemon; plainDaemon, without the race detector, for tests that look at its memory.
+func daemonProgram(t *testing.T) []string { return program(t, buildDaemon) }
+func plainDaemon(t *testing.T) []string   { return program(t, buildPlain) }
+
+func program(t *testing.T, build func() ([]string, error)) []string {
 	t.Helper()
-	program, err := buildDaemon()
+	program, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +76,8 @@ func daemonProgram(t *testing.T) []string {
 // testSwitch is a switch for one test.
 type testSwitch struct {
 	*switchtest.Switch
-	t *testing.T
+	t       *testing.T
+	program []string // how its daemons are run; empty: as usual
 }
 
 // newSwitch makes a switch. Where it cannot be had the test is skipped with the reason, but in CI that is a failure.
@@ -87,7 +97,7 @@ func newSwitch(t *testing.T, o switchtest.Options) *testSwitch {
 		t.Fatal(err)
 	}
 	t.Cleanup(sw.Close)
-	return &testSwitch{sw, t}
+	return &testSwitch{Switch: sw, t: t}
 }
 
 func (s *testSwitch) must(err error) {
@@ -99,7 +109,10 @@ func (s *testSwitch) must(err error) {
 
 func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 	s.t.Helper()
-	d, err := s.StartDaemon(daemonProgram(s.t), flags...)
+	if s.program == nil {
+		s.program = daemonProgram(s.t)
+	}
+	d, err := s.StartDaemon(s.program, flags...)
 	s.must(err)
 	s.t.Cleanup(func() {
 		d.Stop()

@@ -160,6 +160,7 @@ func (s *syncer) flushed(err error) {
 	if err == nil && s.batch.initDone && !s.initDone {
 		s.initDone = true
 		s.m.portInitDone.Set(1)
+		s.status.initDone.Store(true)
 		s.notice("PortInitDone sent")
 	}
 }

@@ -271,6 +271,7 @@ func (s *syncer) dumpDone(interrupted bool, err error) {
 	}
 	if s.phase == phaseListing {
 		s.phase = phaseLoading
+		s.status.listed.Store(true)
 		s.log.Info("links listed", "ports", len(s.byIndex), "existing", len(s.listed))
 	}
 }

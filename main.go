@@ -37,7 +37,8 @@ type options struct {
 	netns      string
 	standalone bool
 	links      globs
-	listen     string
+	listen     addresses
+	tls        tlsFiles
 	logLevel   slog.Level
 	logOutput  string
 	version    bool
@@ -51,7 +52,11 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.netns, "netns", "", "network namespace of the links: a `name` under /run/netns, or a path")
 	f.BoolVar(&o.standalone, "standalone", false, "no databases: every link that matches -links is a port, and its state is in the metrics")
 	links := f.String("links", "*", "comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
-	f.StringVar(&o.listen, "web.listen-address", "0.0.0.0:9090", "`address` to serve the metrics on; empty: nowhere")
+	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; may be repeated; empty: nowhere (default 0.0.0.0:9090)")
+	f.StringVar(&o.tls.cert, "web.tls-cert", "", "PEM `file` with the server's certificate; with -web.tls-key and -web.tls-client-ca: mutual TLS")
+	f.StringVar(&o.tls.key, "web.tls-key", "", "PEM `file` with the server's private key")
+	f.StringVar(&o.tls.clientCA, "web.tls-client-ca", "", "PEM `file` with the CA whose clients get in")
+	allowed := f.String("web.tls-allowed-names", "", "comma-separated DNS, URI, IP or common `names` of client certificates; empty: all that the CA signed")
 	level := f.String("log.level", "NOTICE", "lowest `level` to log: EMERG ALERT CRIT ERROR WARN NOTICE INFO DEBUG")
 	f.StringVar(&o.logOutput, "log.output", "syslog", "where to log: syslog, stderr or stdout")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -64,6 +69,12 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
 		return nil, fmt.Errorf("-log.level: %w", err)
+	}
+	if *allowed != "" {
+		o.tls.allowed = strings.Split(*allowed, ",")
+	}
+	if err := o.tls.validate(); err != nil {
+		return nil, err
 	}
 	if *links != "*" && !o.standalone {
 		return nil, errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
@@ -118,23 +129,66 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer source.Close()
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	if o.listen != "" {
-		l, err := listen(o.listen)
-		if err != nil {
-			return err
-		}
-		web := newServer(m)
-		go func() {
-			if err := web.Run(l); err != nil {
-				log.Error("the metrics server failed", "err", err)
-			}
-		}()
-		defer web.Drain()
+	status := new(health)
+	stopWeb, err := startWeb(ctx, o, m, status, log)
+	if err != nil {
+		return err
 	}
+	defer stopWeb()
 	var rules syncOptions
 	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}
-	return newSyncer(rules, source, openDB, m, log, time.Now).Run(ctx)
+	return newSyncer(rules, source, openDB, m, status, log, time.Now).Run(ctx)
+}
+
+// startWeb starts the metrics server and returns how to end it.
+func startWeb(ctx context.Context, o *options, m *metrics, status *health, log *slog.Logger) (stop func(), err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	var keep *keeper
+	if o.tls.enabled() {
+		if keep, err = newKeeper(o.tls, m, log, time.Now()); err != nil {
+			return nil, err
+		}
+		go keep.Watch(ctx, hangup)
+	}
+	listeners, err := openListeners(o.listen.list(), !o.listen.set)
+	if err != nil {
+		return nil, err
+	}
+	web := newServer(m, status, log, keep)
+	for _, l := range listeners {
+		if keep == nil && exposed(l) {
+			log.Warn("the metrics are served without TLS to everyone who reaches this address", "address", l.Addr().String(),
+				"remedy", "-web.tls-cert, -web.tls-key and -web.tls-client-ca, or a loopback address")
+		}
+		go func() {
+			if err := web.Serve(l); err != nil {
+				log.Error("the metrics server failed", "address", l.Addr().String(), "err", err)
+			}
+		}()
+	}
+	return web.Drain, nil
+}
+
+// addresses is a flag that may be repeated; its first use replaces the default.
+type addresses struct {
+	values []string
+	set    bool
+}
+
+func (a *addresses) String() string { return strings.Join(a.values, ",") }
+
+func (a *addresses) Set(value string) error {
+	a.values, a.set = append(a.values, value), true
+	return nil
+}
+
+func (a *addresses) list() []string {
+	if !a.set {
+		return []string{"0.0.0.0:9090"}
+	}
+	return a.values
 }

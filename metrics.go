@@ -2,6 +2,8 @@ package main
 
 import (
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -25,7 +27,11 @@ type metrics struct {
 	redisCommands, redisErrors, redisReconnects                 counter
 	portsConfigured, portsPresent                               gauge
 	portConfigDone, portInitDone, warmStart                     gauge
-	process                                                     *process
+	httpPanics, tlsRefused                                      counter
+	httpConnections, tlsReloadOK, tlsExpiry                     gauge
+	tlsNotAfter                                                 vector // empty without TLS
+
+	process *process
 }
 
 // portSeries is one port's part of the per-port families. It is resolved once, when the port appears, and
@@ -81,6 +87,12 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_port_config_done", gaugeKind, nil, "Whether PortConfigDone was sent, or needs no sending on a warm start.", &m.portConfigDone},
 		{"portsyncd_port_init_done", gaugeKind, nil, "Whether PortInitDone was sent.", &m.portInitDone},
 		{"portsyncd_warm_start", gaugeKind, nil, "Whether this start was warm.", &m.warmStart},
+
+		{"portsyncd_http_connections", gaugeKind, nil, "Open connections to the metrics server.", &m.httpConnections},
+		{"portsyncd_http_panics_total", counterKind, nil, "Requests whose handler panicked.", &m.httpPanics},
+		{"portsyncd_tls_refused_total", counterKind, nil, "Clients turned away in the TLS handshake; the log says why.", &m.tlsRefused},
+		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},
+		{"portsyncd_tls_certificate_not_after_timestamp_seconds", gaugeKind, nil, "When the server's certificate expires. Absent without TLS.", &m.tlsNotAfter},
 
 		{"portsyncd_build_info", gaugeKind, []string{"version", "goversion", "goarch"}, "Always 1; the labels say what is running.",
 			constant("version", version, "goversion", runtime.Version(), "goarch", runtime.GOARCH)},
@@ -147,3 +159,16 @@ func (m *metrics) hideLink(s *portSeries) {
 
 // showPending puts the series in that exists while the port is configured.
 func (m *metrics) showPending(s *portSeries) { m.portPending.Add(s.labels, &s.pending) }
+
+// Pending names the configured ports that have no interface yet.
+func (m *metrics) Pending() (ports []string) {
+	m.portPending.mu.Lock()
+	defer m.portPending.mu.Unlock()
+	for _, s := range m.portPending.series {
+		if g, ok := s.value.(*gauge); ok && g.Load() == 1 {
+			ports = append(ports, strings.TrimSuffix(strings.TrimPrefix(s.labels, `{port="`), `"}`))
+		}
+	}
+	slices.SortFunc(ports, comparePorts)
+	return ports
+}

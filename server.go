@@ -1,65 +1,171 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// The HTTP server of the metrics.
+// The HTTP server: metrics, probes, and bounds on what a client can cost the switch.
 
 const (
 	contentType    = "text/plain; version=0.0.4; charset=utf-8"
+	maxConnections = 32
 	maxHeaderBytes = 16 << 10
+	headerLimit    = 3 * time.Second // also for a TLS handshake
 	requestLimit   = 10 * time.Second
-	idleLimit      = 2 * time.Minute
+	idleLimit      = time.Minute
 	drainLimit     = time.Second
+	refusalsASec   = 10 // log lines about refused clients
+	listenFDsStart = 3  // SD_LISTEN_FDS_START of sd_listen_fds(3)
 )
+
+const landingPage = `<!DOCTYPE html>
+<html lang="en"><head><title>portsyncd</title></head><body>
+<h1>portsyncd</h1>
+<ul>
+<li><a href="/metrics">/metrics</a>: everything that is measured, as Prometheus reads it</li>
+<li><a href="/healthz">/healthz</a>: is the daemon alive</li>
+<li><a href="/readyz">/readyz</a>: is the switch's port state published</li>
+</ul>
+</body></html>
+`
 
 // server serves one metric set on any number of listeners.
 type server struct {
-	http.Server
-	m *metrics
+	http   http.Server
+	m      *metrics
+	health *health
+	log    *slog.Logger
+	slots  chan struct{} // one for each open connection
 
-	mu  sync.Mutex // one scrape renders at a time, into buf
-	buf []byte
+	mu     sync.Mutex // one scrape renders, and compresses, at a time
+	zip    *gzip.Writer
+	spares chan *page
 }
 
-func newServer(m *metrics) *server {
-	s := &server{m: m}
+// page is one rendered response. Pages are reused; more than one exists only while slow clients read theirs.
+type page struct {
+	text   []byte
+	zipped bytes.Buffer
+}
+
+// newServer makes a server. keep is nil for plain HTTP.
+func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
+	s := &server{m: m, health: h, log: log, slots: make(chan struct{}, maxConnections), spares: make(chan *page, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
-	s.Handler = mux
-	s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = requestLimit, requestLimit, requestLimit, idleLimit
-	s.MaxHeaderBytes = maxHeaderBytes
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Ready(time.Now(), m.Pending())) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, landingPage)
+	})
+	s.http = http.Server{
+		Handler:           s.contain(mux),
+		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
+		MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog:       stdlog.New(&refusals{m: m, log: log, now: time.Now}, "", 0),
+		TLSNextProto:   map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: a scrape does not need it
+	}
+	if keep != nil {
+		s.http.TLSConfig = keep.Config()
+	}
 	return s
 }
 
+// serveMetrics renders and sends the metrics, compressed if the client asks for it.
 func (s *server) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	p := s.render(strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"))
+	body := p.text
+	header := w.Header()
+	if p.zipped.Len() > 0 {
+		body = p.zipped.Bytes()
+		header.Set("Content-Encoding", "gzip")
+	}
+	header.Set("Vary", "Accept-Encoding")
+	header.Set("Content-Type", contentType)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+	select {
+	case s.spares <- p:
+	default:
+	}
+}
+
+// render writes the metrics into a page of the caller's own, so that a slow client delays nobody else.
+func (s *server) render(zipped bool) *page {
+	var p *page
+	select {
+	case p = <-s.spares:
+	default:
+		p = new(page)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.buf = s.m.Append(s.buf[:0])
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", fmt.Sprint(len(s.buf)))
-	_, _ = w.Write(s.buf)
-}
-
-// listen opens a listener. An address that cannot be had is the operator's to mend.
-func listen(address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%w: -web.listen-address %s: %v", errConfig, address, err)
+	p.text = s.m.Append(p.text[:0])
+	p.zipped.Reset()
+	if zipped {
+		if s.zip == nil {
+			s.zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // 20 times smaller already, for a fifth of the time
+		}
+		s.zip.Reset(&p.zipped)
+		_, _ = s.zip.Write(p.text)
+		_ = s.zip.Close()
 	}
-	return l, nil
+	return p
 }
 
-// Run serves until Shutdown.
-func (s *server) Run(l net.Listener) error {
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+// answer is a probe's response: ok, or a line for each reason why not.
+func answer(w http.ResponseWriter, failing []string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	if len(failing) == 0 {
+		_, _ = io.WriteString(w, "ok\n")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = io.WriteString(w, strings.Join(failing, "\n")+"\n")
+}
+
+// contain keeps a handler's panic from more than its own request.
+func (s *server) contain(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if why := recover(); why != nil {
+				s.m.httpPanics.Inc()
+				s.log.Error("a request handler panicked", "path", r.URL.Path, "peer", r.RemoteAddr, "panic", why, "stack", string(debug.Stack()))
+				http.Error(w, "internal error", http.StatusInternalServerError)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Serve serves on a listener until Drain.
+func (s *server) Serve(l net.Listener) error {
+	bounded := &boundedListener{Listener: l, server: s, closed: make(chan struct{})}
+	var err error
+	if s.http.TLSConfig != nil {
+		err = s.http.ServeTLS(bounded, "", "")
+	} else {
+		err = s.http.Serve(bounded)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -69,5 +175,183 @@ func (s *server) Run(l net.Listener) error {
 func (s *server) Drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
-	_ = s.Shutdown(ctx)
+	if s.http.Shutdown(ctx) != nil {
+		_ = s.http.Close()
+	}
+}
+
+// boundedListener hands on a connection only when there is a slot for it; the next one waits, and the rest in the kernel's
+// queue, which is bounded, too.
+type boundedListener struct {
+	net.Listener
+	server *server
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *boundedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case l.server.slots <- struct{}{}:
+	case <-l.closed:
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	l.server.m.httpConnections.Set(float64(len(l.server.slots)))
+	return &boundedConn{Conn: c, server: l.server}, nil
+}
+
+func (l *boundedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+// boundedConn gives its slot back when it is closed.
+type boundedConn struct {
+	net.Conn
+	server *server
+	once   sync.Once
+}
+
+func (c *boundedConn) Close() error {
+	c.once.Do(func() {
+		<-c.server.slots
+		c.server.m.httpConnections.Set(float64(len(c.server.slots)))
+	})
+	return c.Conn.Close()
+}
+
+// refusals turns what net/http says of clients that it turned away into log lines, a few a second.
+type refusals struct {
+	m       *metrics
+	log     *slog.Logger
+	now     func() time.Time
+	mu      sync.Mutex
+	second  time.Time
+	lines   int
+	dropped int
+}
+
+func (r *refusals) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	peer, reason, tlsError := "", text, false
+	if rest, found := strings.CutPrefix(text, "http: TLS handshake error from "); found {
+		peer, reason, tlsError = cutPeer(rest)
+	}
+	if tlsError {
+		r.m.tlsRefused.Inc()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.now(); now.Sub(r.second) >= time.Second {
+		r.second, r.lines = now, 0
+	}
+	if r.lines++; r.lines > refusalsASec {
+		r.dropped++
+		return len(line), nil
+	}
+	args := []any{"peer", peer, "reason", reason}
+	if r.dropped > 0 {
+		args = append(args, "lines_left_out", r.dropped)
+		r.dropped = 0
+	}
+	if tlsError {
+		r.log.Warn("TLS client refused", args...)
+	} else {
+		r.log.Warn("HTTP server", args[2:]...)
+	}
+	return len(line), nil
+}
+
+// cutPeer splits "address: reason"; the address has colons of its own, but none before a space.
+func cutPeer(text string) (peer, reason string, found bool) {
+	return strings.Cut(text, ": ")
+}
+
+// openListeners opens every address that the flags name, after what systemd hands over. unset says that the flags name none, and then systemd's listeners
+// replace the default.
+func openListeners(addresses []string, unset bool) (listeners []net.Listener, err error) {
+	listeners, err = activated()
+	if unset && len(listeners) > 0 {
+		return listeners, nil
+	}
+	for _, address := range addresses {
+		if err != nil {
+			break
+		}
+		if address == "" {
+			continue
+		}
+		var l net.Listener
+		if l, err = listen(address); err == nil {
+			listeners = append(listeners, l)
+		}
+	}
+	if err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return nil, err
+	}
+	return listeners, nil
+}
+
+// listen opens host:port or unix:/path. An address that cannot be had is the operator's to mend.
+func listen(address string) (net.Listener, error) {
+	network, where := "tcp", address
+	if path, found := strings.CutPrefix(address, "unix:"); found {
+		network, where = "unix", path
+		removeStale(path)
+	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
+		network = "tcp4" // or 0.0.0.0 would mean IPv6, too
+	}
+	l, err := net.Listen(network, where)
+	if err != nil {
+		return nil, fmt.Errorf("%w: -web.listen-address %s: %v", errConfig, address, err)
+	}
+	return l, nil
+}
+
+// removeStale removes a unix socket that nobody listens on any more.
+func removeStale(path string) {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return
+	}
+	_ = os.Remove(path)
+}
+
+// activated returns the listeners of systemd's socket activation, sd_listen_fds(3).
+func activated() (listeners []net.Listener, err error) {
+	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
+	count, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if pid != os.Getpid() {
+		return nil, nil
+	}
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		_ = os.Unsetenv(name)
+	}
+	for fd := listenFDsStart; fd < listenFDsStart+count; fd++ {
+		file := os.NewFile(uintptr(fd), "systemd socket")
+		l, err := net.FileListener(file)
+		file.Close()
+		if err != nil {
+			return listeners, fmt.Errorf("%w: descriptor %d handed over by systemd (LISTEN_FDS) is no listening socket: %v", errConfig, fd, err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// exposed tells whether others than this machine can reach a listener.
+func exposed(l net.Listener) bool {
+	a, ok := l.Addr().(*net.TCPAddr)
+	return ok && !a.IP.IsLoopback()
 }

@@ -78,6 +78,7 @@ type syncer struct {
 	source  linkSource
 	openDB  func() (database, error) // nil: no databases at all
 	m       *metrics
+	status  *health
 	log     *slog.Logger
 	now     func() time.Time
 
@@ -122,9 +123,9 @@ type syncer struct {
 	failure         error // ends Run
 }
 
-func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, log *slog.Logger, now func() time.Time) *syncer {
+func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health, log *slog.Logger, now func() time.Time) *syncer {
 	return &syncer{
-		options: o, source: source, openDB: openDB, m: m, log: log, now: now,
+		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now,
 		ports: make(map[string]*port), byIndex: make(map[int32]*port),
 		old: make(map[int32]string), listed: make(map[int32]string),
 		goneFlaps: make(map[string]uint64), dumpGone: make(map[int32]struct{}),
@@ -219,13 +220,14 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 			s.startDump()
 		}
 	}
-	if s.phase == phaseRunning {
-		s.m.queueDepth.Set(float64(len(s.dirty)))
-	}
+	unwritten := len(s.dirty) + len(s.flying)
+	s.m.queueDepth.Set(float64(unwritten))
+	s.status.turn(now, unwritten)
 	switch {
 	case s.openDB == nil:
 		if s.phase == phaseLoading { // nothing to load
 			s.phase = phaseRunning
+			s.status.noDB.Store(true)
 			s.m.health.Set(1)
 		}
 		s.settle()
@@ -277,6 +279,7 @@ func (s *syncer) judge(err error) {
 		s.failure = err
 		return
 	}
+	s.status.failing.Store(err != nil)
 	answered := err == nil || !unavailable(err)
 	s.m.redisConnected.SetBool(answered)
 	if err == nil {

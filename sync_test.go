@@ -114,7 +114,7 @@ func newBench(t *testing.T, ports ...string) *bench {
 	}
 	b.db.config.events = true
 	open := func() (database, error) { return b.db, nil }
-	b.syncer = newSyncer(syncOptions{}, b.source, open, newMetrics("test"), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
+	b.syncer = newSyncer(syncOptions{}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
 	b.work = t.Context()
 	b.dumpWanted = &b.m.resyncStart
 	return b

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Mutual TLS: who may scrape, and certificates that are replaced while the daemon runs.
+
+// tlsFiles is what the flags say about TLS. The zero value is none.
+type tlsFiles struct {
+	cert, key, clientCA string
+	allowed             []string // names of client certificates; empty: all that the CA signed
+}
+
+// validate tells whether the flags belong together.
+func (f *tlsFiles) validate() error {
+	var given, missing []string
+	for _, flag := range []struct{ name, value string }{
+		{"-web.tls-cert", f.cert}, {"-web.tls-key", f.key}, {"-web.tls-client-ca", f.clientCA},
+	} {
+		if flag.value == "" {
+			missing = append(missing, flag.name)
+		} else {
+			given = append(given, flag.name)
+		}
+	}
+	switch {
+	case len(given) > 0 && len(missing) > 0:
+		return fmt.Errorf("%s without %s: mutual TLS needs all three", strings.Join(given, " and "), strings.Join(missing, " and "))
+	case len(given) == 0 && len(f.allowed) > 0:
+		return errors.New("-web.tls-allowed-names needs -web.tls-cert, -web.tls-key and -web.tls-client-ca")
+	}
+	return nil
+}
+
+func (f *tlsFiles) enabled() bool { return f.cert != "" }
+
+// pemFiles is the content of the three files.
+type pemFiles struct{ cert, key, clientCA []byte }
+
+func (a *pemFiles) equal(b *pemFiles) bool {
+	return bytes.Equal(a.cert, b.cert) && bytes.Equal(a.key, b.key) && bytes.Equal(a.clientCA, b.clientCA)
+}
+
+func (f *tlsFiles) read() (p pemFiles, err error) {
+	for _, file := range []struct {
+		flag, path string
+		content    *[]byte
+	}{{"-web.tls-cert", f.cert, &p.cert}, {"-web.tls-key", f.key, &p.key}, {"-web.tls-client-ca", f.clientCA, &p.clientCA}} {
+		if *file.content, err = os.ReadFile(file.path); err != nil {
+			return p, fmt.Errorf("%s: %w", file.flag, err)
+		}
+	}
+	return p, nil
+}
+
+// config makes the server's TLS configuration: TLS 1.3 only, a client certificate of the CA required. notAfter is when the server's
+// certificate expires. Each error names its flag and file.
+func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter time.Time, err error) {
+	certs, err := parseCertificates(p.cert)
+	if err != nil {
+		return nil, notAfter, fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
+	}
+	if err := validAt(certs[0], now); err != nil {
+		return nil, notAfter, fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
+	}
+	if block, _ := pem.Decode(p.key); block == nil {
+		return nil, notAfter, fmt.Errorf("-web.tls-key %s: no PEM data in it", f.key)
+	}
+	pair, err := tls.X509KeyPair(p.cert, p.key)
+	if err != nil {
+		return nil, notAfter, fmt.Errorf("-web.tls-key %s does not go with -web.tls-cert %s: %w", f.key, f.cert, err)
+	}
+	authorities, err := parseCertificates(p.clientCA)
+	if err != nil {
+		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, err)
+	}
+	pool := x509.NewCertPool()
+	var invalid error
+	valid := 0
+	for _, authority := range authorities {
+		if err := validAt(authority, now); err != nil {
+			invalid = err
+			continue
+		}
+		valid++
+		pool.AddCert(authority)
+	}
+	if valid == 0 {
+		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, invalid)
+	}
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{pair},
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              pool,
+		VerifyConnection:       f.verifyName,
+		SessionTicketsDisabled: true, // a replaced CA takes effect at the next connection
+		NextProtos:             []string{"http/1.1"},
+	}, certs[0].NotAfter, nil
+}
+
+// parseCertificates reads every certificate of a PEM file; there has to be one.
+func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
+	if block, _ := pem.Decode(text); block == nil {
+		return nil, errors.New("no PEM data in it")
+	}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate in it")
+	}
+	return certs, nil
+}
+
+func validAt(c *x509.Certificate, now time.Time) error {
+	switch {
+	case now.After(c.NotAfter):
+		return fmt.Errorf("certificate of %q expired at %s", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(c.NotBefore):
+		return fmt.Errorf("certificate of %q is not valid before %s", c.Subject, c.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// verifyName lets in only certificates with one of the allowed names: DNS, URI or IP names, or the common name.
+func (f *tlsFiles) verifyName(state tls.ConnectionState) error {
+	if len(f.allowed) == 0 {
+		return nil
+	}
+	names := certificateNames(state.PeerCertificates[0])
+	for _, name := range names {
+		if slices.ContainsFunc(f.allowed, func(allowed string) bool { return strings.EqualFold(allowed, name) }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("client certificate with the names %q has none of -web.tls-allowed-names", names)
+}
+
+func certificateNames(c *x509.Certificate) []string {
+	names := append([]string{c.Subject.CommonName}, c.DNSNames...)
+	for _, uri := range c.URIs {
+		names = append(names, uri.String())
+	}
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return names
+}
+
+// certificateCheck is how often the files are looked at: a replaced pair is in use within two of these.
+const certificateCheck = 10 * time.Second
+
+// keeper holds the TLS configuration in force and replaces it when the files change.
+type keeper struct {
+	files   tlsFiles
+	m       *metrics
+	log     *slog.Logger
+	current atomic.Pointer[tls.Config]
+	inUse   pemFiles
+	broken  pemFiles // content that was refused
+	told    bool     // and the log says so
+}
+
+// newKeeper reads and checks the files; an error is the operator's to mend.
+func newKeeper(files tlsFiles, m *metrics, log *slog.Logger, now time.Time) (*keeper, error) {
+	k := &keeper{files: files, m: m, log: log}
+	content, err := files.read()
+	if err == nil {
+		err = k.use(content, now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	if info, err := os.Stat(files.key); err == nil && info.Mode().Perm()&0o007 != 0 {
+		log.Warn("the TLS key is open to every user of this machine", "file", files.key, "mode", fs.FormatFileInfo(info)[:10], "remedy", "chmod o= "+files.key)
+	}
+	m.tlsNotAfter.Add("", &m.tlsExpiry)
+	m.tlsReloadOK.Set(1)
+	return k, nil
+}
+
+func (k *keeper) use(content pemFiles, now time.Time) error {
+	config, notAfter, err := k.files.config(&content, now)
+	if err != nil {
+		return err
+	}
+	k.inUse = content
+	k.current.Store(config)
+	k.m.tlsExpiry.SetTime(notAfter)
+	return nil
+}
+
+// Config is for a listener: each connection gets the configuration in force.
+func (k *keeper) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current.Load(), nil },
+	}
+}
+
+// Watch takes up replaced files, at once when reload says so (SIGHUP) and by itself within three checks, until ctx ends.
+func (k *keeper) Watch(ctx context.Context, reload <-chan os.Signal) {
+	ticker := time.NewTicker(certificateCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+			k.reload(time.Now(), true)
+		case <-ticker.C:
+			k.reload(time.Now(), false)
+		}
+	}
+}
+
+// reload takes up the files if they changed. Ones that do not make sense leave the old ones in force. Unless asked for, they are complained about only
+// at the second look: certificate and key are replaced one after the other.
+func (k *keeper) reload(now time.Time, asked bool) {
+	content, err := k.files.read()
+	if err == nil && content.equal(&k.inUse) {
+		k.told = false
+		k.m.tlsReloadOK.Set(1)
+		return
+	}
+	if err == nil {
+		err = k.use(content, now)
+	}
+	if err == nil {
+		k.told = false
+		k.m.tlsReloadOK.Set(1)
+		k.log.Log(context.Background(), levelNotice, "TLS files taken up", "certificate_not_after", time.UnixMilli(int64(k.m.tlsExpiry.Load()*1000)).UTC())
+		return
+	}
+	again := content.equal(&k.broken)
+	if k.broken = content; asked || again && !k.told {
+		k.told = true
+		k.m.tlsReloadOK.Set(0)
+		k.log.Error("replaced TLS files are not usable, keeping the old ones", "err", err)
+	}
+}
