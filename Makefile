@@ -1,6 +1,7 @@
 # make run   a small SONiC switch on this machine, with portsyncd on it
 # make test  every check there is; CI runs the same
 # make build the binary for this machine
+# make bench benchmarks; those of the metrics beside other libraries
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -8,7 +9,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$
 FUZZTIME ?= 10s
 TOOLS   := $(CURDIR)/.tools
 
-.PHONY: build run test need check fuzz clean
+.PHONY: build run test need check fuzz bench clean
 .DEFAULT_GOAL := build
 
 build:
@@ -20,6 +21,7 @@ run: build
 
 # The end of the output is that of the tests proper.
 test: need check fuzz
+	cd bench && $(GO) test -count=1 ./...
 	PATH="$(TOOLS)/usr/bin:$$PATH" $(GO) test -race -count=1 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
@@ -28,15 +30,19 @@ need:
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is owed to: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet ./... && cd bench && $(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 	$(GO) mod verify
 
 # Finding a small input that is as interesting as a large one is left to a person: it would take all of the time.
 fuzz:
-	@for target in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
-		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x . || exit 1; \
-	done
+	@for dir in . bench; do for target in $$(cd $$dir && $(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
+		(cd $$dir && $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
+	done; done
+
+bench:
+	$(GO) test -run '^$$' -bench . .
+	cd bench && $(GO) test -run '^$$' -bench . .
 
 clean:
 	rm -rf portsyncd dist $(TOOLS)

@@ -172,3 +172,11 @@ func (m *metrics) Pending() (ports []string) {
 	slices.SortFunc(ports, comparePorts)
 	return ports
 }
+
+// comparePorts orders Ethernet8 before Ethernet12: by length, then by text.
+func comparePorts(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}

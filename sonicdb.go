@@ -314,14 +314,6 @@ func (d *sonicDB) sendsEvents(ctx context.Context) bool {
 		(strings.Contains(flags, "A") || strings.Contains(flags, "h") && strings.Contains(flags, "g"))
 }
 
-// comparePorts orders Ethernet8 before Ethernet12: by length, then by text.
-func comparePorts(a, b string) int {
-	if len(a) != len(b) {
-		return len(a) - len(b)
-	}
-	return strings.Compare(a, b)
-}
-
 // producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
 // keys a notification, so each key that was not waiting already gets a notification of its own.
 // KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of

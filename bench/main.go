@@ -1,0 +1,4 @@
+package main
+
+// The daemon's files are of package main; this makes them a program. It has nothing to do: see the tests.
+func main() {}
