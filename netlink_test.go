@@ -292,11 +292,12 @@ func TestDumpOfManyLinks(t *testing.T) {
 	s.must(k.StartDump())
 	c := new(collector)
 	s.receive(k, c, "the dump's end", func() bool { return c.dumpEnds > 0 })
-	if c.dumpErr != nil || len(c.bad) > 0 || len(c.lines) != len(names)+1 {
-		t.Errorf("%d lines, error %v, malformed %v; want %d ports and lo", len(c.lines), c.dumpErr, c.bad, len(names))
+	lines := slices.DeleteFunc(c.lines, func(line string) bool { return !strings.HasPrefix(line, "dump ") }) // not the live ones beside it
+	if c.dumpErr != nil || len(c.bad) > 0 || len(lines) != len(names)+1 {
+		t.Errorf("%d lines, error %v, malformed %v; want %d ports and lo", len(lines), c.dumpErr, c.bad, len(names))
 	}
 	for _, p := range names {
-		if !slices.ContainsFunc(c.lines, func(line string) bool { return strings.HasPrefix(line, "dump NEW "+p+" ") }) {
+		if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, "dump NEW "+p+" ") }) {
 			t.Errorf("%s is missing", p)
 		}
 	}
