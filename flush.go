@@ -97,13 +97,16 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		}
 		wait = min(wait, s.nextCheck.Sub(now))
 	}
+	wait = min(wait, s.advanceReconcile(now))
 	signal := s.unseen == 0 && !s.initDone
-	if len(s.dirty) == 0 && !signal && len(s.batch.confirm) == 0 {
+	extra := len(s.batch.confirm) > 0 || len(s.audits) > 0 || s.auditList || s.checkSignals
+	if len(s.dirty) == 0 && !signal && !extra {
 		return wait
 	}
 	if pause := s.pace.wait(now); pause > 0 && !signal {
 		return min(wait, pause)
 	}
+	s.takeAudits()
 	s.pace.take(now)
 	s.startFlush(signal)
 	return wait
@@ -124,15 +127,16 @@ func (s *syncer) checkAppl() {
 // startFlush hands every dirty port's latest state to the databases.
 func (s *syncer) startFlush(signal bool) {
 	s.batch.writes, s.batch.initDone = s.batch.writes[:0], signal
+	s.batch.list, s.batch.signals = s.auditList, s.checkSignals
 	for _, p := range s.dirty {
 		p.dirty, p.inFlight = false, true
 		w := &p.write
-		w.state, w.del = p.link, p.removed
+		w.state, w.del, w.stale = p.link, p.removed, p.stale
 		w.set = p.index != 0 && !s.inStep(p)
 		w.ask = w.set && !p.inAppl
 		w.check = w.set && !p.known && !w.del
 		p.askedAt = p.vanished
-		p.removed = false
+		p.removed, p.stale = false, false
 		s.batch.writes = append(s.batch.writes, w)
 	}
 	s.flying, s.dirty = s.dirty, s.flying[:0]
@@ -157,20 +161,26 @@ func (s *syncer) flushed(err error) {
 		s.forget(p)
 	}
 	s.flying = s.flying[:0]
-	if err == nil && s.batch.initDone && !s.initDone {
+	if err != nil {
+		return
+	}
+	if s.batch.initDone && !s.initDone {
 		s.initDone = true
 		s.m.portInitDone.Set(1)
 		s.status.initDone.Store(true)
 		s.notice("PortInitDone sent")
 	}
+	s.audited()
 }
 
 // wrote takes in the outcome of one port's write.
 func (s *syncer) wrote(p *port, w *portWrite) {
 	switch {
 	case w.err != nil: // it may have happened or not
-		p.known, p.inAppl = false, false
-		p.removed = p.removed || w.del
+		p.known, p.inAppl, p.audited = false, false, false
+		if w.del {
+			p.removed, p.stale = true, true
+		}
 		s.markDirty(p)
 		return
 	case w.written || w.same:
@@ -178,8 +188,10 @@ func (s *syncer) wrote(p *port, w *portWrite) {
 	case w.del || w.set:
 		p.known = false
 	}
+	s.judgeAudit(p, w)
 	if w.ask {
 		p.inAppl = w.exists && p.vanished == p.askedAt
+		p.missing = p.missing || !w.exists
 	}
 	if p.index != 0 && (w.exists || !w.ask) {
 		s.touch(p) // the link may have changed meanwhile, and back to what was held before

@@ -2,64 +2,204 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Health: what the loop tells of itself, for probes that must not wait for it.
+// Health: a small table of checks over what the loop tells of itself. Anyone may look at it without waiting for the loop, which
+// is the point: the loop may be what is wrong.
 
 const (
 	stuckAfter  = 10 * time.Second // a loop that has not turned for so long is stuck
-	behindAfter = 2 * time.Second  // so long a port may wait to be written before the databases count as out of step
+	behindAfter = 2 * time.Second  // so long a port may wait to be written
+	failedAfter = 30 * time.Second // degraded for so long is failed
 )
+
+// level is how a check stands.
+type level int
+
+const (
+	ok level = iota
+	degraded
+	failed
+)
+
+func (l level) String() string { return [...]string{"ok", "degraded", "failed"}[l] }
+
+// score is portsyncd_health_status.
+func (l level) score() float64 { return [...]float64{1, 0.5, 0}[l] }
+
+// check is one row's outcome. The reason says what is wrong and names what to look at.
+type check struct {
+	name   string
+	level  level
+	reason string
+}
 
 // health is written by the loop and read by anyone.
 type health struct {
-	turned   atomic.Int64 // when the loop last turned, Unix nanoseconds
-	behind   atomic.Int64 // since when there are unwritten ports, Unix nanoseconds, 0: there are none
-	listed   atomic.Bool  // the first listing of all links is complete
-	failing  atomic.Bool  // the databases do not answer, or refuse
-	noDB     atomic.Bool  // standalone: there are none
-	initDone atomic.Bool
+	turns      atomic.Uint64 // of the loop
+	turned     atomic.Int64  // when it last turned, Unix nanoseconds
+	behind     atomic.Int64  // since when there are unwritten ports, Unix nanoseconds, 0: there are none
+	resync     atomic.Bool   // a listing of all links is owed or under way
+	resyncAt   atomic.Int64  // since when, Unix nanoseconds
+	listed     atomic.Bool   // the first listing is complete
+	linksEnded atomic.Bool   // the subscription is dead
+	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; Unix nanoseconds, 0: they do
+	dbError    atomic.Value  // string: the last error
+	noDB       atomic.Bool   // standalone: there are none
+	initDone   atomic.Bool
+	repaired   atomic.Int64 // entries put right by the last reconciliation
+
+	memoryLimit uint64 // bytes, 0: none
+
+	mu   sync.Mutex
+	last string // what was last logged
 }
 
 // turn notes that the loop turns, and whether ports wait to be written.
 func (h *health) turn(now time.Time, unwritten int) {
+	h.turns.Add(1)
 	h.turned.Store(now.UnixNano())
+	since(&h.behind, unwritten > 0, now)
+}
+
+// since keeps in at the time from which on holds.
+func since(at *atomic.Int64, on bool, now time.Time) {
 	switch {
-	case unwritten == 0:
-		h.behind.Store(0)
-	case h.behind.Load() == 0:
-		h.behind.Store(now.UnixNano())
+	case !on:
+		at.Store(0)
+	case at.Load() == 0:
+		at.Store(now.UnixNano())
 	}
 }
 
-// Alive returns why the daemon is not alive; nothing is good news.
+// database notes whether the databases answer.
+func (h *health) database(err error, now time.Time) {
+	if err != nil {
+		h.dbError.Store(err.Error())
+	}
+	since(&h.dbDown, err != nil, now)
+}
+
+// Checks evaluates the table. resident is the process's memory in bytes.
+func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames)]check) {
+	ago := func(at *atomic.Int64) time.Duration {
+		if t := at.Load(); t != 0 {
+			return now.Sub(time.Unix(0, t))
+		}
+		return 0
+	}
+	lasting := func(d, tolerated time.Duration) level {
+		switch {
+		case d > failedAfter:
+			return failed
+		case d > tolerated:
+			return degraded
+		}
+		return ok
+	}
+	for i, name := range checkNames {
+		c := check{name: name}
+		switch name {
+		case "netlink":
+			if h.linksEnded.Load() {
+				c.level, c.reason = failed, "the subscription to link messages is dead"
+			} else if !h.listed.Load() {
+				c.level, c.reason = degraded, "the first listing of all links is not complete"
+			}
+		case "overrun":
+			if d := ago(&h.resyncAt); h.resync.Load() && d > 0 {
+				c.level, c.reason = max(degraded, lasting(d, 0)), "link messages were lost, and the links are being listed again"
+			}
+		case "redis":
+			if d := ago(&h.dbDown); d > 0 {
+				c.level = max(degraded, lasting(d, 0))
+				c.reason, _ = h.dbError.Load().(string)
+			}
+		case "queue":
+			d := ago(&h.behind)
+			if c.level = lasting(d, behindAfter); c.level != ok {
+				c.reason = fmt.Sprintf("ports wait to be written since %s", now.Add(-d).UTC().Format(time.RFC3339))
+			}
+		case "reconcile":
+			if n := h.repaired.Load(); n > 0 {
+				c.level, c.reason = degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, or they were lost", n)
+			}
+		case "loop":
+			if d := ago(&h.turned); d > stuckAfter {
+				c.level, c.reason = failed, fmt.Sprintf("has not turned for %v", d.Round(time.Second))
+			}
+		case "memory":
+			if h.memoryLimit > 0 && resident > float64(h.memoryLimit) {
+				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB", resident/(1<<20), float64(h.memoryLimit)/(1<<20))
+			}
+		}
+		checks[i] = c
+	}
+	return checks
+}
+
+// Update evaluates the checks into the metrics, and logs a change in one line.
+func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [len(checkNames)]check, worst level) {
+	checks = h.Checks(now, m.process.ReadMemory())
+	for i, c := range checks {
+		m.healthChecks[i].Set(c.level.score())
+		worst = max(worst, c.level)
+	}
+	m.health.Set(worst.score())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	standing := standing(checks)
+	if standing == h.last {
+		return checks, worst
+	}
+	h.last = standing
+	at := levelNotice
+	if worst != ok {
+		at = slog.LevelWarn
+	}
+	var reasons []string
+	for _, c := range checks {
+		if c.level != ok {
+			reasons = append(reasons, c.name+": "+c.reason)
+		}
+	}
+	log.Log(ctxNone, at, "health is "+worst.String(), "checks", strings.Join(reasons, "; "))
+	return checks, worst
+}
+
+// standing is the levels of all checks as a string, to see whether one changed.
+func standing(checks [len(checkNames)]check) string {
+	levels := make([]byte, len(checks))
+	for i, c := range checks {
+		levels[i] = byte('0' + int(c.level))
+	}
+	return string(levels)
+}
+
+// Alive returns why a supervisor should restart the daemon; nothing is good news.
 func (h *health) Alive(now time.Time) (failing []string) {
-	if since := now.Sub(time.Unix(0, h.turned.Load())); since > stuckAfter {
-		failing = append(failing, fmt.Sprintf("loop: has not turned for %v", since.Round(time.Second)))
+	for _, c := range h.Checks(now, 0) {
+		if c.level == failed && (c.name == "loop" || c.name == "netlink") {
+			failing = append(failing, c.name+": "+c.reason)
+		}
 	}
 	return failing
 }
 
-// Ready returns why the switch cannot rely on what is published, a line for each failing check. pending are the ports that PortInitDone waits for.
+// Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that PortInitDone waits for.
 func (h *health) Ready(now time.Time, pending []string) (failing []string) {
-	failing = h.Alive(now)
-	if !h.listed.Load() {
-		failing = append(failing, "links: the first listing is not complete")
-	}
-	if h.noDB.Load() {
-		return failing
-	}
-	if h.failing.Load() {
-		failing = append(failing, "databases: they do not answer, or refuse")
-	}
-	if since := h.behind.Load(); since != 0 && now.Sub(time.Unix(0, since)) > behindAfter {
-		failing = append(failing, fmt.Sprintf("databases: ports wait to be written since %s", time.Unix(0, since).UTC().Format(time.RFC3339)))
+	for _, c := range h.Checks(now, 0) {
+		if c.level != ok && c.name != "reconcile" {
+			failing = append(failing, c.name+": "+c.reason)
+		}
 	}
 	switch {
-	case h.initDone.Load():
+	case h.noDB.Load() || h.initDone.Load():
 	case len(pending) > 0:
 		failing = append(failing, fmt.Sprintf("PortInitDone: %d ports have no interface yet: %s", len(pending), strings.Join(pending, " ")))
 	default:

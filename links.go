@@ -210,22 +210,49 @@ func (s *syncer) malformed(err error) {
 	}
 }
 
+// lost asks for a resync: at once, but in a storm of overruns after growing pauses. Any number of them before it begins cause one.
 func (s *syncer) lost(why string) {
 	s.m.overruns.Inc()
-	if s.dumpWanted == nil {
-		s.log.Warn("link messages were lost, listing all links again", "why", why)
-		s.dumpWanted = &s.m.resyncOverrun
+	now := s.now()
+	if now.Sub(s.lastLost) > calmAfter {
+		s.lostPause = backoff{}
 	}
+	s.lastLost = now
+	if s.dumpWanted == &s.m.resyncOverrun {
+		return
+	}
+	var pause time.Duration
+	if s.lostPause.tries > 0 {
+		pause = s.lostPause.next()
+	} else {
+		s.lostPause.tries++
+		s.log.Warn("link messages were lost, listing all links again", "why", why)
+	}
+	s.wantDump(&s.m.resyncOverrun, pause)
+}
+
+// wantDump asks for a dump after a pause, unless one is due sooner.
+func (s *syncer) wantDump(reason *counter, pause time.Duration) {
+	if after := s.now().Add(pause); s.dumpWanted == nil || after.Before(s.dumpAfter) {
+		s.dumpWanted, s.dumpAfter = reason, after
+	}
+	s.owe()
+}
+
+// owe keeps health informed of a resync that is owed because messages were lost or a dump was not whole.
+func (s *syncer) owe() {
+	owed := s.dumpWanted != nil && s.dumpWanted != &s.m.resyncReconcile || s.dumping && s.dumpReason == &s.m.resyncOverrun
+	s.status.resync.Store(owed)
+	since(&s.status.resyncAt, owed, s.now())
 }
 
 func (s *syncer) startDump() {
-	reason := s.dumpWanted
+	s.dumpReason, s.dumpWanted = s.dumpWanted, nil
 	if err := s.source.StartDump(); err != nil {
 		s.dumpDone(false, err)
 		return
 	}
-	reason.Inc()
-	s.dumpWanted = nil
+	s.dumpReason.Inc()
 	s.dumping = true
 	s.dumpNumber++
 	clear(s.dumpGone)
@@ -250,29 +277,35 @@ func (s *syncer) dumped(m *linkMessage) {
 	}
 }
 
-// dumpDone ends a dump: what it did not have is gone.
+// dumpDone ends a dump: what it did not have is gone. One that links changed under (interrupted) is completed by the live messages, but what it lacks may exist all
+// the same: it is repeated when things are calm.
 func (s *syncer) dumpDone(interrupted bool, err error) {
 	s.dumping = false
 	if err != nil {
 		pause := s.dumpPause.next()
 		s.log.Warn("listing all links failed, trying again", "err", err, "pause", pause)
-		s.dumpWanted, s.dumpAfter = &s.m.resyncFailed, s.now().Add(pause)
+		s.wantDump(&s.m.resyncFailed, pause)
 		return
 	}
 	s.dumpPause = backoff{}
-	if interrupted { // live messages complete it, but what it lacks may exist all the same: look again when things are calm
-		s.dumpWanted, s.dumpAfter = &s.m.resyncInterrupted, s.now().Add(beatInterval)
+	if interrupted {
+		s.wantDump(&s.m.resyncInterrupted, 5*s.intrPause.next())
 	} else {
+		s.intrPause = backoff{}
 		for _, p := range s.byIndex {
 			if p.dumpSeen != s.dumpNumber {
 				s.unlink(p)
 			}
 		}
 	}
-	if s.phase == phaseListing {
+	s.owe()
+	switch {
+	case s.phase == phaseListing:
 		s.phase = phaseLoading
 		s.status.listed.Store(true)
 		s.log.Info("links listed", "ports", len(s.byIndex), "existing", len(s.listed))
+	case s.phase == phaseRunning && s.openDB != nil:
+		s.audit()
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 
 // Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value.
 
+// ctxNone is for log calls, which want a context that nothing reads.
+var ctxNone = context.Background()
+
 // SONiC's levels that slog has no name for.
 const (
 	levelNotice = slog.LevelInfo + 2

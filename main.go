@@ -12,6 +12,9 @@ import (
 	"os/signal"
 	"path"
 	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +42,9 @@ type options struct {
 	links      globs
 	listen     addresses
 	tls        tlsFiles
+	old        string
+	reconcile  time.Duration
+	memory     memorySize
 	logLevel   slog.Level
 	logOutput  string
 	version    bool
@@ -59,6 +65,10 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	allowed := f.String("web.tls-allowed-names", "", "comma-separated DNS, URI, IP or common `names` of client certificates; empty: all that the CA signed")
 	level := f.String("log.level", "NOTICE", "lowest `level` to log: EMERG ALERT CRIT ERROR WARN NOTICE INFO DEBUG")
 	f.StringVar(&o.logOutput, "log.output", "syslog", "where to log: syslog, stderr or stdout")
+	f.StringVar(&o.old, "old-interfaces", "auto", "interfaces that exist at a cold start: `auto`, down (left-overs of the previous run) or adopt (current)")
+	f.DurationVar(&o.reconcile, "reconcile-interval", time.Minute, "`time` between comparisons of the kernel with the databases; 0: none")
+	o.memory = 64 << 20
+	f.Var(&o.memory, "memory-limit", "soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -69,6 +79,12 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
 		return nil, fmt.Errorf("-log.level: %w", err)
+	}
+	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
+		return nil, fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
+	}
+	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
+		return nil, fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
 	}
 	if *allowed != "" {
 		o.tls.allowed = strings.Split(*allowed, ",")
@@ -129,13 +145,20 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer source.Close()
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	status := new(health)
+	status := &health{memoryLimit: uint64(o.memory)}
+	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(o.memory))
+	}
+	notify := openNotifier()
+	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
+	guard := &watchdog{health: status, m: m, log: log, notify: notify, exit: os.Exit}
+	go guard.Run(ctx)
 	stopWeb, err := startWeb(ctx, o, m, status, log)
 	if err != nil {
 		return err
 	}
 	defer stopWeb()
-	var rules syncOptions
+	rules := syncOptions{old: o.old, reconcile: o.reconcile}
 	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
@@ -191,4 +214,24 @@ func (a *addresses) list() []string {
 		return []string{"0.0.0.0:9090"}
 	}
 	return a.values
+}
+
+// memorySize is a flag in bytes, with or without a unit.
+type memorySize uint64
+
+func (m *memorySize) String() string { return strconv.FormatUint(uint64(*m)>>20, 10) + "MiB" }
+
+func (m *memorySize) Set(text string) error {
+	number, shift := text, 0
+	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if rest, found := strings.CutSuffix(text, unit); found {
+			number, shift = rest, bits
+		}
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n<<shift != 0 && n<<shift < 8<<20 {
+		return errors.New("give a number of bytes, or of KiB, MiB or GiB, and 8MiB at least")
+	}
+	*m = memorySize(n << shift)
+	return nil
 }

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// checkNames are the rows of the health table, and the values of the label check.
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "loop", "memory"}
+
 // metrics is the daemon's whole metric set: every name, label and help text is in newMetrics' table, and
 // a test holds docs/metrics.md against it. The rest of the daemon only sets fields, and all of them are atomic.
 type metrics struct {
@@ -14,22 +17,24 @@ type metrics struct {
 
 	eventsProcessed, eventsFailed counter
 	queueDepth, health            gauge
+	healthChecks                  [len(checkNames)]gauge
 	redisConnected                gauge
 	netlinkConnected              gauge
 	eventLatency, redisLatency    *histogram
 
 	portFlaps, portOperUp, portAdminUp, portMTU, portLastChange, portPending vector
 
-	messages, malformed, overruns                               counter
-	ignoredName, ignoredBridge, ignoredTeam                     counter
-	ignoredOld, ignoredMaster                                   counter
-	resyncStart, resyncOverrun, resyncFailed, resyncInterrupted counter
-	redisCommands, redisErrors, redisReconnects                 counter
-	portsConfigured, portsPresent                               gauge
-	portConfigDone, portInitDone, warmStart                     gauge
-	httpPanics, tlsRefused                                      counter
-	httpConnections, tlsReloadOK, tlsExpiry                     gauge
-	tlsNotAfter                                                 vector // empty without TLS
+	messages, malformed, overruns                                                counter
+	ignoredName, ignoredBridge, ignoredTeam                                      counter
+	ignoredOld, ignoredMaster                                                    counter
+	resyncStart, resyncOverrun, resyncFailed, resyncInterrupted, resyncReconcile counter
+	repairChanged, repairLost, repairStale, repairLate                           counter
+	redisCommands, redisErrors, redisReconnects                                  counter
+	portsConfigured, portsPresent                                                gauge
+	portConfigDone, portInitDone, warmStart                                      gauge
+	httpPanics, tlsRefused                                                       counter
+	httpConnections, tlsReloadOK, tlsExpiry                                      gauge
+	tlsNotAfter                                                                  vector // empty without TLS
 
 	process *process
 }
@@ -72,13 +77,16 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &m.portLastChange},
 		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &m.portPending},
 
+		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checks()},
 		{"portsyncd_netlink_messages_total", counterKind, nil, "Datagrams received from the kernel's link subscription.", &m.messages},
-		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", reasons(map[string]*counter{
+		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", byLabel("reason", map[string]*counter{
 			"not_a_port": &m.ignoredName, "bridge_family": &m.ignoredBridge, "team": &m.ignoredTeam, "old_interface": &m.ignoredOld, "has_master": &m.ignoredMaster})},
 		{"portsyncd_netlink_malformed_total", counterKind, nil, "Messages dropped because they made no sense or did not come from the kernel.", &m.malformed},
 		{"portsyncd_netlink_overruns_total", counterKind, nil, "Times the kernel had to drop link messages because they were not read in time.", &m.overruns},
-		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", reasons(map[string]*counter{
-			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed})},
+		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", byLabel("reason", map[string]*counter{
+			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "reconcile": &m.resyncReconcile})},
+		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", byLabel("kind", map[string]*counter{
+			"changed": &m.repairChanged, "lost": &m.repairLost, "stale": &m.repairStale, "late_port": &m.repairLate})},
 		{"portsyncd_redis_commands_total", counterKind, nil, "Commands sent to the databases.", &m.redisCommands},
 		{"portsyncd_redis_errors_total", counterKind, nil, "Round trips to a database that failed.", &m.redisErrors},
 		{"portsyncd_redis_reconnects_total", counterKind, nil, "Connections to the databases made again.", &m.redisReconnects},
@@ -112,11 +120,20 @@ func newMetrics(version string) *metrics {
 	return m
 }
 
-// reasons makes the vector of a family whose only label is a fixed set of reasons.
-func reasons(counters map[string]*counter) *vector {
+// byLabel makes the vector of a family whose only label has a fixed set of values.
+func byLabel(label string, counters map[string]*counter) *vector {
 	v := new(vector)
-	for reason, c := range counters {
-		v.Add(labelSet("reason", reason), c)
+	for value, c := range counters {
+		v.Add(labelSet(label, value), c)
+	}
+	return v
+}
+
+// checks makes the vector of the health table.
+func (m *metrics) checks() *vector {
+	v := new(vector)
+	for i, name := range checkNames {
+		v.Add(labelSet("check", name), &m.healthChecks[i])
 	}
 	return v
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	runtimemetrics "runtime/metrics"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,7 @@ type process struct {
 	cpu, memory, virtual, started, openFDs, maxFDs gauge
 	goroutines, threads, heapAlloc, heapInuse, sys gauge
 
+	mu        sync.Mutex
 	stat, fds int // descriptors of /proc/self/stat and /proc/self/fd, -1: not there
 	buf       []byte
 	samples   []runtimemetrics.Sample
@@ -48,8 +50,10 @@ func openProcess() *process {
 	return p
 }
 
-// Read refreshes the gauges. Two readers must not run at once.
+// Read refreshes the gauges.
 func (p *process) Read() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	runtimemetrics.Read(p.samples)
 	p.goroutines.Set(float64(p.samples[0].Value.Uint64()))
 	p.heapAlloc.Set(float64(p.samples[1].Value.Uint64()))
@@ -57,6 +61,14 @@ func (p *process) Read() {
 	p.sys.Set(float64(p.samples[3].Value.Uint64()))
 	p.readStat()
 	p.countFDs()
+}
+
+// ReadMemory refreshes the few that /proc/self/stat has, memory among them, and returns the resident bytes.
+func (p *process) ReadMemory() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.readStat()
+	return p.memory.Load()
 }
 
 // readStat reads /proc/self/stat, proc(5): after the name in parentheses come fields 3 and on.

@@ -115,6 +115,7 @@ func (s *server) render(zipped bool) *page {
 	default:
 		p = new(page)
 	}
+	s.health.Update(time.Now(), s.m, s.log)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.text = s.m.Append(p.text[:0])

@@ -121,11 +121,13 @@ type portWrite struct {
 	set   bool // publish state
 	ask   bool // only if APPL_DB has the port: ask now
 	check bool // what STATE_DB holds is not known: read it, and write only if it differs
+	stale bool // del is only a suspicion: delete an entry that is ours, one with the field state, and no other
 
-	exists  bool  // out: APPL_DB has the port (if asked)
-	written bool  // out: an HSET was sent and acknowledged
-	same    bool  // out: STATE_DB held this state already
-	err     error // out: the outcome is unknown, nil: as wanted
+	found   string // out: what STATE_DB held, if it was read and is not as it should be
+	exists  bool   // out: APPL_DB has the port (if asked)
+	written bool   // out: an HSET was sent and acknowledged
+	same    bool   // out: STATE_DB held this state already
+	err     error  // out: the outcome is unknown, nil: as wanted
 
 	stateKey, applKey string
 	mtu               uint32
@@ -138,8 +140,12 @@ type flush struct {
 	writes   []*portWrite
 	confirm  []*portWrite // ports believed to be in APPL_DB, to be counted there
 	initDone bool         // send PortInitDone after the writes
+	list     bool         // list the ports that STATE_DB has entries of
+	signals  bool         // look whether APPL_DB still has PortConfigDone
 
-	missing bool // out: not all of confirm are in APPL_DB
+	missing     bool     // out: not all of confirm are in APPL_DB
+	listed      []string // out
+	signalsGone bool     // out: it has not
 }
 
 // portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value…
@@ -152,8 +158,15 @@ type portConfig struct {
 type switchConfig struct {
 	ports      []portConfig
 	switchType string // DEVICE_METADATA; "dpu" has no old interfaces
-	warm       bool   // a warm restart was asked for, and can be had
 	events     bool   // APPL_DB's server sends keyspace events
+}
+
+// startFacts is what the databases tell about the run before.
+type startFacts struct {
+	warm       bool // a warm restart was asked for, and can be had
+	configDone bool // APPL_DB has PortConfigDone
+	initDone   bool // and PortInitDone
+	published  int  // configured ports that STATE_DB has an entry of ours for
 }
 
 // applChange tells that a port's entry in APPL_DB came into being or went away.
@@ -298,9 +311,37 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		}
 	}
 	c.events = d.sendsEvents(ctx)
-	var err error
-	c.warm, err = d.decideWarmStart(ctx)
-	return c, err
+	return c, nil
+}
+
+// signalKeys are the keys of a signal: as a consumer has it, and on its way there.
+func (d *sonicDB) signalKeys(signal string) []any {
+	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
+}
+
+// LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
+func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
+	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
+	if err := pipeline(ctx, d, d.appl, []*redis.IntCmd{configDone, initDone}); err != nil {
+		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+	}
+	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
+	if f.configDone || f.initDone {
+		states := make([]*redis.StringCmd, len(ports))
+		for i, p := range ports {
+			states[i] = redis.NewStringCmd(ctx, "hget", d.stateKey(p.name), "state")
+		}
+		if err := pipeline(ctx, d, d.state, states); err != nil {
+			return f, fmt.Errorf("read the entries of STATE_DB: %w", err)
+		}
+		for _, state := range states {
+			if state.Val() == "ok" {
+				f.published++
+			}
+		}
+	}
+	f.warm, err = d.decideWarmStart(ctx)
+	return f, err
 }
 
 // sendsEvents tells whether APPL_DB's server publishes keyspace events about hashes and deletions. A server that does
@@ -365,7 +406,7 @@ func (d *sonicDB) Announce(ctx context.Context, ports []portConfig) error {
 // or the signal.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	for _, w := range f.writes {
-		w.exists, w.written, w.same, w.err = false, false, false, nil
+		w.found, w.exists, w.written, w.same, w.err = "", false, false, false, nil
 	}
 	err := d.askAppl(ctx, f)
 	if checkErr := d.checkState(ctx, f.writes); err == nil {
@@ -377,7 +418,28 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	if err == nil && f.initDone {
 		err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}})
 	}
+	if err == nil && f.list {
+		f.listed, err = d.listState(ctx)
+	}
 	return err
+}
+
+// listState names the ports that STATE_DB has entries of, ours or not.
+func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
+	for cursor := uint64(0); ; {
+		start := time.Now()
+		keys, next, err := d.state.Scan(ctx, cursor, d.stateKey("*"), pipelineLen).Result()
+		d.account(start, 1, err)
+		if err != nil {
+			return nil, fmt.Errorf("list the entries of STATE_DB: %w", err)
+		}
+		for _, key := range keys {
+			ports = append(ports, strings.TrimPrefix(key, d.stateKey("")))
+		}
+		if cursor = next; cursor == 0 {
+			return ports, nil
+		}
+	}
 }
 
 // askAppl finds out which of the ports exist in APPL_DB, right before they are written.
@@ -397,6 +459,9 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		}
 		commands = append(commands, redis.NewIntCmd(ctx, args...))
 	}
+	if f.signals {
+		commands = append(commands, redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...))
+	}
 	if len(commands) == 0 {
 		return nil
 	}
@@ -404,10 +469,12 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	for i, w := range asked {
 		w.exists, w.err = commands[i].Val() > 0, commands[i].Err()
 	}
+	rest := commands[len(asked):]
 	if len(f.confirm) > 0 {
-		confirm := commands[len(commands)-1]
-		f.missing = confirm.Err() != nil || confirm.Val() != int64(len(f.confirm))
+		f.missing = rest[0].Err() != nil || rest[0].Val() != int64(len(f.confirm))
+		rest = rest[1:]
 	}
+	f.signalsGone = f.signals && rest[0].Err() == nil && rest[0].Val() == 0
 	return err
 }
 
@@ -421,12 +488,12 @@ func (d *sonicDB) keyInAppl(w *portWrite) string {
 // wanted says that a port's state is to be published, as far as is known by now.
 func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (w.exists || !w.ask) }
 
-// checkState reads the ports whose entry is not known, and drops the writes that would change nothing.
+// checkState reads the entries that are in doubt, and drops the writes that would change nothing.
 func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 	var commands []*redis.SliceCmd
 	var checked []*portWrite
 	for _, w := range writes {
-		if w.check && !w.del && w.wanted() {
+		if w.err == nil && w.del && w.stale || w.check && !w.del && w.wanted() {
 			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInState(w), "state", "netdev_oper_status", "admin_status", "mtu"))
 			checked = append(checked, w)
 		}
@@ -436,8 +503,14 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 	}
 	err := pipeline(ctx, d, d.state, commands)
 	for i, w := range checked {
-		if w.err = commands[i].Err(); w.err == nil && sameFields(commands[i].Val(), w) {
-			w.same = true
+		if w.err = commands[i].Err(); w.err != nil {
+			continue
+		}
+		found := commands[i].Val()
+		w.del = w.del && found[0] != nil
+		w.same = w.set && !w.del && sameFields(found, w)
+		if !w.same {
+			w.found = fmt.Sprint(found...)
 		}
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 // database is where the syncer writes; *sonicDB is the real one.
 type database interface {
 	Load(ctx context.Context) (*switchConfig, error)
+	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
 	Announce(ctx context.Context, ports []portConfig) error
 	Flush(ctx context.Context, f *flush) error
 	Watch(ctx context.Context, post func(applChange), connected func(bool, error))
@@ -42,6 +43,11 @@ type port struct {
 	held     portState // what STATE_DB holds, if known
 	known    bool
 	removed  bool // the interface went away since the last write: DEL comes before anything else
+	stale    bool // with removed: perhaps the DEL was carried out, or never owed; look before it is sent
+	audited  bool // STATE_DB is believed to hold held, and is being compared
+	missing  bool // APPL_DB did not have the port when it was asked
+	repairs  int  // audits in a row that found the entry changed
+	rested   int  // audits to sit out, in a fight with another writer
 
 	dirty, inFlight bool
 	record          int // its last event record in the current read, valid if records[record].port is this port
@@ -69,7 +75,9 @@ const (
 
 // syncOptions is what the flags decide.
 type syncOptions struct {
-	links globs // which links are ports; nil: SONiC's rule
+	links     globs         // which links are ports; nil: SONiC's rule
+	old       string        // what becomes of interfaces that exist at the start: auto, down or adopt
+	reconcile time.Duration // how often everything is compared; 0: never
 }
 
 // syncer keeps one set of ports in step. Everything it needs is handed to it; it has no global state.
@@ -94,8 +102,12 @@ type syncer struct {
 	dumpNumber uint32
 	dumpGone   map[int32]struct{} // deleted while the dump was under way: its lines about them are late
 	dumpWanted *counter           // a resync is due, for this reason
+	dumpReason *counter           // the one under way
 	dumpAfter  time.Time
-	dumpPause  backoff
+	dumpPause  backoff // after failures
+	lostPause  backoff // between resyncs in a storm of overruns
+	intrPause  backoff // between dumps that links keep changing under
+	lastLost   time.Time
 
 	dirty     []*port
 	flying    []*port  // of the flush under way
@@ -108,6 +120,13 @@ type syncer struct {
 	config    *switchConfig
 	nextCheck time.Time
 	watchLost bool
+
+	started       bool // the start's decisions are made
+	audits        []*port
+	auditList     bool // STATE_DB's entries are to be listed
+	checkSignals  bool // PortConfigDone is to be looked for
+	nextReconcile time.Time
+	repaired      int // since the last reconciliation began
 
 	db      database
 	working bool // the database goroutine has a job
@@ -184,6 +203,7 @@ func (s *syncer) takeIn() (more bool, err error) {
 	more, err = s.source.Receive(s)
 	if err != nil {
 		s.m.netlinkConnected.Set(0)
+		s.status.linksEnded.Store(true)
 		return false, fmt.Errorf("read link messages: %w", err)
 	}
 	for {
@@ -228,7 +248,6 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 		if s.phase == phaseLoading { // nothing to load
 			s.phase = phaseRunning
 			s.status.noDB.Store(true)
-			s.m.health.Set(1)
 		}
 		s.settle()
 		return wait
@@ -279,20 +298,18 @@ func (s *syncer) judge(err error) {
 		s.failure = err
 		return
 	}
-	s.status.failing.Store(err != nil)
+	s.status.database(err, s.now())
 	answered := err == nil || !unavailable(err)
 	s.m.redisConnected.SetBool(answered)
 	if err == nil {
-		s.m.health.Set(1)
 		s.pauses, s.retryAt = backoff{}, time.Time{}
 		if s.failing {
 			s.failing = false
 			s.notice("the databases answer again")
-			s.doubt()
+			s.distrust()
 		}
 		return
 	}
-	s.m.health.Set(0.5)
 	s.retryAt = s.now().Add(s.pauses.next())
 	if !s.failing {
 		s.failing = true
@@ -311,9 +328,10 @@ func outage(err error, answered bool) string {
 	return "the databases do not answer, trying again until they do"
 }
 
-// load reads the configuration that a start needs.
+// load reads the configuration that a start needs, and at the first time what the run before left.
 func (s *syncer) load() {
 	var loaded *switchConfig
+	var facts startFacts
 	s.do(func(ctx context.Context) (err error) {
 		if s.db == nil {
 			if s.db, err = s.openDB(); err != nil {
@@ -321,24 +339,84 @@ func (s *syncer) load() {
 				return err
 			}
 		}
-		loaded, err = s.db.Load(ctx)
+		if loaded, err = s.db.Load(ctx); err != nil || s.started {
+			return err
+		}
+		facts, err = s.db.LookBack(ctx, loaded.ports)
 		return err
 	}, func(err error) {
-		if err == nil {
-			s.configure(loaded)
+		switch {
+		case err != nil:
+		case s.started:
+			s.configureAgain(loaded)
+		default:
+			s.begin(loaded, facts)
 		}
 	})
 }
 
-// configure takes the ports of CONFIG_DB and decides what becomes of the interfaces that existed before.
-func (s *syncer) configure(c *switchConfig) {
+// begin decides how this start goes on: what becomes of the interfaces that existed before, and whether ports and signals are announced.
+func (s *syncer) begin(c *switchConfig, f startFacts) {
+	s.started = true
 	s.config = c
-	s.m.portsConfigured.Set(float64(len(c.ports)))
-	s.m.warmStart.SetBool(c.warm)
-	if !c.warm && c.switchType != "dpu" {
+	s.m.warmStart.SetBool(f.warm)
+	mode := s.decideOld(c, f)
+	if mode.down {
 		s.dismissListed()
 	}
-	for _, pc := range c.ports {
+	s.configurePorts(c.ports)
+	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why, "old", len(s.old),
+		"announce", mode.announce, "warm", f.warm, "keyspace_events", c.events)
+	if mode.announce {
+		s.phase = phaseAnnouncing
+		return
+	}
+	s.initDone = f.initDone && !f.warm
+	s.m.portInitDone.SetBool(s.initDone)
+	s.status.initDone.Store(s.initDone)
+	s.beginRunning()
+}
+
+// startMode is what a start does, and why.
+type startMode struct {
+	down      bool // existing interfaces are left-overs
+	announce  bool // ports and signals go to APPL_DB
+	what, why string
+}
+
+// decideOld tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start
+// of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts").
+func (s *syncer) decideOld(c *switchConfig, f startFacts) startMode {
+	restarted := (f.configDone || f.initDone) && f.published > 0
+	switch {
+	case f.warm:
+		return startMode{what: "adopted", why: "warm restart"}
+	case s.options.old == "down":
+		return startMode{down: true, announce: true, what: "old", why: "-old-interfaces down"}
+	case s.options.old == "adopt":
+		return startMode{announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
+	case restarted:
+		return startMode{what: "adopted", why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", f.published)}
+	case c.switchType == "dpu":
+		return startMode{announce: true, what: "adopted", why: "switch_type is dpu"}
+	}
+	return startMode{down: true, announce: true, what: "old", why: "cold start"}
+}
+
+// configureAgain takes CONFIG_DB's ports after APPL_DB was found empty. A CONFIG_DB that lost its ports, too, is no reason to lose ours.
+func (s *syncer) configureAgain(c *switchConfig) {
+	if len(c.ports) == 0 {
+		c.ports = s.config.ports
+	}
+	s.config = c
+	s.configurePorts(c.ports)
+	s.phase = phaseAnnouncing
+}
+
+// configurePorts sets which ports are configured.
+func (s *syncer) configurePorts(ports []portConfig) {
+	s.m.portsConfigured.Set(float64(len(ports)))
+	for _, pc := range ports {
 		p := s.port(pc.name)
 		if p.configured {
 			continue
@@ -351,12 +429,6 @@ func (s *syncer) configure(c *switchConfig) {
 			s.sawInterface(p)
 		}
 	}
-	s.phase = phaseAnnouncing
-	if c.warm {
-		s.beginRunning()
-	}
-	s.notice("configuration read", "ports", len(c.ports), "warm", c.warm,
-		"switch_type", c.switchType, "keyspace_events", c.events, "old_interfaces", len(s.old))
 }
 
 // dismissListed carries out rule 5: the interfaces that the first listing found are old, and so is all that was heard of them since.
@@ -368,6 +440,7 @@ func (s *syncer) dismissListed() {
 			s.dropEvents(p)
 		}
 	}
+	clear(s.listed)
 }
 
 // dropEvents takes back the events of a port whose interface turned out to be old.
@@ -410,25 +483,41 @@ func (s *syncer) setOldDown() {
 	})
 }
 
-// beginRunning starts the writing: from here on link messages reach STATE_DB.
+// beginRunning starts the writing: from here on link messages reach STATE_DB. What the run before left there is compared.
 func (s *syncer) beginRunning() {
+	first := s.phase != phaseAnnouncing || s.nextReconcile.IsZero()
 	s.phase = phaseRunning
 	s.m.portConfigDone.Set(1)
-	s.config.ports = nil
 	for _, p := range s.ports {
 		s.touch(p)
 	}
+	if !first {
+		return
+	}
+	s.auditList = true
+	s.planReconcile()
 	go s.db.Watch(s.work, func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		func(connected bool, err error) { s.post(func() { s.watchChanged(connected, err) }) })
 }
 
-// doubt marks everything that is believed of the databases as unknown, to be asked and compared.
-func (s *syncer) doubt() {
+// distrust is for databases that were away and may have come back with other content, or none: everything is asked and compared.
+func (s *syncer) distrust() {
 	for _, p := range s.ports {
 		p.inAppl, p.known = false, false
 		p.vanished++
 		s.touch(p)
 	}
+	s.auditList, s.checkSignals = true, true
+}
+
+// announceAgain sends ports and signals once more: APPL_DB lost them.
+func (s *syncer) announceAgain() {
+	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
+	s.phase = phaseLoading
+	s.initDone = false
+	s.m.portConfigDone.Set(0)
+	s.m.portInitDone.Set(0)
+	s.status.initDone.Store(false)
 }
 
 // applChanged keeps the view of which ports APPL_DB has. A port that enters it after its link message is published now.
@@ -439,6 +528,7 @@ func (s *syncer) applChanged(c applChange) {
 	}
 	p.inAppl = c.exists
 	if c.exists {
+		p.missing = false
 		s.touch(p)
 	} else {
 		p.vanished++
@@ -453,7 +543,7 @@ func (s *syncer) watchChanged(connected bool, err error) {
 		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
 	case s.watchLost:
 		s.watchLost = false
-		s.doubt()
+		s.distrust()
 	default:
 		for _, p := range s.ports {
 			p.inAppl = false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func (s *still) SetDown(indexes []int32, _ func(int32, error)) { s.down = append
 // mapDB is a database in memory that notes what is done to it.
 type mapDB struct {
 	config  switchConfig
+	facts   startFacts
 	appl    map[string]bool
 	state   map[string]portState
 	done    []string // DEL and SET of STATE_DB, and the signals
@@ -46,6 +48,8 @@ func (d *mapDB) Load(context.Context) (*switchConfig, error) {
 	c := d.config
 	return &c, d.broken
 }
+
+func (d *mapDB) LookBack(context.Context, []portConfig) (startFacts, error) { return d.facts, d.broken }
 
 func (d *mapDB) Announce(_ context.Context, ports []portConfig) error {
 	if d.broken == nil {
@@ -75,8 +79,12 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 			d.asked++
 			w.exists = d.appl[w.port]
 		}
-		if held, ok := d.state[w.port]; w.check && ok && held == w.state {
+		held, ok := d.state[w.port]
+		w.del = w.del && (ok || !w.stale)
+		if w.check && !w.del && ok && held == w.state {
 			w.same = true
+		} else if w.check && !ok {
+			w.found = "<nil> <nil> <nil> <nil>"
 		}
 		if w.del {
 			d.done = append(d.done, "DEL "+w.port)
@@ -91,6 +99,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	for _, w := range f.confirm {
 		f.missing = f.missing || !d.appl[w.port]
 	}
+	f.listed = slices.Collect(maps.Keys(d.state))
 	if d.broken == nil && f.initDone {
 		d.done = append(d.done, "PortInitDone")
 	}
@@ -295,11 +304,22 @@ func TestPortInitDoneWaitsForEveryInterface(t *testing.T) {
 
 func TestOldInterfacesByIfindex(t *testing.T) {
 	for _, c := range []struct {
-		config switchConfig
-		old    bool
-	}{{switchConfig{}, true}, {switchConfig{switchType: "dpu"}, false}, {switchConfig{warm: true}, false}} {
+		switchType string
+		facts      startFacts
+		option     string
+		old        bool
+	}{
+		{"", startFacts{}, "auto", true},
+		{"dpu", startFacts{}, "auto", false},
+		{"", startFacts{warm: true}, "auto", false},
+		{"", startFacts{configDone: true, initDone: true, published: 1}, "auto", false},
+		{"", startFacts{configDone: true, published: 1}, "auto", false},
+		{"", startFacts{configDone: true, initDone: true}, "auto", true},
+		{"", startFacts{configDone: true, initDone: true, published: 1}, "down", true},
+		{"", startFacts{}, "adopt", false},
+	} {
 		b := newBench(t, "Ethernet0")
-		b.db.config.warm, b.db.config.switchType = c.config.warm, c.config.switchType
+		b.db.config.switchType, b.db.facts, b.options.old = c.switchType, c.facts, c.option
 		b.db.appl["Ethernet0"] = true
 		b.turn()
 		m := news(7, running)
@@ -311,15 +331,15 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		b.say(news(7, running), "Ethernet0")
 		b.settleDown()
 		if seen := b.initDone; seen == c.old {
-			t.Errorf("%+v: PortInitDone is %v", c.config, seen)
+			t.Errorf("%+v: PortInitDone is %v", c, seen)
 		}
 		if _, published := b.db.state["Ethernet0"]; published == c.old {
-			t.Errorf("%+v: published: %v", c.config, published)
+			t.Errorf("%+v: published: %v", c, published)
 		}
 		b.say(news(8, running), "Ethernet0")
 		b.settleDown()
 		if !b.initDone || b.db.state["Ethernet0"] != (portState{true, true, 1500}) {
-			t.Errorf("%+v: a new interface of the same name does not count", c.config)
+			t.Errorf("%+v: a new interface of the same name does not count", c)
 		}
 	}
 }

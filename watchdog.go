@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Watchdogs: systemd's, by hand over its notification socket (sd_notify(3)), and our own for hosts without systemd.
+
+const (
+	watchdogTick = time.Second
+	dumpLimit    = 2 * time.Second // for writing the goroutines to a log that may be stuck, too
+	stacksLen    = 256 << 10
+)
+
+// notifier tells systemd how the daemon is doing. Without NOTIFY_SOCKET it does nothing.
+type notifier struct {
+	conn  net.Conn
+	every time.Duration // how often systemd wants to hear from us, 0: not
+}
+
+// openNotifier connects to the socket that systemd names, and takes it out of the environment.
+func openNotifier() *notifier {
+	n := new(notifier)
+	path := os.Getenv("NOTIFY_SOCKET")
+	interval, _ := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	if pid := os.Getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
+		n.every = time.Duration(interval) * time.Microsecond / 2
+	}
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
+		_ = os.Unsetenv(name)
+	}
+	if path == "" {
+		return n
+	}
+	if c, err := net.Dial("unixgram", path); err == nil { // a leading @ is the abstract namespace
+		n.conn = c
+	}
+	return n
+}
+
+// Tell sends assignments such as READY=1.
+func (n *notifier) Tell(assignments ...string) {
+	if n.conn != nil {
+		_ = n.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = n.conn.Write([]byte(strings.Join(assignments, "\n")))
+	}
+}
+
+// watchdog looks after the loop from a goroutine of its own.
+type watchdog struct {
+	health *health
+	m      *metrics
+	log    *slog.Logger
+	notify *notifier
+	exit   func(code int)
+
+	turns  uint64
+	still  int // ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
+	status string
+	ready  bool
+	pinged time.Time
+}
+
+// Run ticks until ctx ends.
+func (w *watchdog) Run(ctx context.Context) {
+	every := watchdogTick
+	if w.notify.every > 0 {
+		every = min(every, w.notify.every)
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			w.tick(now, every)
+		}
+	}
+}
+
+// tick updates health, tells systemd, and ends the process if the loop is stuck.
+func (w *watchdog) tick(now time.Time, every time.Duration) {
+	checks, worst := w.health.Update(now, w.m, w.log)
+	if turns := w.health.turns.Load(); turns != w.turns {
+		w.turns, w.still = turns, 0
+	} else {
+		w.still++
+	}
+	if !w.ready && w.health.listed.Load() {
+		w.ready = true
+		w.notify.Tell("READY=1")
+	}
+	status := "STATUS=" + worst.String()
+	for _, c := range checks {
+		if c.level != ok {
+			status += "; " + c.name + ": " + c.reason
+		}
+	}
+	if status != w.status {
+		w.status = status
+		w.notify.Tell(status)
+	}
+	stuck := time.Duration(w.still) * every
+	if w.notify.every > 0 && stuck < stuckAfter && now.Sub(w.pinged) >= w.notify.every*9/10 {
+		w.pinged = now
+		w.notify.Tell("WATCHDOG=1")
+	}
+	if stuck >= stuckAfter {
+		w.giveUp(stuck)
+	}
+}
+
+// giveUp writes down what every goroutine is doing and exits, for the supervisor to start the daemon again.
+func (w *watchdog) giveUp(stuck time.Duration) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		stacks := make([]byte, stacksLen)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", stuck)
+		for _, stack := range bytes.Split(stacks, []byte("\n\n")) {
+			w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
+		}
+	}()
+	select {
+	case <-written:
+	case <-time.After(dumpLimit):
+	}
+	w.exit(exitFailed)
+}
