@@ -119,6 +119,9 @@ func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 		if s.t.Failed() {
 			s.t.Logf("the daemon printed:\n%s", tail(d.Log()))
 		}
+		if strings.Contains(d.Log(), "\nredis: ") {
+			s.t.Error("the Redis client writes to the log by itself:\n", tail(d.Log()))
+		}
 		if strings.Contains(d.Log(), "DATA RACE") {
 			s.t.Error("the daemon has a data race:\n", d.Log())
 		}

@@ -11,7 +11,7 @@ import (
 const (
 	flushBurst = 8                    // so many changes are flushed at once each,
 	flushGap   = 4 * time.Millisecond // a storm of them at this distance
-	maxRecords = 4096                 // beyond it a port's events share a record and its time
+	maxRecords = 1024                 // beyond it a port's events share a record and its time
 )
 
 // events are link messages of one port in one read, not durable yet.

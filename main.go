@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // version is set by the linker: -X main.version=…
@@ -29,6 +31,10 @@ const (
 	exitFailed = 1
 	exitUsage  = 2 // flags or configuration
 )
+
+// gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go would
+// otherwise let it grow to 4 MB before the first time.
+const gcPercent = 25
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -149,6 +155,10 @@ func serve(o *options, stderr io.Writer) error {
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	redis.SetLogger(quiet{})
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
 	guard := &watchdog{health: status, m: m, log: log, notify: notify, exit: os.Exit}
@@ -165,6 +175,12 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	return newSyncer(rules, source, openDB, m, status, log, time.Now).Run(ctx)
 }
+
+// quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for every
+// change of state. The client knows only one logger for the whole process.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // startWeb starts the metrics server and returns how to end it.
 func startWeb(ctx context.Context, o *options, m *metrics, status *health, log *slog.Logger) (stop func(), err error) {

@@ -280,11 +280,28 @@ func pipeline[C redis.Cmder](ctx context.Context, d *sonicDB, c *redis.Client, c
 		start := time.Now()
 		_, err := pipe.Exec(ctx)
 		d.account(start, len(part), err)
+		blame(part, err)
 		if err != nil && first == nil && !errors.Is(err, redis.Nil) {
 			first = err
 		}
 	}
 	return first
+}
+
+// blame gives a round trip's error to its commands if none of them has one. The client leaves them without when it could not get a
+// connection, and a command that was never sent must not pass for one that was answered with nothing.
+func blame[C redis.Cmder](commands []C, err error) {
+	if err == nil {
+		return
+	}
+	for _, command := range commands {
+		if command.Err() != nil {
+			return
+		}
+	}
+	for _, command := range commands {
+		command.SetErr(err)
+	}
 }
 
 // Load reads what a start needs, in two round trips.

@@ -146,3 +146,33 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestNothingPassesForWritten: where no connection can be had, every write has an error, of whatever kind that makes it.
+func TestNothingPassesForWritten(t *testing.T) {
+	for name, harm := range map[string]func(s *testSwitch){
+		"refused": func(s *testSwitch) { s.Redis[0].Stop() },
+		"NOAUTH":  func(s *testSwitch) { s.must(s.Appl.ConfigSet(t.Context(), "requirepass", "secret").Err()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSwitch(t, switchtest.Options{})
+			d, _ := s.openDB()
+			harm(s)
+			f := &flush{initDone: true, list: true, signals: true}
+			for _, w := range []portWrite{{set: true, ask: true}, {set: true}, {set: true, check: true}, {del: true}, {del: true, stale: true}, {del: true, set: true}} {
+				w.port = "Ethernet0"
+				f.writes = append(f.writes, &w)
+			}
+			if err := d.Flush(t.Context(), f); err == nil || !unavailable(err) {
+				t.Errorf("the flush gives %v", err)
+			}
+			for i, w := range f.writes {
+				if w.err == nil || w.written || w.same {
+					t.Errorf("write %d passes: %+v", i, w)
+				}
+			}
+			if f.signalsGone {
+				t.Error("the signals pass for gone")
+			}
+		})
+	}
+}

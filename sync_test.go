@@ -31,15 +31,16 @@ func (s *still) SetDown(indexes []int32, _ func(int32, error)) { s.down = append
 
 // mapDB is a database in memory that notes what is done to it.
 type mapDB struct {
-	config  switchConfig
-	facts   startFacts
-	appl    map[string]bool
-	state   map[string]portState
-	done    []string // DEL and SET of STATE_DB, and the signals
-	asked   int
-	broken  error            // every call fails
-	refuse  map[string]error // writes of one port fail
-	onFlush func(f *flush)   // called before a flush is carried out
+	config      switchConfig
+	facts       startFacts
+	signalsGone bool
+	appl        map[string]bool
+	state       map[string]portState
+	done        []string // DEL and SET of STATE_DB, and the signals
+	asked       int
+	broken      error            // every call fails
+	refuse      map[string]error // writes of one port fail
+	onFlush     func(f *flush)   // called before a flush is carried out
 }
 
 func (d *mapDB) Close() {}
@@ -68,7 +69,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 		d.onFlush(f)
 	}
 	for _, w := range f.writes {
-		w.exists, w.written, w.same = false, false, false
+		w.found, w.exists, w.written, w.same = "", false, false, false
 		if w.err = d.broken; w.err == nil {
 			w.err = d.refuse[w.port]
 		}
@@ -99,6 +100,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	for _, w := range f.confirm {
 		f.missing = f.missing || !d.appl[w.port]
 	}
+	f.signalsGone = f.signals && d.signalsGone
 	f.listed = slices.Collect(maps.Keys(d.state))
 	if d.broken == nil && f.initDone {
 		d.done = append(d.done, "PortInitDone")

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHealthTable(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	ago := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
+	for name, c := range map[string]struct {
+		set   func(h *health)
+		check string
+		want  level
+		words string
+	}{
+		"all is well":             {func(h *health) {}, "", ok, ""},
+		"not listed yet":          {func(h *health) { h.listed.Store(false) }, "netlink", degraded, "first listing"},
+		"subscription dead":       {func(h *health) { h.linksEnded.Store(true) }, "netlink", failed, "dead"},
+		"overrun being recovered": {func(h *health) { h.resync.Store(true); h.resyncAt.Store(ago(time.Second)) }, "overrun", degraded, "lost"},
+		"overrun for long":        {func(h *health) { h.resync.Store(true); h.resyncAt.Store(ago(time.Minute)) }, "overrun", failed, "lost"},
+		"databases away":          {func(h *health) { h.database(errors.New("connection refused"), now.Add(-time.Second)) }, "redis", degraded, "connection refused"},
+		"databases away for long": {func(h *health) { h.database(errors.New("LOADING"), now.Add(-time.Minute)) }, "redis", failed, "LOADING"},
+		"a short queue":           {func(h *health) { h.turn(now.Add(-time.Second), 9); h.turn(now, 3) }, "", ok, ""},
+		"the queue does not move": {func(h *health) { h.turn(now.Add(-3*time.Second), 9); h.turn(now, 9) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
+		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
+		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), 0) }, "loop", failed, "11s"},
+		"too much memory":         {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
+	} {
+		h := new(health)
+		h.listed.Store(true)
+		h.turn(now, 0)
+		c.set(h)
+		for _, got := range h.Checks(now, 2<<20) {
+			want := ok
+			if got.name == c.check {
+				want = c.want
+			}
+			if got.level != want || got.level != ok && !strings.Contains(got.reason, c.words) || got.level == ok && got.reason != "" {
+				t.Errorf("%s: %s is %v (%s), want %v", name, got.name, got.level, got.reason, want)
+			}
+		}
+	}
+}
+
+func TestHealthChangesAreOneLine(t *testing.T) {
+	out := new(lockedBuffer)
+	log := slog.New(newLineLog(out, slog.LevelInfo))
+	m, h, now := newMetrics(""), new(health), time.Unix(1e9, 0)
+	h.listed.Store(true)
+	step := func(score float64, lines int) {
+		t.Helper()
+		now = now.Add(time.Second)
+		h.turn(now, 0)
+		h.Update(now, m, log)
+		h.Update(now, m, log)
+		if got := strings.Count(out.String(), "\n"); got != lines || m.health.Load() != score {
+			t.Errorf("score %v, want %v; %d lines, want %d:\n%s", m.health.Load(), score, got, lines, out)
+		}
+	}
+	step(1, 1)
+	step(1, 1)
+	h.database(errors.New("connection refused"), now)
+	step(0.5, 2)
+	step(0.5, 2)
+	for range 30 {
+		now = now.Add(time.Second)
+	}
+	step(0, 3)
+	h.database(nil, now)
+	step(1, 4)
+	if !strings.Contains(out.String(), `level=WARN msg="health is degraded" checks="redis: connection refused"`) {
+		t.Errorf("the log is %s", out)
+	}
+	if redis := m.healthChecks[2].Load(); redis != 1 {
+		t.Errorf("portsyncd_health_check of redis is %v", redis)
+	}
+}
+
+// newWatchdog is one on a bench: it ticks by hand and its exit is caught.
+func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
+	exited, out = new(int), new(lockedBuffer)
+	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)), notify: new(notifier),
+		exit: func(code int) { *exited = code }}
+	w.health.listed.Store(true)
+	return w, exited, out
+}
+
+func TestStuckLoopEndsTheDaemon(t *testing.T) {
+	w, exited, out := newWatchdog(t)
+	now := time.Unix(1e9, 0)
+	for range 5 {
+		now = now.Add(time.Second)
+		w.health.turn(now, 0)
+		w.tick(now, time.Second)
+	}
+	now = now.Add(time.Hour) // the process was stopped, and the watchdog with it
+	w.tick(now, time.Second)
+	if *exited != 0 {
+		t.Fatal("a stopped process is taken for a stuck loop")
+	}
+	for range 10 {
+		now = now.Add(time.Second)
+		w.tick(now, time.Second)
+	}
+	if *exited != exitFailed {
+		t.Fatal("a stuck loop goes unnoticed")
+	}
+	if text := out.String(); !strings.Contains(text, "level=CRIT msg=\"the loop is stuck") || !strings.Contains(text, "TestStuckLoopEndsTheDaemon") {
+		t.Errorf("the goroutines are not in the log:\n%s", text)
+	}
+}
+
+// TestSystemdIsTold listens where systemd would.
+func TestSystemdIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "4000000")
+	t.Setenv("WATCHDOG_PID", "")
+	w, exited, _ := newWatchdog(t)
+	w.notify = openNotifier()
+	defer w.notify.conn.Close()
+	if os.Getenv("NOTIFY_SOCKET") != "" || w.notify.every != 2*time.Second {
+		t.Errorf("environment not taken: %+v", w.notify)
+	}
+	buf := make([]byte, 4096)
+	heard := func() (messages []string) {
+		for {
+			must(t, systemd.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+			n, err := systemd.Read(buf)
+			if err != nil {
+				return messages
+			}
+			messages = append(messages, string(buf[:n]))
+		}
+	}
+	now := time.Unix(1e9, 0)
+	turn := func(turns bool) []string {
+		now = now.Add(time.Second)
+		if turns {
+			w.health.turn(now, 0)
+		}
+		w.tick(now, time.Second)
+		return heard()
+	}
+	w.health.listed.Store(false)
+	if got := strings.Join(turn(true), "|"); strings.Contains(got, "READY") {
+		t.Errorf("ready before the links are listed: %s", got)
+	}
+	w.health.listed.Store(true)
+	if got := strings.Join(turn(true), "|"); !strings.Contains(got, "READY=1") || !strings.Contains(got, "STATUS=ok") {
+		t.Errorf("told was %s", got)
+	}
+	pings := 0
+	for range 8 {
+		for _, message := range turn(true) {
+			if message == "WATCHDOG=1" {
+				pings++
+			}
+		}
+	}
+	if pings != 4 {
+		t.Errorf("%d pings in 8 s, want one every 2 s", pings)
+	}
+	var last []string
+	for range 10 {
+		last = turn(false)
+	}
+	if *exited == 0 || strings.Contains(strings.Join(last, "|"), "WATCHDOG=1") {
+		t.Errorf("a stuck loop is reported as alive: %v", last)
+	}
+	if !strings.Contains(strings.Join(last, "|")+w.status, "loop") && now.Sub(time.Unix(1e9, 0)) < stuckAfter {
+		t.Errorf("status is %s", w.status)
+	}
+}

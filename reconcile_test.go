@@ -1,0 +1,179 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// reconciling is a bench in step with two ports, whose reconciliation comes every 60 s.
+func reconciling(t *testing.T) *bench {
+	b := newBench(t, "Ethernet0", "Ethernet4")
+	b.options.reconcile = time.Minute
+	b.turn()
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.say(news(1, running), "Ethernet0")
+	b.say(news(2, running), "Ethernet4")
+	b.settleDown()
+	b.db.done = nil
+	return b
+}
+
+// reconcile lets a minute pass, and answers the dump with what the kernel has.
+func (b *bench) reconcile(lines map[string]linkMessage) {
+	b.t.Helper()
+	before := b.source.dumps
+	b.clock = b.clock.Add(time.Minute)
+	b.turn()
+	b.turn()
+	if b.source.dumps != before+1 {
+		b.t.Fatal("no dump was taken")
+	}
+	for name, m := range lines {
+		b.line(m, name)
+	}
+	b.dumpDone(false, nil)
+	b.settleDown()
+}
+
+func both() map[string]linkMessage {
+	return map[string]linkMessage{"Ethernet0": news(1, running), "Ethernet4": news(2, running)}
+}
+
+func TestReconciliationRepairs(t *testing.T) {
+	for name, c := range map[string]struct {
+		harm func(b *bench)
+		want []string
+		kind func(m *metrics) *counter
+	}{
+		"nothing": {func(*bench) {}, nil, nil},
+		"another writer": {func(b *bench) { b.db.state["Ethernet0"] = portState{admin: true, mtu: 1500} },
+			[]string{"SET Ethernet0 up/up 1500"}, func(m *metrics) *counter { return &m.repairChanged }},
+		"an entry lost": {func(b *bench) { delete(b.db.state, "Ethernet4") },
+			[]string{"SET Ethernet4 up/up 1500"}, func(m *metrics) *counter { return &m.repairLost }},
+		"an entry without an interface": {func(b *bench) { b.db.state["Ethernet96"] = portState{} },
+			[]string{"DEL Ethernet96"}, func(m *metrics) *counter { return &m.repairStale }},
+		"somebody else's entry": {func(b *bench) { b.db.state["CPU0"] = portState{} }, nil, nil},
+	} {
+		b := reconciling(t)
+		c.harm(b)
+		b.reconcile(both())
+		b.want(name, c.want...)
+		total := uint64(0)
+		for _, kind := range []*counter{&b.m.repairChanged, &b.m.repairLost, &b.m.repairStale, &b.m.repairLate} {
+			total += kind.Load()
+		}
+		if c.kind == nil && total != 0 || c.kind != nil && (total != 1 || c.kind(b.m).Load() != 1) {
+			t.Errorf("%s: %d repairs are counted, or of another kind", name, total)
+		}
+		b.reconcile(both())
+		b.want(name + ", the second time")
+		if b.status.repaired.Load() != 0 {
+			t.Errorf("%s: health still speaks of repairs", name)
+		}
+	}
+}
+
+func TestReconciliationFindsWhatTheKernelLost(t *testing.T) {
+	b := reconciling(t)
+	b.reconcile(map[string]linkMessage{"Ethernet0": news(1, up), "Ethernet8": news(3, up)})
+	b.db.done = slices.DeleteFunc(b.db.done, func(s string) bool { return s == "PortInitDone" })
+	slices.Sort(b.db.done)
+	b.want("a change, a deletion and a port that APPL_DB lacks", "DEL Ethernet4", "SET Ethernet0 down/up 1500")
+	b.db.appl["Ethernet8"] = true
+	b.reconcile(map[string]linkMessage{"Ethernet0": news(1, up), "Ethernet8": news(3, up)})
+	b.want("which has it now", "SET Ethernet8 down/up 1500")
+	if b.m.repairLate.Load() != 1 {
+		t.Errorf("%d late ports are counted", b.m.repairLate.Load())
+	}
+}
+
+func TestFightIsLeftAlone(t *testing.T) {
+	b := reconciling(t)
+	for range 60 {
+		b.db.state["Ethernet0"] = portState{mtu: 9}
+		b.reconcile(both())
+	}
+	repairs := b.m.repairChanged.Load()
+	if repairs < fightAfter || repairs > fightAfter+6 {
+		t.Errorf("%d repairs in 60 minutes of a fight", repairs)
+	}
+	for range 2*restAtMost + 2 {
+		b.reconcile(both())
+	}
+	if p := b.ports["Ethernet0"]; p.repairs != 0 {
+		t.Errorf("the fight is over, and still counted: %d", p.repairs)
+	}
+}
+
+// TestLostAnswerToADeletion: the DEL may have been carried out, and another daemon may have begun the next entry since.
+func TestLostAnswerToADeletion(t *testing.T) {
+	b := reconciling(t)
+	b.say(gone(1), "Ethernet0")
+	b.db.onFlush = func(*flush) {
+		b.db.onFlush = nil
+		delete(b.db.state, "Ethernet0")
+		b.db.refuse["Ethernet0"] = errors.New("i/o timeout")
+	}
+	b.turn()
+	delete(b.db.refuse, "Ethernet0")
+	b.clock = b.clock.Add(2 * time.Second)
+	b.settleDown()
+	b.want("it was carried out")
+}
+
+func TestAPPLDBLostTheSignals(t *testing.T) {
+	b := reconciling(t)
+	if !b.initDone {
+		t.Fatal("the start is not over")
+	}
+	b.db.broken = errors.New("connection refused")
+	b.say(news(1, up), "Ethernet0")
+	b.turn()
+	clear(b.db.appl)
+	clear(b.db.state)
+	b.db.broken = nil
+	b.db.signalsGone = true
+	b.clock = b.clock.Add(2 * time.Second)
+	for range 10 {
+		b.clock = b.clock.Add(flushGap)
+		b.turn()
+	}
+	b.db.signalsGone = false
+	b.settleDown()
+	if i := slices.Index(b.db.done, "PortConfigDone 2"); i < 0 || !slices.Contains(b.db.done[i:], "PortInitDone") {
+		t.Errorf("the databases got %v", b.db.done)
+	}
+	if b.db.state["Ethernet0"] != (portState{admin: true, mtu: 1500}) || b.db.state["Ethernet4"] != (portState{true, true, 1500}) {
+		t.Errorf("STATE_DB has %v", b.db.state)
+	}
+}
+
+// TestStormOfOverruns: one resync for many, and growing pauses between them.
+func TestStormOfOverruns(t *testing.T) {
+	b := reconciling(t)
+	b.options.reconcile = 0
+	before, start := b.source.dumps, b.clock
+	for b.clock.Sub(start) < 10*time.Second {
+		b.lost("test")
+		b.lost("test")
+		b.clock = b.clock.Add(10 * time.Millisecond)
+		b.advance(b.clock, false)
+		if b.dumping {
+			b.dumpDone(true, nil)
+		}
+	}
+	if dumps := b.source.dumps - before; dumps < 5 || dumps > 20 {
+		t.Errorf("%d dumps in 10 s of storm", dumps)
+	}
+	if b.m.overruns.Load() != 2000 {
+		t.Errorf("%d overruns counted", b.m.overruns.Load())
+	}
+	b.clock = b.clock.Add(time.Hour)
+	b.lost("after an hour")
+	if !b.dumpAfter.Equal(b.clock) && b.dumpAfter.After(b.clock) {
+		t.Error("after an hour of calm a resync waits")
+	}
+}
