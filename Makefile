@@ -1,6 +1,7 @@
 # make run   a small SONiC switch on this machine, with portsyncd on it
 # make test  every check there is; CI runs the same
 # make build the binary for this machine
+# make soak  an hour of chaos (SOAK=10m for less, SEED=n to run one again)
 # make bench benchmarks; those of the metrics beside other libraries
 
 GO      ?= go
@@ -9,7 +10,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$
 FUZZTIME ?= 10s
 TOOLS   := $(CURDIR)/.tools
 
-.PHONY: build run test need check fuzz bench clean
+.PHONY: build run test need check fuzz bench soak clean
 .DEFAULT_GOAL := build
 
 build:
@@ -43,6 +44,11 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . .
 	cd bench && $(GO) test -run '^$$' -bench . .
+
+SOAK ?= 1h
+SEED ?= 0
+soak: need
+	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' . -chaos.time $(SOAK) -chaos.seed $(SEED)
 
 clean:
 	rm -rf portsyncd dist $(TOOLS)

@@ -258,11 +258,17 @@ func (p *pace) take(now time.Time) {
 	p.full = p.full.Add(flushGap)
 }
 
-// backoff gives growing pauses, 100 ms to 2 s, with jitter so that many daemons do not come back in step.
+// The pauses between tries: a second at most, so that all is right within two of a database's return.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// backoff gives growing pauses, with jitter so that many daemons do not come back in step.
 type backoff struct{ tries int }
 
 func (b *backoff) next() time.Duration {
-	pause := min(100*time.Millisecond<<min(b.tries, 5), 2*time.Second)
+	pause := min(firstPause<<min(b.tries, 10), lastPause)
 	b.tries++
 	return pause - time.Duration(rand.Int64N(int64(pause/4)))
 }

@@ -289,7 +289,7 @@ func (s *syncer) dumpDone(interrupted bool, err error) {
 	}
 	s.dumpPause = backoff{}
 	if interrupted {
-		s.wantDump(&s.m.resyncInterrupted, 5*s.intrPause.next())
+		s.wantDump(&s.m.resyncInterrupted, 5*s.intrPause.next()) // half a second to five
 	} else {
 		s.intrPause = backoff{}
 		for _, p := range s.byIndex {

@@ -432,7 +432,7 @@ func (d *tlsDaemon) as(client string) []string {
 }
 
 func TestWhoGetsIn(t *testing.T) {
-	needCurl(t)
+	needTool(t, "curl")
 	d := newTLSDaemon(t, "-web.tls-allowed-names", "prometheus.example.net,spiffe://net/prometheus,192.0.2.9,backup")
 	spiffe, _ := url.Parse("spiffe://net/prometheus")
 	d.ca.issue("right", clientTemplate("other.example.net", "Prometheus.example.net"))
@@ -470,17 +470,8 @@ func TestWhoGetsIn(t *testing.T) {
 	}
 }
 
-func needCurl(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("in CI everything has to be tested: ", err)
-		}
-		t.Skip(err)
-	}
-}
-
 func TestCertificatesAreReplaced(t *testing.T) {
-	needCurl(t)
+	needTool(t, "curl")
 	d := newTLSDaemon(t)
 	d.ca.issue("client", clientTemplate())
 	serial := func() string {
@@ -525,7 +516,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 
 // TestHalfOpenHandshakes: clients that connect and never shake hands are let go of.
 func TestHalfOpenHandshakes(t *testing.T) {
-	needCurl(t)
+	needTool(t, "curl")
 	d := newTLSDaemon(t)
 	d.ca.issue("client", clientTemplate())
 	for range 2 * maxConnections {
@@ -647,14 +638,7 @@ func TestSocketActivation(t *testing.T) {
 // TestTLSDocument runs the commands of docs/tls.md as they are written, in a network namespace of its own, and then the queries of
 // docs/metrics.md against the Prometheus that they started.
 func TestTLSDocument(t *testing.T) {
-	for _, tool := range []string{"prometheus", "openssl", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal("in CI everything has to be tested: ", err)
-			}
-			t.Skip(err)
-		}
-	}
+	needTool(t, "prometheus", "openssl", "curl")
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.IP("link", "set", "lo", "up"))
 	s.must(s.AddPorts("Ethernet0", "Ethernet4"))
@@ -726,12 +710,7 @@ func TestTLSDocument(t *testing.T) {
 
 // TestPromtoolLikesTheMetrics: the naming conventions, as promtool checks them.
 func TestPromtoolLikesTheMetrics(t *testing.T) {
-	if _, err := exec.LookPath("promtool"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("in CI everything has to be tested: ", err)
-		}
-		t.Skip(err)
-	}
+	needTool(t, "promtool")
 	cmd := exec.Command("promtool", "check", "metrics")
 	cmd.Stdin = strings.NewReader(string(filledMetrics(8).Append(nil)))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
