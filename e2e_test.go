@@ -183,20 +183,30 @@ func (s *testSwitch) entries() []string {
 	return keys
 }
 
-// metric reads one sample of a daemon's metrics; the line's text before the value is its name.
-func (s *testSwitch) metric(d *switchtest.Daemon, name string) string {
+// scrape reads a daemon's metrics, or the error.
+func (s *testSwitch) scrape(d *switchtest.Daemon) string {
 	response, err := http.Get("http://" + d.Metrics + "/metrics")
 	if err != nil {
 		return err.Error()
 	}
 	defer response.Body.Close()
 	text, _ := io.ReadAll(response.Body)
-	for line := range strings.Lines(string(text)) {
+	return string(text)
+}
+
+// sample finds one sample's value; its name is the line's text before the value.
+func sample(text, name string) string {
+	for line := range strings.Lines(text) {
 		if value, found := strings.CutPrefix(line, name+" "); found {
 			return strings.TrimSpace(value)
 		}
 	}
 	return ""
+}
+
+// metric reads one sample of a daemon's metrics.
+func (s *testSwitch) metric(d *switchtest.Daemon, name string) string {
+	return sample(s.scrape(d), name)
 }
 
 func (s *testSwitch) waitMetric(d *switchtest.Daemon, name, want string) {
@@ -594,6 +604,10 @@ func TestBadInput(t *testing.T) {
 		"TLS incomplete":    {"-standalone -web.tls-cert a.crt -web.tls-client-ca ca.crt", []string{"-web.tls-key", "all three"}},
 		"TLS file missing":  {"-standalone -web.tls-cert nowhere.crt -web.tls-key a.key -web.tls-client-ca ca.crt", []string{"-web.tls-cert", "nowhere.crt"}},
 		"names without TLS": {"-standalone -web.tls-allowed-names me", []string{"-web.tls-allowed-names", "-web.tls-cert"}},
+		"memory limit":      {"-standalone -memory-limit 1MiB", []string{"-memory-limit", "1MiB", "8MiB"}},
+		"receive buffer":    {"-standalone -netlink.receive-buffer lots", []string{"-netlink.receive-buffer", "lots", "KiB"}},
+		"old interfaces":    {"-old-interfaces keep", []string{"-old-interfaces", `"keep"`, "adopt"}},
+		"reconcile":         {"-reconcile-interval 1ms", []string{"-reconcile-interval", "1ms"}},
 		"namespace":         {"-netns no-such-namespace", []string{"-netns", "no-such-namespace"}},
 		"port in use":       {"-standalone -web.listen-address " + taken, []string{"-web.listen-address", taken, "in use"}},
 		"broken file":       {"-db.config " + file("broken.json", `{"INSTANCES":`), []string{"-db.config", "broken.json"}},
@@ -614,7 +628,7 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("exit code %d, %v; it printed:\n%s", code, err, d.Log())
 			}
 			for _, word := range c.want {
-				if d.Logged("portsyncd:", word) == 0 && d.Logged("flag provided but not defined", word) == 0 {
+				if d.Logged("portsyncd:", word) == 0 && d.Logged("flag provided but not defined", word) == 0 && d.Logged("invalid value", word) == 0 {
 					t.Errorf("no line names %s; it printed:\n%s", word, d.Log())
 				}
 			}

@@ -163,6 +163,25 @@ func TestRedisReturnsEmpty(t *testing.T) {
 	}
 }
 
+// TestRedisReturnsWithOldData: the server saved, went on, died, and came back with what it had saved.
+func TestRedisReturnsWithOldData(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.start(8)
+	s.must(s.State.Save(t.Context()).Err())
+	s.must(s.Batch(s.NetNS, "link set Ethernet0 mtu 1400", "link set Ethernet4 down", "link del Ethernet8"))
+	s.waitAgreement("before")
+	s.Redis[0].Stop()
+	s.waitMetric(d, "portsyncd_redis_connected", "0")
+	s.must(s.Redis[0].Start())
+	s.waitFor("the old data", func() bool { return s.State.DBSize(t.Context()).Val() > 0 })
+	s.waitAgreement("afterwards")
+	s.waitEntry("Ethernet0", fields("up", "up", 1400))
+	s.waitEntry("Ethernet8", nil)
+	if d.Logged("lost PortConfigDone") != 0 {
+		t.Error("announced again, although APPL_DB has the signals")
+	}
+}
+
 // TestRedisHangs stops the server for a while under a storm: links are taken in all the same, and memory does not grow with them.
 func TestRedisHangs(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
@@ -313,7 +332,19 @@ type chaos struct {
 	dice  *rand.Rand
 	names []string
 	d     *switchtest.Daemon
-	lines []string // what was done in this round
+	quit  context.CancelFunc // ends the stand-in for orchagent
+	lines []string           // what was done in this round
+
+	flaps  map[string]flapCount // of the ports at the end of the last round
+	unsure map[string]bool      // ports whose flaps this round cannot be told from the counts
+}
+
+// flapCount is the kernel's count and the daemon's, of one interface.
+type flapCount struct {
+	index  string
+	kernel int
+	daemon int
+	pid    int
 }
 
 // TestChaos does at random what happens to a switch in years, a few things a round, and after each round, once it is quiet, STATE_DB has to be what the kernel
@@ -330,15 +361,18 @@ func TestChaos(t *testing.T) {
 		}
 	})
 	c.program = plainDaemon(t) // its memory is looked at
-	c.d, _ = c.start(len(c.names), "-reconcile-interval", "1s", "-log.level", "NOTICE")
+	c.must(c.Configure(t.Context(), len(c.names)))
+	c.orchagentAgain(true)
+	c.restart()
 	var memory, files, goroutines float64
 	rounds := 0
 	for end := time.Now().Add(*chaosTime); time.Now().Before(end); rounds++ {
-		c.lines = nil
+		c.lines, c.unsure = nil, map[string]bool{}
 		for range 1 + c.dice.IntN(6) {
 			c.act()
 		}
 		c.waitAgreement(fmt.Sprintf("after round %d (%s)", rounds, strings.Join(c.lines, "; ")))
+		c.compareFlaps()
 		if rounds == 10 {
 			memory, files, goroutines = c.number(c.d, "process_resident_memory_bytes"), c.number(c.d, "process_open_fds"), c.number(c.d, "go_goroutines")
 		}
@@ -362,7 +396,7 @@ func TestChaos(t *testing.T) {
 func (c *chaos) act() {
 	port := c.names[c.dice.IntN(len(c.names))]
 	_, exists := c.kernel()[port]
-	switch what := c.dice.IntN(20); {
+	switch what := c.dice.IntN(22); {
 	case what < 9 && exists:
 		c.flap(port)
 	case what < 9:
@@ -370,6 +404,7 @@ func (c *chaos) act() {
 	case what < 11 && exists:
 		c.do("delete "+port, c.IP("link", "del", port))
 	case what < 12 && exists:
+		c.unsure[port] = true // the count goes on under another name for a moment
 		c.do("rename "+port, c.Batch(c.NetNS, "link set "+port+" down", "link set "+port+" name away0", "link set away0 name "+port, "link set "+port+" up"))
 	case what < 13 && exists:
 		c.do("bridge "+port, c.Batch(c.NetNS, "link add Bridge type bridge", "link set "+port+" master Bridge", "link set "+port+" nomaster", "link del Bridge"))
@@ -385,8 +420,7 @@ func (c *chaos) act() {
 		_, err := c.d.Wait(patience)
 		c.must(err)
 		c.flap(c.names[0])
-		c.d = c.daemon("-reconcile-interval", "1s", "-log.level", "NOTICE")
-		c.waitFor("the daemon to be back", func() bool { return c.metric(c.d, "portsyncd_port_init_done") == "1" })
+		c.restart()
 	case what == 16:
 		c.do("stop Redis", c.Redis[0].Process().Signal(syscall.SIGSTOP))
 		c.do("", c.Flap(5, c.existing()...))
@@ -398,8 +432,78 @@ func (c *chaos) act() {
 	case what == 18:
 		c.do("flush the scripts", c.Appl.ScriptFlush(context.Background()).Err())
 	case what == 19:
+		c.do("kill Redis", nil)
+		c.Redis[0].Stop()
+		c.flap(port)
+		c.do("", c.Redis[0].Start())
+		c.orchagentAgain(false)
+		c.waitFor("the ports to be announced again", func() bool { return c.Appl.Exists(context.Background(), "PORT_TABLE:PortInitDone").Val() == 1 })
+	case what == 20:
+		c.do("empty Redis", c.State.FlushAll(context.Background()).Err())
+		c.waitFor("the ports to be announced again", func() bool { return c.Appl.Exists(context.Background(), "PORT_TABLE:PortInitDone").Val() == 1 })
+	case what == 21:
 		c.do("another writer", c.State.HSet(context.Background(), c.StateKey(port), "state", "ok", "mtu", "1").Err())
 	}
+}
+
+// restart starts a daemon, now and then with a socket buffer that overruns at once.
+func (c *chaos) restart() {
+	buffer := []string{"4MiB", "16KiB"}[c.dice.IntN(2)]
+	c.d = c.daemon("-reconcile-interval", "1s", "-log.level", "NOTICE", "-netlink.receive-buffer", buffer)
+	c.waitFor("the daemon to be ready", func() bool { return c.metric(c.d, "portsyncd_port_init_done") == "1" })
+}
+
+// orchagentAgain starts the stand-in for orchagent, after Redis died with the one before.
+func (c *chaos) orchagentAgain(create bool) {
+	if c.quit != nil {
+		c.quit()
+	}
+	ctx, quit := context.WithCancel(context.Background())
+	c.t.Cleanup(quit)
+	c.quit = quit
+	_, err := c.StartOrchagent(ctx, create)
+	c.must(err)
+}
+
+// compareFlaps: where interface and daemon are the same as a round ago, the daemon's count grows as much as the kernel's. It may take a
+// resync: an entry can agree while one is still owed.
+func (c *chaos) compareFlaps() {
+	c.t.Helper()
+	var now map[string]flapCount
+	var wrong string
+	err := switchtest.WaitFor(patience, "the flap counts to agree", func() bool {
+		now, wrong = c.flapCounts(), ""
+		for port, was := range c.flaps {
+			is := now[port]
+			if is.index == was.index && is.pid == was.pid && !c.unsure[port] && is.daemon-was.daemon != is.kernel-was.kernel {
+				wrong = fmt.Sprintf("%s lost its carrier %d times, %d flaps were counted", port, is.kernel-was.kernel, is.daemon-was.daemon)
+			}
+		}
+		return wrong == ""
+	})
+	if err != nil {
+		c.t.Fatalf("%v: %s", err, wrong)
+	}
+	c.flaps = now
+}
+
+// flapCounts reads the counts of every port.
+func (c *chaos) flapCounts() map[string]flapCount {
+	c.t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", c.NetNS, "sh", "-c",
+		`cd /sys/class/net && for p in Ethernet*; do echo $p $(cat $p/ifindex $p/carrier_down_count); done`).Output()
+	c.must(err)
+	text := c.scrape(c.d)
+	counts := map[string]flapCount{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) == 3 {
+			kernel, err := strconv.Atoi(f[2])
+			c.must(err)
+			daemon, _ := strconv.Atoi(sample(text, fmt.Sprintf("portsyncd_port_flaps_total{port=%q}", f[0])))
+			counts[f[0]] = flapCount{f[1], kernel, daemon, c.d.PID()}
+		}
+	}
+	return counts
 }
 
 func (c *chaos) flap(port string) {

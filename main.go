@@ -48,6 +48,7 @@ type options struct {
 	links      globs
 	listen     addresses
 	tls        tlsFiles
+	buffer     memorySize
 	old        string
 	reconcile  time.Duration
 	memory     memorySize
@@ -62,6 +63,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&o.dbConfig, "db.config", "/var/run/redis/sonic-db/database_config.json", "`file` that says where SONiC's databases are")
 	f.StringVar(&o.netns, "netns", "", "network namespace of the links: a `name` under /run/netns, or a path")
+	o.buffer = 4 << 20
+	f.Var(&o.buffer, "netlink.receive-buffer", "`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
 	f.BoolVar(&o.standalone, "standalone", false, "no databases: every link that matches -links is a port, and its state is in the metrics")
 	links := f.String("links", "*", "comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; may be repeated; empty: nowhere (default 0.0.0.0:9090)")
@@ -85,6 +88,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
 		return nil, fmt.Errorf("-log.level: %w", err)
+	}
+	if o.memory > 0 && o.memory < 8<<20 {
+		return nil, fmt.Errorf("-memory-limit: %v is less than the 8MiB that the daemon takes", &o.memory)
 	}
 	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
 		return nil, fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
@@ -145,7 +151,7 @@ func serve(o *options, stderr io.Writer) error {
 		log.Warn(note)
 	}
 	m := newMetrics(version)
-	source, err := openKernelLinks(o.netns)
+	source, err := openKernelLinks(o.netns, int(o.buffer))
 	if err != nil {
 		return err
 	}
@@ -235,7 +241,12 @@ func (a *addresses) list() []string {
 // memorySize is a flag in bytes, with or without a unit.
 type memorySize uint64
 
-func (m *memorySize) String() string { return strconv.FormatUint(uint64(*m)>>20, 10) + "MiB" }
+func (m *memorySize) String() string {
+	if *m%(1<<20) == 0 {
+		return strconv.FormatUint(uint64(*m)>>20, 10) + "MiB"
+	}
+	return strconv.FormatUint(uint64(*m), 10)
+}
 
 func (m *memorySize) Set(text string) error {
 	number, shift := text, 0
@@ -245,8 +256,8 @@ func (m *memorySize) Set(text string) error {
 		}
 	}
 	n, err := strconv.ParseUint(number, 10, 32)
-	if err != nil || n<<shift != 0 && n<<shift < 8<<20 {
-		return errors.New("give a number of bytes, or of KiB, MiB or GiB, and 8MiB at least")
+	if err != nil || n<<shift > 1<<30 {
+		return errors.New("give a number of bytes, or of KiB, MiB or GiB, up to 1GiB")
 	}
 	*m = memorySize(n << shift)
 	return nil

@@ -236,7 +236,6 @@ const (
 	batchLen      = 16
 	batchBufLen   = 8 << 10
 	dumpBufLen    = 32 << 10
-	socketBufLen  = 4 << 20
 	readsPerTurn  = 64 // reads of one Receive, so that other work gets its turn in a storm
 	requestExpiry = 2 * time.Second
 )
@@ -265,8 +264,9 @@ type kernelLinks struct {
 	dumpIntr bool
 }
 
-// openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own.
-func openKernelLinks(netns string) (*kernelLinks, error) {
+// openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own. buffer is the
+// size in bytes to ask for the receive buffer.
+func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
 	k := &kernelLinks{netns: netns, sub: -1, req: -1, event: -1, buf: make([]byte, batchLen*batchBufLen)}
 	err := inNetNS(netns, func() (err error) {
 		if k.sub, err = openNetlink(unix.RTMGRP_LINK, unix.SOCK_NONBLOCK); err != nil {
@@ -284,7 +284,7 @@ func openKernelLinks(netns string) (*kernelLinks, error) {
 		k.Close()
 		return nil, err
 	}
-	k.rcvbuf = growReceiveBuffer(k.sub)
+	k.rcvbuf = setReceiveBuffer(k.sub, buffer)
 	for i := range k.headers {
 		k.iovecs[i].Base = &k.buf[i*batchBufLen]
 		k.iovecs[i].SetLen(batchBufLen)
@@ -310,10 +310,10 @@ func openNetlink(groups uint32, flags int) (int, error) {
 	return fd, nil
 }
 
-// growReceiveBuffer asks for 4 MiB, beyond net.core.rmem_max if we may, and returns what the kernel granted.
-func growReceiveBuffer(fd int) int {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBufLen) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBufLen)
+// setReceiveBuffer asks for a receive buffer, beyond net.core.rmem_max if we may, and returns what the kernel granted.
+func setReceiveBuffer(fd, size int) int {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
 	}
 	granted, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 	return granted

@@ -66,7 +66,7 @@ func (c *collector) received(_ time.Time, count int) { c.messages += count }
 // openLinks opens a link source in a switch's namespace.
 func (s *testSwitch) openLinks() *kernelLinks {
 	s.t.Helper()
-	k, err := openKernelLinks(s.NetNS)
+	k, err := openKernelLinks(s.NetNS, 4<<20)
 	s.must(err)
 	s.t.Cleanup(k.Close)
 	return k

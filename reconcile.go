@@ -18,6 +18,9 @@ const (
 	jitterShare = 10 // a reconciliation comes up to a tenth of the interval early
 )
 
+// nothingFound is what a read finds of our four fields where there is no entry.
+const nothingFound = "- - - -"
+
 // planReconcile sets when the next reconciliation is due.
 func (s *syncer) planReconcile() {
 	interval := s.options.reconcile
@@ -84,7 +87,7 @@ func (s *syncer) judgeAudit(p *port, w *portWrite) {
 		s.repair(p, &s.m.repairStale, "an entry without an interface", w.found, "none")
 	case was && w.same:
 		p.repairs = 0
-	case was && w.written && w.found == "<nil> <nil> <nil> <nil>":
+	case was && w.written && w.found == nothingFound:
 		s.repair(p, &s.m.repairLost, "an entry was lost", w.found, w.describe())
 	case was && w.written:
 		s.repair(p, &s.m.repairChanged, "another writer changed an entry", w.found, w.describe())

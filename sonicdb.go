@@ -527,7 +527,7 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 		w.del = w.del && found[0] != nil
 		w.same = w.set && !w.del && sameFields(found, w)
 		if !w.same {
-			w.found = fmt.Sprint(found...)
+			w.found = strings.Join(texts(found), " ")
 		}
 	}
 	return err
@@ -538,6 +538,17 @@ func (d *sonicDB) keyInState(w *portWrite) string {
 		w.stateKey = d.stateKey(w.port)
 	}
 	return w.stateKey
+}
+
+// texts are the fields found, - for one that was not there.
+func texts(found []any) (texts []string) {
+	for _, f := range found {
+		if f == nil {
+			f = "-"
+		}
+		texts = append(texts, fmt.Sprint(f))
+	}
+	return texts
 }
 
 func sameFields(found []any, w *portWrite) bool {

@@ -176,3 +176,25 @@ func TestNothingPassesForWritten(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatMakesADatabaseUnavailable: an answer about the server's own condition is an outage, one about a single key is not.
+func TestWhatMakesADatabaseUnavailable(t *testing.T) {
+	for text, want := range map[string]bool{
+		"LOADING Redis is loading the dataset in memory": true, "READONLY You can't write against a read only replica.": true,
+		"OOM command not allowed when used memory > 'maxmemory'.": true, "NOAUTH Authentication required.": true, "MISCONF Redis is configured to save": true,
+		"WRONGTYPE Operation against a key holding the wrong kind of value": false, "ERR unknown command": false, "LOADINGS x": false,
+	} {
+		if got := unavailable(fmt.Errorf("write: %w", redisReply(text))); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+	if !unavailable(errors.New("connection refused")) {
+		t.Error("a refused connection is an outage")
+	}
+}
+
+// redisReply is an error as the server sends it.
+type redisReply string
+
+func (r redisReply) Error() string { return string(r) }
+func (redisReply) RedisError()     {}

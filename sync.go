@@ -387,7 +387,7 @@ type startMode struct {
 // decideOld tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start
 // of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts").
 func (s *syncer) decideOld(c *switchConfig, f startFacts) startMode {
-	restarted := (f.configDone || f.initDone) && f.published > 0
+	restarted := f.initDone || f.configDone && f.published > 0 // only announced, nothing published: old ones may still be there
 	switch {
 	case f.warm:
 		return startMode{what: "adopted", why: "warm restart"}
@@ -540,6 +540,7 @@ func (s *syncer) watchChanged(connected bool, err error) {
 	switch {
 	case !connected:
 		s.watchLost = true
+		s.checkSignals = true // asks the server something, so that an outage shows although nothing has to be written
 		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
 	case s.watchLost:
 		s.watchLost = false

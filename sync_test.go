@@ -85,7 +85,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 		if w.check && !w.del && ok && held == w.state {
 			w.same = true
 		} else if w.check && !ok {
-			w.found = "<nil> <nil> <nil> <nil>"
+			w.found = nothingFound
 		}
 		if w.del {
 			d.done = append(d.done, "DEL "+w.port)
@@ -316,7 +316,8 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		{"", startFacts{warm: true}, "auto", false},
 		{"", startFacts{configDone: true, initDone: true, published: 1}, "auto", false},
 		{"", startFacts{configDone: true, published: 1}, "auto", false},
-		{"", startFacts{configDone: true, initDone: true}, "auto", true},
+		{"", startFacts{configDone: true, initDone: true}, "auto", false}, // Redis was emptied, and then the daemon killed
+		{"", startFacts{configDone: true}, "auto", true},
 		{"", startFacts{configDone: true, initDone: true, published: 1}, "down", true},
 		{"", startFacts{}, "adopt", false},
 	} {

@@ -44,6 +44,9 @@ func (s *Switch) StartOrchagent(ctx context.Context, create bool) (*Orchagent, e
 	if _, err := sub.Receive(ctx); err != nil {
 		return nil, fmt.Errorf("subscribe to APPL_DB's PORT_TABLE: %w", err)
 	}
+	for s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val() > 0 { // what waits from before
+		o.pop(ctx)
+	}
 	notifications := sub.Channel(redis.WithChannelSize(100000))
 	go func() {
 		defer sub.Close()
