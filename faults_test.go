@@ -334,6 +334,7 @@ type chaos struct {
 	d     *switchtest.Daemon
 	quit  context.CancelFunc // ends the stand-in for orchagent
 	lines []string           // what was done in this round
+	mtu   int                // of the marker
 
 	flaps  map[string]flapCount // of the ports at the end of the last round
 	unsure map[string]bool      // ports whose flaps this round cannot be told from the counts
@@ -364,6 +365,7 @@ func TestChaos(t *testing.T) {
 	c.must(c.Configure(t.Context(), len(c.names)))
 	c.orchagentAgain(true)
 	c.restart()
+	c.must(c.AddPorts(marker))
 	var memory, files, goroutines float64
 	rounds := 0
 	for end := time.Now().Add(*chaosTime); time.Now().Before(end); rounds++ {
@@ -469,6 +471,7 @@ func (c *chaos) orchagentAgain(create bool) {
 // resync: an entry can agree while one is still owed.
 func (c *chaos) compareFlaps() {
 	c.t.Helper()
+	c.settle()
 	var now map[string]flapCount
 	var wrong string
 	err := switchtest.WaitFor(patience, "the flap counts to agree", func() bool {
@@ -486,6 +489,21 @@ func (c *chaos) compareFlaps() {
 	}
 	c.flaps = now
 }
+
+// settle waits until the daemon has heard everything so far: a last change, and no resync owed.
+func (c *chaos) settle() {
+	c.t.Helper()
+	c.mtu = 1500 + (c.mtu+1)%100
+	c.must(c.IP("link", "set", marker, "mtu", strconv.Itoa(c.mtu)))
+	c.waitFor("the daemon to have heard everything", func() bool {
+		text := c.scrape(c.d)
+		return sample(text, fmt.Sprintf("portsyncd_port_mtu_bytes{port=%q}", marker)) == strconv.Itoa(c.mtu) &&
+			sample(text, `portsyncd_health_check{check="overrun"}`) == "1"
+	})
+}
+
+// marker is a port that chaos leaves alone. APPL_DB does not have it.
+const marker = "Ethernet400"
 
 // flapCounts reads the counts of every port.
 func (c *chaos) flapCounts() map[string]flapCount {
@@ -512,7 +530,9 @@ func (c *chaos) flap(port string) {
 	}
 }
 
-func (c *chaos) existing() []string { return slices.Sorted(maps.Keys(c.kernel())) }
+func (c *chaos) existing() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.kernel())), func(p string) bool { return p == marker })
+}
 
 func (c *chaos) do(what string, err error) {
 	c.t.Helper()

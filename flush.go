@@ -94,12 +94,14 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		if !now.Before(s.nextCheck) {
 			s.nextCheck = now.Add(checkInterval)
 			s.checkAppl()
+			s.look = true
 		}
 		wait = min(wait, s.nextCheck.Sub(now))
 	}
 	wait = min(wait, s.advanceReconcile(now))
 	signal := s.unseen == 0 && !s.initDone
-	extra := len(s.batch.confirm) > 0 || len(s.audits) > 0 || s.auditList || s.checkSignals
+	s.advanceWarm()
+	extra := s.warm.wanted != "" || len(s.batch.confirm) > 0 || len(s.audits) > 0 || s.auditList || s.checkSignals
 	if len(s.dirty) == 0 && !signal && !extra {
 		return wait
 	}
@@ -127,7 +129,7 @@ func (s *syncer) checkAppl() {
 // startFlush hands every dirty port's latest state to the databases.
 func (s *syncer) startFlush(signal bool) {
 	s.batch.writes, s.batch.initDone = s.batch.writes[:0], signal
-	s.batch.list, s.batch.signals = s.auditList, s.checkSignals
+	s.batch.list, s.batch.signals, s.batch.warm = s.auditList, s.checkSignals, s.warm.wanted
 	for _, p := range s.dirty {
 		p.dirty, p.inFlight = false, true
 		w := &p.write
@@ -164,6 +166,9 @@ func (s *syncer) flushed(err error) {
 	if err != nil {
 		return
 	}
+	if s.batch.warm == s.warm.wanted {
+		s.warm.wanted = ""
+	}
 	if s.batch.initDone && !s.initDone {
 		s.initDone = true
 		s.m.portInitDone.Set(1)
@@ -187,6 +192,14 @@ func (s *syncer) wrote(p *port, w *portWrite) {
 		p.held, p.known = w.state, true
 	case w.del || w.set:
 		p.known = false
+	}
+	if s.warm.counted && p.baseline && (w.written || w.del) {
+		p.baseline = false
+		if w.written {
+			s.m.warmRepaired.Inc()
+		} else {
+			s.m.warmGone.Inc()
+		}
 	}
 	s.judgeAudit(p, w)
 	if w.ask {

@@ -253,17 +253,20 @@ func (s *syncer) startDump() {
 		return
 	}
 	s.dumpReason.Inc()
-	s.dumping = true
+	s.dumping, s.dumpBegun = true, s.now()
 	s.dumpNumber++
 	clear(s.dumpGone)
 }
+
+// patientDumps is how many interrupted dumps a start sits out before it makes do with what they and the live messages gave.
+const patientDumps = 5
 
 // dumped handles a line of a dump. A live message of the same link that was read since the dump began is newer.
 func (s *syncer) dumped(m *linkMessage) {
 	if _, gone := s.dumpGone[m.index]; gone {
 		return
 	}
-	if s.phase == phaseListing && strings.HasPrefix(string(m.name), "Ethernet") {
+	if !s.warm.reached && strings.HasPrefix(string(m.name), "Ethernet") {
 		s.listed[m.index] = string(m.name)
 	}
 	p := s.byIndex[m.index]
@@ -300,10 +303,11 @@ func (s *syncer) dumpDone(interrupted bool, err error) {
 	}
 	s.owe()
 	switch {
-	case s.phase == phaseListing:
-		s.phase = phaseLoading
+	case !s.warm.reached && interrupted && s.intrPause.tries < patientDumps:
+	case !s.warm.reached:
 		s.status.listed.Store(true)
-		s.log.Info("links listed", "ports", len(s.byIndex), "existing", len(s.listed))
+		s.reachEOIU()
+		s.beginIfReady()
 	case s.phase == phaseRunning && s.openDB != nil:
 		s.audit()
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value.
@@ -64,22 +65,85 @@ func severityOf(level slog.Level) (string, syslog.Priority) {
 	return last.name, last.severity
 }
 
-// openLog makes a logger. output is syslog, stderr or stdout; where there is no syslog, stderr serves in its place, and the
+// openLog makes a handler. output is syslog, stderr or stdout, in any case; where there is no syslog, stderr serves in its place, and the
 // returned note says so.
-func openLog(output string, level slog.Leveler) (log *slog.Logger, note string, err error) {
+func openLog(output string, level slog.Leveler) (h slog.Handler, note string, err error) {
 	switch strings.ToLower(output) {
 	case "stderr":
-		return slog.New(newLineLog(os.Stderr, level)), "", nil
+		return newLineLog(os.Stderr, level), "", nil
 	case "stdout":
-		return slog.New(newLineLog(os.Stdout, level)), "", nil
+		return newLineLog(os.Stdout, level), "", nil
 	case "syslog":
 		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, appName)
 		if err != nil {
-			return slog.New(newLineLog(os.Stderr, level)), "no syslog here, logging to stderr", nil
+			return newLineLog(os.Stderr, level), "no syslog here, logging to stderr", nil
 		}
-		return slog.New(newSyslog(w, level)), "", nil
+		return newSyslog(w, level), "", nil
 	}
 	return nil, "", fmt.Errorf("unknown log output %q: one of syslog stderr stdout", output)
+}
+
+// logControl is the log while the daemon runs: flags decide at the start, CONFIG_DB's LOGGER table later about what no flag was given for.
+type logControl struct {
+	*slog.Logger
+	level       slog.LevelVar
+	output      atomic.Pointer[slog.Handler]
+	fixedLevel  bool
+	fixedOutput bool
+}
+
+// newLogControl opens the log as the flags say. fixed flags were given on the command line, and win over CONFIG_DB.
+func newLogControl(output string, level slog.Level, fixedOutput, fixedLevel bool) (*logControl, error) {
+	c := &logControl{fixedOutput: fixedOutput, fixedLevel: fixedLevel}
+	c.level.Set(level)
+	handler, note, err := openLog(output, &c.level)
+	if err != nil {
+		return nil, err
+	}
+	c.output.Store(&handler)
+	c.Logger = slog.New(redirected{c})
+	if note != "" {
+		c.Warn(note)
+	}
+	return c, nil
+}
+
+// Follow takes up the settings of LOGGER|portsyncd. One that makes no sense is reported, and the default used.
+func (c *logControl) Follow(l logSettings) {
+	if !c.fixedLevel {
+		level, err := parseLogLevel(l.level)
+		if err != nil {
+			level = levelNotice
+			c.Error("LOGGER|portsyncd LOGLEVEL in CONFIG_DB: using NOTICE", "err", err)
+		}
+		c.level.Set(level)
+	}
+	if c.fixedOutput {
+		return
+	}
+	handler, note, err := openLog(l.output, &c.level)
+	if err != nil {
+		c.Error("LOGGER|portsyncd LOGOUTPUT in CONFIG_DB: using SYSLOG", "err", err)
+		handler, note, _ = openLog("syslog", &c.level)
+	}
+	c.output.Store(&handler)
+	if note != "" {
+		c.Warn(note)
+	}
+}
+
+// redirected is a handler that writes to the output in force.
+type redirected struct{ c *logControl }
+
+func (r redirected) Enabled(_ context.Context, l slog.Level) bool { return l >= r.c.level.Level() }
+func (r redirected) Handle(ctx context.Context, record slog.Record) error {
+	return (*r.c.output.Load()).Handle(ctx, record)
+}
+func (r redirected) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return (*r.c.output.Load()).WithAttrs(attrs)
+}
+func (r redirected) WithGroup(name string) slog.Handler {
+	return (*r.c.output.Load()).WithGroup(name)
 }
 
 // newLineLog writes lines that begin with time and level.

@@ -54,7 +54,9 @@ type options struct {
 	memory     memorySize
 	logLevel   slog.Level
 	logOutput  string
+	eoiu       time.Duration
 	version    bool
+	given      map[string]bool // flags that are on the command line
 }
 
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
@@ -75,6 +77,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	level := f.String("log.level", "NOTICE", "lowest `level` to log: EMERG ALERT CRIT ERROR WARN NOTICE INFO DEBUG")
 	f.StringVar(&o.logOutput, "log.output", "syslog", "where to log: syslog, stderr or stdout")
 	f.StringVar(&o.old, "old-interfaces", "auto", "interfaces that exist at a cold start: `auto`, down (left-overs of the previous run) or adopt (current)")
+	f.DurationVar(&o.eoiu, "eoiu-timeout", 30*time.Second, "`time` after which the first listing of all links is asked for again (CONFIG_DB WARM_RESTART|swss portsyncd_timer overrules it)")
 	f.DurationVar(&o.reconcile, "reconcile-interval", time.Minute, "`time` between comparisons of the kernel with the databases; 0: none")
 	o.memory = 64 << 20
 	f.Var(&o.memory, "memory-limit", "soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
@@ -82,6 +85,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
+	o.given = map[string]bool{}
+	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: portsyncd takes flags only", f.Arg(0))
 	}
@@ -94,6 +99,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	}
 	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
 		return nil, fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
+	}
+	if o.eoiu < time.Second {
+		return nil, fmt.Errorf("-eoiu-timeout: %v is less than a second", o.eoiu)
 	}
 	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
 		return nil, fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
@@ -143,12 +151,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	log, note, err := openLog(o.logOutput, o.logLevel)
+	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"])
 	if err != nil {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
-	}
-	if note != "" {
-		log.Warn(note)
 	}
 	m := newMetrics(version)
 	source, err := openKernelLinks(o.netns, int(o.buffer))
@@ -167,19 +172,19 @@ func serve(o *options, stderr io.Writer) error {
 	redis.SetLogger(quiet{})
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
-	guard := &watchdog{health: status, m: m, log: log, notify: notify, exit: os.Exit}
+	guard := &watchdog{health: status, m: m, log: log.Logger, notify: notify, exit: os.Exit}
 	go guard.Run(ctx)
-	stopWeb, err := startWeb(ctx, o, m, status, log)
+	stopWeb, err := startWeb(ctx, o, m, status, log.Logger)
 	if err != nil {
 		return err
 	}
 	defer stopWeb()
-	rules := syncOptions{old: o.old, reconcile: o.reconcile}
+	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
 	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}
-	return newSyncer(rules, source, openDB, m, status, log, time.Now).Run(ctx)
+	return newSyncer(rules, source, openDB, m, status, log.Logger, time.Now).Run(ctx)
 }
 
 // quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for every

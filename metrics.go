@@ -10,6 +10,17 @@ import (
 // checkNames are the rows of the health table, and the values of the label check.
 var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "loop", "memory"}
 
+// The states of a warm restart, as the field state of WARM_RESTART_TABLE|portsyncd has them. A cold start writes disabled, as intfmgrd,
+// vrfmgrd, buffermgrd and fpmsyncd do.
+const (
+	warmDisabled    = "disabled"
+	warmInitialized = "initialized" // asked for, nothing read yet
+	warmRestored    = "restored"    // STATE_DB's entries are read back, as the baseline
+	warmReconciled  = "reconciled"  // the kernel was listed, every configured port seen, and STATE_DB agrees
+)
+
+var warmStates = [...]string{warmDisabled, warmInitialized, warmRestored, warmReconciled}
+
 // metrics is the daemon's whole metric set: every name, label and help text is in newMetrics' table, and
 // a test holds docs/metrics.md against it. The rest of the daemon only sets fields, and all of them are atomic.
 type metrics struct {
@@ -35,6 +46,10 @@ type metrics struct {
 	httpPanics, tlsRefused                                                       counter
 	httpConnections, tlsReloadOK, tlsExpiry                                      gauge
 	tlsNotAfter                                                                  vector // empty without TLS
+
+	warmState                        [len(warmStates)]gauge
+	warmKept, warmRepaired, warmGone counter
+	eoiuReached, eoiuSeconds         gauge
 
 	process *process
 }
@@ -96,6 +111,11 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_port_init_done", gaugeKind, nil, "Whether PortInitDone was sent.", &m.portInitDone},
 		{"portsyncd_warm_start", gaugeKind, nil, "Whether this start was warm.", &m.warmStart},
 
+		{"portsyncd_warm_restart_state", gaugeKind, []string{"state"}, "1 for the state that the warm restart is in, as in WARM_RESTART_TABLE|portsyncd.", m.warmStateVector()},
+		{"portsyncd_warm_restart_entries_total", counterKind, []string{"outcome"}, "Entries of STATE_DB that a warm start found and what became of them.", byLabel("outcome", map[string]*counter{
+			"kept": &m.warmKept, "repaired": &m.warmRepaired, "removed": &m.warmGone})},
+		{"portsyncd_eoiu_reached", gaugeKind, nil, "Whether the initial update has ended: the kernel's links were listed to the end.", &m.eoiuReached},
+		{"portsyncd_eoiu_seconds", gaugeKind, nil, "How long the initial update took.", &m.eoiuSeconds},
 		{"portsyncd_http_connections", gaugeKind, nil, "Open connections to the metrics server.", &m.httpConnections},
 		{"portsyncd_http_panics_total", counterKind, nil, "Requests whose handler panicked.", &m.httpPanics},
 		{"portsyncd_tls_refused_total", counterKind, nil, "Clients turned away in the TLS handshake; the log says why.", &m.tlsRefused},
@@ -138,6 +158,15 @@ func (m *metrics) checks() *vector {
 	return v
 }
 
+// warmStateVector makes the vector of the warm restart's states.
+func (m *metrics) warmStateVector() *vector {
+	v := new(vector)
+	for i, name := range warmStates {
+		v.Add(labelSet("state", name), &m.warmState[i])
+	}
+	return v
+}
+
 // constant makes the vector of an information family: one series that is always 1.
 func constant(labels ...string) *vector {
 	v, one := new(vector), new(gauge)
@@ -174,8 +203,9 @@ func (m *metrics) hideLink(s *portSeries) {
 	}
 }
 
-// showPending puts the series in that exists while the port is configured.
+// showPending and hidePending are for the series that exists while the port is configured.
 func (m *metrics) showPending(s *portSeries) { m.portPending.Add(s.labels, &s.pending) }
+func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }
 
 // Pending names the configured ports that have no interface yet.
 func (m *metrics) Pending() (ports []string) {

@@ -40,6 +40,7 @@ func (s *syncer) advanceReconcile(now time.Time) time.Duration {
 	}
 	s.planReconcile()
 	s.wantDump(&s.m.resyncReconcile, 0)
+	s.look = true
 	return 0
 }
 
@@ -83,6 +84,7 @@ func (s *syncer) judgeAudit(p *port, w *portWrite) {
 		s.notice("published: the port entered APPL_DB after its last link message", "port", p.name)
 	}
 	switch {
+	case w.del && w.stale && p.index == 0 && s.warm.counted: // left from before this start: no repair of a comparison
 	case w.del && w.stale && p.index == 0:
 		s.repair(p, &s.m.repairStale, "an entry without an interface", w.found, "none")
 	case was && w.same:

@@ -28,10 +28,15 @@ const (
 	portInitDone    = "PortInitDone"
 	portConfigTable = "PORT" // CONFIG_DB
 	metadataTable   = "DEVICE_METADATA"
+	loggerTable     = "LOGGER"
+	configReady     = "CONFIG_DB_INITIALIZED" // a plain key
 )
 
 // errConfig marks an error that waiting does not cure: the operator has to mend a file.
 var errConfig = errors.New("configuration error")
+
+// errConfigLoading says that CONFIG_DB is still being filled.
+var errConfigLoading = errors.New("CONFIG_DB is being loaded (" + configReady + " is not 1)")
 
 // errNoDBConfig says that database_config.json does not exist yet; a booting switch is still to write it.
 var errNoDBConfig = errors.New("no database configuration")
@@ -142,6 +147,7 @@ type flush struct {
 	initDone bool         // send PortInitDone after the writes
 	list     bool         // list the ports that STATE_DB has entries of
 	signals  bool         // look whether APPL_DB still has PortConfigDone
+	warm     string       // write this state of the warm restart, after everything else
 
 	missing     bool     // out: not all of confirm are in APPL_DB
 	listed      []string // out
@@ -158,15 +164,40 @@ type portConfig struct {
 type switchConfig struct {
 	ports      []portConfig
 	switchType string // DEVICE_METADATA; "dpu" has no old interfaces
-	events     bool   // APPL_DB's server sends keyspace events
+	events     bool   // the servers of APPL_DB and CONFIG_DB send keyspace events
+	logger     logSettings
+	eoiu       time.Duration // WARM_RESTART|swss portsyncd_timer, 0: not set
+}
+
+// logSettings are the fields of LOGGER|portsyncd; empty: missing.
+type logSettings struct{ level, output string }
+
+// names are the configured ports' names.
+func (c *switchConfig) names() (names []string) {
+	for _, p := range c.ports {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// filled is the settings with SONiC's defaults for what is missing.
+func (l logSettings) filled() logSettings {
+	if l.level == "" {
+		l.level = "NOTICE"
+	}
+	if l.output == "" {
+		l.output = "SYSLOG"
+	}
+	return l
 }
 
 // startFacts is what the databases tell about the run before.
 type startFacts struct {
-	warm       bool // a warm restart was asked for, and can be had
-	configDone bool // APPL_DB has PortConfigDone
-	initDone   bool // and PortInitDone
-	published  int  // configured ports that STATE_DB has an entry of ours for
+	warm       bool                 // a warm restart was asked for, and can be had
+	configDone bool                 // APPL_DB has PortConfigDone
+	initDone   bool                 // and PortInitDone
+	count      int                  // of PortConfigDone, -1: not known
+	held       map[string]portState // what STATE_DB has of ours about configured ports
 }
 
 // applChange tells that a port's entry in APPL_DB came into being or went away.
@@ -242,8 +273,9 @@ func (d *sonicDB) Close() {
 	}
 }
 
-func (d *sonicDB) applKey(port string) string  { return portTable + d.applAddr.separator + port }
-func (d *sonicDB) stateKey(port string) string { return portTable + d.stateAddr.separator + port }
+func (d *sonicDB) applKey(port string) string         { return portTable + d.applAddr.separator + port }
+func (d *sonicDB) configKey(table, row string) string { return table + d.cfgAddr.separator + row }
+func (d *sonicDB) stateKey(port string) string        { return portTable + d.stateAddr.separator + port }
 
 // unavailable tells an error that concerns the server or the way to it from one that concerns a single command.
 func unavailable(err error) bool {
@@ -304,13 +336,18 @@ func blame[C redis.Cmder](commands []C, err error) {
 	}
 }
 
-// Load reads what a start needs, in two round trips.
+// Load reads what a start needs, in two round trips. CONFIG_DB may still be filled by others: errConfigLoading.
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
-	prefix := portConfigTable + d.cfgAddr.separator
-	keys := redis.NewStringSliceCmd(ctx, "keys", prefix+"*")
-	switchType := redis.NewStringCmd(ctx, "hget", metadataTable+d.cfgAddr.separator+"localhost", "switch_type")
-	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, switchType}); err != nil {
+	keys := redis.NewStringSliceCmd(ctx, "keys", d.configKey(portConfigTable, "*"))
+	ready := redis.NewStringCmd(ctx, "get", configReady)
+	switchType := redis.NewStringCmd(ctx, "hget", d.configKey(metadataTable, "localhost"), "switch_type")
+	timer := redis.NewStringCmd(ctx, "hget", d.configKey("WARM_RESTART", dockerName), appName+"_timer")
+	logger := d.loggerCommand(ctx)
+	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, ready, switchType, timer, logger}); err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
+	}
+	if ready.Err() == nil && ready.Val() != "1" {
+		return nil, errConfigLoading
 	}
 	names := keys.Val()
 	slices.SortFunc(names, comparePorts)
@@ -321,14 +358,58 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	if err := pipeline(ctx, d, d.config, hashes); err != nil {
 		return nil, fmt.Errorf("read the ports of CONFIG_DB: %w", err)
 	}
-	c := &switchConfig{switchType: switchType.Val()}
+	c := &switchConfig{switchType: switchType.Val(), logger: loggerOf(logger)}
+	if seconds, err := strconv.Atoi(timer.Val()); err == nil && seconds >= 1 && seconds <= 9999 {
+		c.eoiu = time.Duration(seconds) * time.Second
+	}
 	for i, hash := range hashes {
 		if fields := hash.Val(); len(fields) > 0 { // an empty hash was deleted meanwhile
-			c.ports = append(c.ports, portConfig{strings.TrimPrefix(names[i], prefix), fields})
+			c.ports = append(c.ports, portConfig{strings.TrimPrefix(names[i], d.configKey(portConfigTable, "")), fields})
 		}
 	}
-	c.events = d.sendsEvents(ctx)
+	c.events = d.sendsEvents(ctx, d.appl) && (d.applAddr.address == d.cfgAddr.address || d.sendsEvents(ctx, d.config))
 	return c, nil
+}
+
+func (d *sonicDB) loggerCommand(ctx context.Context) *redis.SliceCmd {
+	return redis.NewSliceCmd(ctx, "hmget", d.configKey(loggerTable, appName), "LOGLEVEL", "LOGOUTPUT")
+}
+
+func loggerOf(c *redis.SliceCmd) (s logSettings) {
+	if fields := c.Val(); len(fields) == 2 {
+		s.level, _ = fields[0].(string)
+		s.output, _ = fields[1].(string)
+	}
+	return s
+}
+
+// Look reads what may have changed in CONFIG_DB since the start: which ports there are, and the log settings.
+func (d *sonicDB) Look(ctx context.Context) (ports []string, logger logSettings, err error) {
+	keys, settings := redis.NewStringSliceCmd(ctx, "keys", d.configKey(portConfigTable, "*")), d.loggerCommand(ctx)
+	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, settings}); err != nil {
+		return nil, logger, fmt.Errorf("read CONFIG_DB: %w", err)
+	}
+	for _, key := range keys.Val() {
+		ports = append(ports, strings.TrimPrefix(key, d.configKey(portConfigTable, "")))
+	}
+	return ports, loggerOf(settings), nil
+}
+
+// SetLogger writes LOGGER|portsyncd, for an operator to find and change.
+func (d *sonicDB) SetLogger(ctx context.Context, l logSettings) error {
+	set := redis.NewIntCmd(ctx, "hset", d.configKey(loggerTable, appName), "LOGLEVEL", l.level, "LOGOUTPUT", l.output)
+	return pipeline(ctx, d, d.config, []*redis.IntCmd{set})
+}
+
+// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask counts
+// as one that does not.
+func (d *sonicDB) sendsEvents(ctx context.Context, c *redis.Client) bool {
+	start := time.Now()
+	set, err := c.ConfigGet(ctx, "notify-keyspace-events").Result()
+	d.account(start, 1, nil)
+	flags := set["notify-keyspace-events"]
+	return err == nil && strings.Contains(flags, "K") &&
+		(strings.Contains(flags, "A") || strings.Contains(flags, "h") && strings.Contains(flags, "g"))
 }
 
 // signalKeys are the keys of a signal: as a consumer has it, and on its way there.
@@ -339,37 +420,45 @@ func (d *sonicDB) signalKeys(signal string) []any {
 // LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
 func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
 	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
-	if err := pipeline(ctx, d, d.appl, []*redis.IntCmd{configDone, initDone}); err != nil {
+	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
+	if err := pipeline(ctx, d, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
 		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
 	}
+	if f.count, err = strconv.Atoi(count.Val()); err != nil {
+		f.count = -1
+	}
 	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
-	if f.configDone || f.initDone {
-		states := make([]*redis.StringCmd, len(ports))
-		for i, p := range ports {
-			states[i] = redis.NewStringCmd(ctx, "hget", d.stateKey(p.name), "state")
-		}
-		if err := pipeline(ctx, d, d.state, states); err != nil {
-			return f, fmt.Errorf("read the entries of STATE_DB: %w", err)
-		}
-		for _, state := range states {
-			if state.Val() == "ok" {
-				f.published++
-			}
+	entries := make([]*redis.SliceCmd, len(ports))
+	for i, p := range ports {
+		entries[i] = d.entryCommand(ctx, d.stateKey(p.name))
+	}
+	if err := pipeline(ctx, d, d.state, entries); err != nil {
+		return f, fmt.Errorf("read the entries of STATE_DB: %w", err)
+	}
+	f.held = make(map[string]portState)
+	for i, entry := range entries {
+		if state, whole := stateFrom(entry.Val()); whole {
+			f.held[ports[i].name] = state
 		}
 	}
 	f.warm, err = d.decideWarmStart(ctx)
 	return f, err
 }
 
-// sendsEvents tells whether APPL_DB's server publishes keyspace events about hashes and deletions. A server that does
-// not let us ask counts as one that does not.
-func (d *sonicDB) sendsEvents(ctx context.Context) bool {
-	start := time.Now()
-	set, err := d.appl.ConfigGet(ctx, "notify-keyspace-events").Result()
-	d.account(start, 1, nil)
-	flags := set["notify-keyspace-events"]
-	return err == nil && strings.Contains(flags, "K") &&
-		(strings.Contains(flags, "A") || strings.Contains(flags, "h") && strings.Contains(flags, "g"))
+// entryCommand reads our four fields of an entry.
+func (d *sonicDB) entryCommand(ctx context.Context, key string) *redis.SliceCmd {
+	return redis.NewSliceCmd(ctx, "hmget", key, "state", "netdev_oper_status", "admin_status", "mtu")
+}
+
+// stateFrom reads a state from our four fields; whole says that all of them are there and make sense.
+func stateFrom(found []any) (state portState, whole bool) {
+	if len(found) != 4 || found[0] != "ok" {
+		return state, false
+	}
+	mtu, _ := found[3].(string)
+	n, err := strconv.ParseUint(mtu, 10, 32)
+	state = portState{oper: found[1] == "up", admin: found[2] == "up", mtu: uint32(n)}
+	return state, err == nil && (state.oper || found[1] == "down") && (state.admin || found[2] == "down")
 }
 
 // producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
@@ -413,6 +502,11 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) error {
 	return nil
 }
 
+// Recount sends PortConfigDone with the present number of ports.
+func (d *sonicDB) Recount(ctx context.Context, count int) error {
+	return d.produce(ctx, []portConfig{{portConfigDone, []string{"count", strconv.Itoa(count)}}})
+}
+
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number.
 func (d *sonicDB) Announce(ctx context.Context, ports []portConfig) error {
 	done := portConfig{portConfigDone, []string{"count", strconv.Itoa(len(ports))}}
@@ -437,6 +531,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	}
 	if err == nil && f.list {
 		f.listed, err = d.listState(ctx)
+	}
+	if err == nil && f.warm != "" {
+		err = d.setWarmState(ctx, f.warm)
 	}
 	return err
 }
@@ -511,7 +608,7 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 	var checked []*portWrite
 	for _, w := range writes {
 		if w.err == nil && w.del && w.stale || w.check && !w.del && w.wanted() {
-			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInState(w), "state", "netdev_oper_status", "admin_status", "mtu"))
+			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
 			checked = append(checked, w)
 		}
 	}
@@ -525,7 +622,8 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 		}
 		found := commands[i].Val()
 		w.del = w.del && found[0] != nil
-		w.same = w.set && !w.del && sameFields(found, w)
+		state, whole := stateFrom(found)
+		w.same = w.set && !w.del && whole && state == w.state
 		if !w.same {
 			w.found = strings.Join(texts(found), " ")
 		}
@@ -549,16 +647,6 @@ func texts(found []any) (texts []string) {
 		texts = append(texts, fmt.Sprint(f))
 	}
 	return texts
-}
-
-func sameFields(found []any, w *portWrite) bool {
-	want := [...]string{"ok", upDown(w.state.oper), upDown(w.state.admin), w.mtuString()}
-	for i, s := range want {
-		if i >= len(found) || found[i] != s {
-			return false
-		}
-	}
-	return true
 }
 
 func upDown(up bool) string {
@@ -604,13 +692,45 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	return err
 }
 
-// Watch follows APPL_DB's PORT_TABLE by keyspace events until ctx ends, and calls post for every port whose entry came
-// into being or went away, and connected whenever the subscription stands or breaks. It keeps its own set of
-// existing ports, so that the many field changes of a busy switch wake nobody.
-func (d *sonicDB) Watch(ctx context.Context, post func(applChange), connected func(bool, error)) {
-	prefix := "__keyspace@" + strconv.Itoa(d.applAddr.id) + "__:" + d.applKey("")
+// watcher is told what keyspace events say.
+type watcher struct {
+	appl      func(applChange)  // a port's entry in APPL_DB came into being or went away
+	config    func()            // CONFIG_DB's ports, or the log settings, may have changed
+	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
+}
+
+// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd. It keeps its own set of the
+// ports that APPL_DB has, so that the many field changes of a busy switch wake nobody.
+func (d *sonicDB) Watch(ctx context.Context, w watcher) {
+	prefix := keyspace(d.applAddr, d.applKey(""))
 	exists := make(map[string]bool) // a port that is not in it may be either
-	sub := d.appl.PSubscribe(ctx, prefix+"*")
+	go d.follow(ctx, d.config, func(bool, error) { w.config() }, func(_, event string) {
+		if _, relevant := existsAfter(event); relevant || event == "hdel" {
+			w.config()
+		}
+	}, keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
+	d.follow(ctx, d.appl, func(up bool, err error) {
+		clear(exists)
+		w.connected(up, err)
+	}, func(channel, event string) {
+		port := strings.TrimPrefix(channel, prefix)
+		now, relevant := existsAfter(event)
+		if was, known := exists[port]; relevant && (!known || was != now) {
+			exists[port] = now
+			w.appl(applChange{port, now})
+		}
+	}, prefix+"*")
+}
+
+// keyspace is the channel on which a server tells of events about a key, or with a pattern the pattern of channels.
+func keyspace(a dbAddress, key string) string {
+	return "__keyspace@" + strconv.Itoa(a.id) + "__:" + key
+}
+
+// follow subscribes to patterns until ctx ends, and tells of each event, and whenever the subscription stands or breaks. A server that
+// is silent for long is asked whether it is there.
+func (d *sonicDB) follow(ctx context.Context, c *redis.Client, connected func(bool, error), event func(channel, payload string), patterns ...string) {
+	sub := c.PSubscribe(ctx, patterns...)
 	defer sub.Close()
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer stop()
@@ -627,23 +747,17 @@ func (d *sonicDB) Watch(ctx context.Context, post func(applChange), connected fu
 			}
 		case err != nil && ctx.Err() == nil:
 			connected(false, err)
-			clear(exists)
 			pinged = false
 			pauses.sleep(ctx)
 			continue
 		}
 		pinged = false
-		switch event := got.(type) {
+		switch message := got.(type) {
 		case *redis.Subscription:
 			pauses = backoff{}
 			connected(true, nil)
 		case *redis.Message:
-			port := strings.TrimPrefix(event.Channel, prefix)
-			now, relevant := existsAfter(event.Payload)
-			if was, known := exists[port]; relevant && (!known || was != now) {
-				exists[port] = now
-				post(applChange{port, now})
-			}
+			event(message.Channel, message.Payload)
 		}
 	}
 }

@@ -109,7 +109,8 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 	d, _ := s.openDB()
 	ctx := t.Context()
 	changes, connected := make(chan applChange, 100), make(chan bool, 100)
-	go d.Watch(ctx, func(c applChange) { changes <- c }, func(up bool, _ error) { connected <- up })
+	config := make(chan bool, 100)
+	go d.Watch(ctx, watcher{appl: func(c applChange) { changes <- c }, config: func() { config <- true }, connected: func(up bool, _ error) { connected <- up }})
 	next := func(what string) (c applChange) {
 		t.Helper()
 		select {

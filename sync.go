@@ -19,7 +19,10 @@ type database interface {
 	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
 	Announce(ctx context.Context, ports []portConfig) error
 	Flush(ctx context.Context, f *flush) error
-	Watch(ctx context.Context, post func(applChange), connected func(bool, error))
+	Look(ctx context.Context) (ports []string, logger logSettings, err error)
+	Recount(ctx context.Context, count int) error
+	SetLogger(ctx context.Context, l logSettings) error
+	Watch(ctx context.Context, w watcher)
 	Close()
 }
 
@@ -44,6 +47,7 @@ type port struct {
 	known    bool
 	removed  bool // the interface went away since the last write: DEL comes before anything else
 	stale    bool // with removed: perhaps the DEL was carried out, or never owed; look before it is sent
+	baseline bool // a warm start found an entry of it
 	audited  bool // STATE_DB is believed to hold held, and is being compared
 	missing  bool // APPL_DB did not have the port when it was asked
 	repairs  int  // audits in a row that found the entry changed
@@ -59,8 +63,7 @@ type port struct {
 type phase int
 
 const (
-	phaseListing    phase = iota // the first dump is under way: interfaces that exist already
-	phaseLoading                 // CONFIG_DB is to be read
+	phaseLoading    phase = iota // CONFIG_DB is to be read, and the first dump of all links to end
 	phaseAnnouncing              // the ports and PortConfigDone go to APPL_DB
 	phaseRunning
 )
@@ -75,9 +78,11 @@ const (
 
 // syncOptions is what the flags decide.
 type syncOptions struct {
-	links     globs         // which links are ports; nil: SONiC's rule
-	old       string        // what becomes of interfaces that exist at the start: auto, down or adopt
-	reconcile time.Duration // how often everything is compared; 0: never
+	links     globs             // which links are ports; nil: SONiC's rule
+	old       string            // what becomes of interfaces that exist at the start: auto, down or adopt
+	reconcile time.Duration     // how often everything is compared; 0: never
+	eoiu      time.Duration     // how long the first dump may take before it is asked for again
+	logger    func(logSettings) // takes what CONFIG_DB says about the log
 }
 
 // syncer keeps one set of ports in step. Everything it needs is handed to it; it has no global state.
@@ -103,6 +108,7 @@ type syncer struct {
 	dumpGone   map[int32]struct{} // deleted while the dump was under way: its lines about them are late
 	dumpWanted *counter           // a resync is due, for this reason
 	dumpReason *counter           // the one under way
+	dumpBegun  time.Time
 	dumpAfter  time.Time
 	dumpPause  backoff // after failures
 	lostPause  backoff // between resyncs in a storm of overruns
@@ -121,7 +127,15 @@ type syncer struct {
 	nextCheck time.Time
 	watchLost bool
 
+	loaded        *switchConfig // what a start goes by, until the first dump has ended
+	facts         startFacts
 	started       bool // the start's decisions are made
+	warm          warmRestart
+	look          bool // CONFIG_DB's ports and log settings are to be read again
+	lookForced    bool // because an event said so: then no ports means no ports
+	count         int  // of the last PortConfigDone
+	logger        logSettings
+	waiting       bool // the log says that CONFIG_DB is being loaded
 	audits        []*port
 	auditList     bool // STATE_DB's entries are to be listed
 	checkSignals  bool // PortConfigDone is to be looked for
@@ -169,6 +183,7 @@ func (s *syncer) Run(ctx context.Context) error {
 	s.m.netlinkConnected.Set(1)
 	defer s.m.netlinkConnected.Set(0)
 	s.dumpWanted = &s.m.resyncStart
+	s.warm.begun, s.warm.eoiu = s.now(), s.options.eoiu
 	for ctx.Err() == nil && s.failure == nil {
 		if err := s.turn(); err != nil {
 			return err
@@ -240,12 +255,13 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 			s.startDump()
 		}
 	}
+	wait = min(wait, s.advanceEOIU(now))
 	unwritten := len(s.dirty) + len(s.flying)
 	s.m.queueDepth.Set(float64(unwritten))
 	s.status.turn(now, unwritten)
 	switch {
 	case s.openDB == nil:
-		if s.phase == phaseLoading { // nothing to load
+		if s.warm.reached && s.phase == phaseLoading { // nothing to load
 			s.phase = phaseRunning
 			s.status.noDB.Store(true)
 		}
@@ -258,10 +274,16 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	}
 	switch s.phase {
 	case phaseLoading:
-		s.load()
+		if s.loaded == nil {
+			s.load()
+		}
 	case phaseAnnouncing:
 		s.announce()
 	case phaseRunning:
+		if s.look && len(s.dirty) == 0 {
+			s.lookAgain()
+			return wait
+		}
 		return min(wait, s.advanceFlush(now))
 	}
 	return wait
@@ -296,6 +318,14 @@ func (s *syncer) do(job func(context.Context) error, done func(error)) {
 func (s *syncer) judge(err error) {
 	if errors.Is(err, errConfig) {
 		s.failure = err
+		return
+	}
+	if errors.Is(err, errConfigLoading) {
+		if !s.waiting {
+			s.waiting = true
+			s.notice("waiting", "for", err)
+		}
+		s.retryAt = s.now().Add(s.pauses.next())
 		return
 	}
 	s.status.database(err, s.now())
@@ -342,6 +372,11 @@ func (s *syncer) load() {
 		if loaded, err = s.db.Load(ctx); err != nil || s.started {
 			return err
 		}
+		if filled := loaded.logger.filled(); filled != loaded.logger {
+			if err := s.db.SetLogger(ctx, filled); err != nil {
+				return err
+			}
+		}
 		facts, err = s.db.LookBack(ctx, loaded.ports)
 		return err
 	}, func(err error) {
@@ -350,9 +385,29 @@ func (s *syncer) load() {
 		case s.started:
 			s.configureAgain(loaded)
 		default:
-			s.begin(loaded, facts)
+			s.loaded, s.facts = loaded, facts
+			s.followLogger(loaded.logger)
+			if loaded.eoiu > 0 {
+				s.warm.eoiu = loaded.eoiu
+			}
+			s.beginIfReady()
 		}
 	})
+}
+
+// followLogger takes up what CONFIG_DB says about the log.
+func (s *syncer) followLogger(l logSettings) {
+	if l = l.filled(); s.options.logger != nil && l != s.logger {
+		s.options.logger(l)
+	}
+	s.logger = l
+}
+
+// beginIfReady goes on with the start when CONFIG_DB is read and the existing links are listed, whichever comes last.
+func (s *syncer) beginIfReady() {
+	if s.loaded != nil && s.warm.reached && !s.started {
+		s.begin(s.loaded, s.facts)
+	}
 }
 
 // begin decides how this start goes on: what becomes of the interfaces that existed before, and whether ports and signals are announced.
@@ -364,7 +419,12 @@ func (s *syncer) begin(c *switchConfig, f startFacts) {
 	if mode.down {
 		s.dismissListed()
 	}
-	s.configurePorts(c.ports)
+	s.configurePorts(c.names())
+	s.count = f.count
+	s.restore(f)
+	if !f.warm {
+		s.enterWarm(warmDisabled, false) // STATE_DB has it already
+	}
 	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why, "old", len(s.old),
 		"announce", mode.announce, "warm", f.warm, "keyspace_events", c.events)
 	if mode.announce {
@@ -387,7 +447,7 @@ type startMode struct {
 // decideOld tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start
 // of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts").
 func (s *syncer) decideOld(c *switchConfig, f startFacts) startMode {
-	restarted := f.initDone || f.configDone && f.published > 0 // only announced, nothing published: old ones may still be there
+	restarted := f.initDone || f.configDone && len(f.held) > 0 // only announced, nothing published: old ones may still be there
 	switch {
 	case f.warm:
 		return startMode{what: "adopted", why: "warm restart"}
@@ -396,7 +456,7 @@ func (s *syncer) decideOld(c *switchConfig, f startFacts) startMode {
 	case s.options.old == "adopt":
 		return startMode{announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
 	case restarted:
-		return startMode{what: "adopted", why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", f.published)}
+		return startMode{what: "adopted", why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", len(f.held))}
 	case c.switchType == "dpu":
 		return startMode{announce: true, what: "adopted", why: "switch_type is dpu"}
 	}
@@ -409,15 +469,17 @@ func (s *syncer) configureAgain(c *switchConfig) {
 		c.ports = s.config.ports
 	}
 	s.config = c
-	s.configurePorts(c.ports)
+	s.configurePorts(c.names())
 	s.phase = phaseAnnouncing
 }
 
 // configurePorts sets which ports are configured.
-func (s *syncer) configurePorts(ports []portConfig) {
-	s.m.portsConfigured.Set(float64(len(ports)))
-	for _, pc := range ports {
-		p := s.port(pc.name)
+func (s *syncer) configurePorts(names []string) {
+	s.m.portsConfigured.Set(float64(len(names)))
+	configured := make(map[string]bool, len(names))
+	for _, name := range names {
+		configured[name] = true
+		p := s.port(name)
 		if p.configured {
 			continue
 		}
@@ -429,6 +491,58 @@ func (s *syncer) configurePorts(ports []portConfig) {
 			s.sawInterface(p)
 		}
 	}
+	for _, p := range s.ports {
+		if p.configured && !configured[p.name] {
+			s.unconfigure(p)
+		}
+	}
+}
+
+// unconfigure is for a port that CONFIG_DB has no more: nothing waits for its interface.
+func (s *syncer) unconfigure(p *port) {
+	if !p.seen {
+		s.unseen--
+	}
+	p.configured, p.seen = false, false
+	s.m.hidePending(p.series)
+	s.forget(p)
+}
+
+// lookAgain reads what may have changed in CONFIG_DB.
+func (s *syncer) lookAgain() {
+	var ports []string
+	var logger logSettings
+	forced := s.lookForced
+	s.look, s.lookForced = false, false
+	s.do(func(ctx context.Context) (err error) {
+		ports, logger, err = s.db.Look(ctx)
+		return err
+	}, func(err error) {
+		if err != nil {
+			s.look, s.lookForced = true, forced
+			return
+		}
+		s.followLogger(logger)
+		if len(ports) > 0 || forced { // without an event, a CONFIG_DB without ports is one that was lost
+			s.configurePorts(ports)
+			s.recount(len(ports))
+		}
+	})
+}
+
+// recount sends PortConfigDone again when the number of ports has changed: the next warm restart of orchagent goes by it.
+func (s *syncer) recount(count int) {
+	if count == s.count {
+		return
+	}
+	s.do(func(ctx context.Context) error { return s.db.Recount(ctx, count) }, func(err error) {
+		if err != nil {
+			s.look = true
+			return
+		}
+		s.notice("PortConfigDone sent again", "count", count, "was", s.count)
+		s.count = count
+	})
 }
 
 // dismissListed carries out rule 5: the interfaces that the first listing found are old, and so is all that was heard of them since.
@@ -461,7 +575,8 @@ func (s *syncer) announce() {
 		if err != nil {
 			return
 		}
-		s.notice("PortConfigDone sent", "count", len(s.config.ports))
+		s.count = len(s.config.ports)
+		s.notice("PortConfigDone sent", "count", s.count)
 		s.setOldDown()
 		s.beginRunning()
 	})
@@ -495,9 +610,13 @@ func (s *syncer) beginRunning() {
 		return
 	}
 	s.auditList = true
+	s.look = true // what was changed since the ports were read
 	s.planReconcile()
-	go s.db.Watch(s.work, func(c applChange) { s.post(func() { s.applChanged(c) }) },
-		func(connected bool, err error) { s.post(func() { s.watchChanged(connected, err) }) })
+	go s.db.Watch(s.work, watcher{
+		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
+		config:    func() { s.post(func() { s.look, s.lookForced = true, true }) },
+		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
+	})
 }
 
 // distrust is for databases that were away and may have come back with other content, or none: everything is asked and compared.
@@ -514,7 +633,7 @@ func (s *syncer) distrust() {
 func (s *syncer) announceAgain() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
 	s.phase = phaseLoading
-	s.initDone = false
+	s.loaded, s.initDone = nil, false
 	s.m.portConfigDone.Set(0)
 	s.m.portInitDone.Set(0)
 	s.status.initDone.Store(false)

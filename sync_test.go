@@ -62,7 +62,23 @@ func (d *mapDB) Announce(_ context.Context, ports []portConfig) error {
 	return d.broken
 }
 
-func (d *mapDB) Watch(context.Context, func(applChange), func(bool, error)) {}
+func (d *mapDB) Watch(context.Context, watcher) {}
+
+func (d *mapDB) Look(context.Context) (ports []string, l logSettings, err error) {
+	return d.config.names(), d.config.logger, d.broken
+}
+
+func (d *mapDB) Recount(_ context.Context, count int) error {
+	if d.broken == nil {
+		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", count))
+	}
+	return d.broken
+}
+
+func (d *mapDB) SetLogger(_ context.Context, l logSettings) error {
+	d.config.logger = l
+	return d.broken
+}
 
 func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	if d.onFlush != nil {
@@ -128,6 +144,7 @@ func newBench(t *testing.T, ports ...string) *bench {
 	b.syncer = newSyncer(syncOptions{}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
 	b.work = t.Context()
 	b.dumpWanted = &b.m.resyncStart
+	b.warm.begun, b.warm.eoiu = b.clock, 30*time.Second
 	return b
 }
 
@@ -305,6 +322,7 @@ func TestPortInitDoneWaitsForEveryInterface(t *testing.T) {
 }
 
 func TestOldInterfacesByIfindex(t *testing.T) {
+	anEntry := map[string]portState{"Ethernet0": {mtu: 1500}}
 	for _, c := range []struct {
 		switchType string
 		facts      startFacts
@@ -314,11 +332,11 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		{"", startFacts{}, "auto", true},
 		{"dpu", startFacts{}, "auto", false},
 		{"", startFacts{warm: true}, "auto", false},
-		{"", startFacts{configDone: true, initDone: true, published: 1}, "auto", false},
-		{"", startFacts{configDone: true, published: 1}, "auto", false},
+		{"", startFacts{configDone: true, initDone: true, held: anEntry}, "auto", false},
+		{"", startFacts{configDone: true, held: anEntry}, "auto", false},
 		{"", startFacts{configDone: true, initDone: true}, "auto", false}, // Redis was emptied, and then the daemon killed
 		{"", startFacts{configDone: true}, "auto", true},
-		{"", startFacts{configDone: true, initDone: true, published: 1}, "down", true},
+		{"", startFacts{configDone: true, initDone: true, held: anEntry}, "down", true},
 		{"", startFacts{}, "adopt", false},
 	} {
 		b := newBench(t, "Ethernet0")
