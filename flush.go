@@ -193,13 +193,13 @@ func (s *syncer) wrote(p *port, w *portWrite) {
 	case w.del || w.set:
 		p.known = false
 	}
-	if s.warm.counted && p.baseline && (w.written || w.del) {
+	switch {
+	case !s.warm.counted:
+	case w.written && p.baseline:
 		p.baseline = false
-		if w.written {
-			s.m.warmRepaired.Inc()
-		} else {
-			s.m.warmGone.Inc()
-		}
+		s.m.warmRepaired.Inc()
+	case w.del && !w.written:
+		s.m.warmGone.Inc()
 	}
 	s.judgeAudit(p, w)
 	if w.ask {

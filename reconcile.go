@@ -81,7 +81,7 @@ func (s *syncer) judgeAudit(p *port, w *portWrite) {
 	if w.written && p.missing {
 		p.missing = false
 		s.m.repairLate.Inc()
-		s.notice("published: the port entered APPL_DB after its last link message", "port", p.name)
+		s.log.Info("published: the port entered APPL_DB after its last link message", "port", p.name)
 	}
 	switch {
 	case w.del && w.stale && p.index == 0 && s.warm.counted: // left from before this start: no repair of a comparison

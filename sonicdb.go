@@ -219,6 +219,7 @@ const (
 	dbDialTimeout = time.Second
 	dbTimeout     = 2 * time.Second
 	pingInterval  = 5 * time.Second
+	poolSize      = 256  // never more than one connection is used; but after so many dials that failed the client would not dial for a second
 	pipelineLen   = 1024 // commands written before their answers are read
 	portsPerCall  = 256  // ports one script call carries
 )
@@ -251,7 +252,7 @@ func (d *sonicDB) connect(a dbAddress) *redis.Client {
 		ReadTimeout:              dbTimeout,
 		WriteTimeout:             dbTimeout,
 		ContextTimeoutEnabled:    true,
-		PoolSize:                 1,
+		PoolSize:                 poolSize,
 		ConnMaxIdleTime:          -1,
 		ReadBufferSize:           4 << 10,
 		WriteBufferSize:          16 << 10,
@@ -695,7 +696,7 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 // watcher is told what keyspace events say.
 type watcher struct {
 	appl      func(applChange)  // a port's entry in APPL_DB came into being or went away
-	config    func()            // CONFIG_DB's ports, or the log settings, may have changed
+	config    func(event bool)  // CONFIG_DB's ports or the log settings changed, or may have where there was no event
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
 }
 
@@ -704,9 +705,13 @@ type watcher struct {
 func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	prefix := keyspace(d.applAddr, d.applKey(""))
 	exists := make(map[string]bool) // a port that is not in it may be either
-	go d.follow(ctx, d.config, func(bool, error) { w.config() }, func(_, event string) {
+	go d.follow(ctx, d.config, func(up bool, _ error) {
+		if up {
+			w.config(false)
+		}
+	}, func(_, event string) {
 		if _, relevant := existsAfter(event); relevant || event == "hdel" {
-			w.config()
+			w.config(true)
 		}
 	}, keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
 	d.follow(ctx, d.appl, func(up bool, err error) {

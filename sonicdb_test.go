@@ -110,7 +110,7 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 	ctx := t.Context()
 	changes, connected := make(chan applChange, 100), make(chan bool, 100)
 	config := make(chan bool, 100)
-	go d.Watch(ctx, watcher{appl: func(c applChange) { changes <- c }, config: func() { config <- true }, connected: func(up bool, _ error) { connected <- up }})
+	go d.Watch(ctx, watcher{appl: func(c applChange) { changes <- c }, config: func(event bool) { config <- event }, connected: func(up bool, _ error) { connected <- up }})
 	next := func(what string) (c applChange) {
 		t.Helper()
 		select {

@@ -420,7 +420,9 @@ func (s *syncer) begin(c *switchConfig, f startFacts) {
 		s.dismissListed()
 	}
 	s.configurePorts(c.names())
-	s.count = f.count
+	if s.count = f.count; s.count < 0 {
+		s.count = len(c.ports) // nobody counts on it yet
+	}
 	s.restore(f)
 	if !f.warm {
 		s.enterWarm(warmDisabled, false) // STATE_DB has it already
@@ -614,7 +616,7 @@ func (s *syncer) beginRunning() {
 	s.planReconcile()
 	go s.db.Watch(s.work, watcher{
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
-		config:    func() { s.post(func() { s.look, s.lookForced = true, true }) },
+		config:    func(event bool) { s.post(func() { s.look, s.lookForced = true, s.lookForced || event }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
 	})
 }
