@@ -477,32 +477,6 @@ func TestRedisForgetsTheScript(t *testing.T) {
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 }
 
-// TestOverrunIsAnsweredByADump stops the daemon while more happens than its socket holds.
-func TestOverrunIsAnsweredByADump(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
-	const n = 64
-	d, _ := s.start(n)
-	names := portNames(n)
-	s.must(d.Signal(syscall.SIGSTOP))
-	s.must(s.Flap(40, names...))
-	s.must(s.SetCable(false, names[:n/2]...))
-	s.must(s.IP("link", "del", names[n-1]))
-	s.must(d.Signal(syscall.SIGCONT))
-	for _, p := range names[:n/2] {
-		s.waitEntry(p, fields("down", "up", 1500))
-	}
-	for _, p := range names[n/2 : n-1] {
-		s.waitEntry(p, fields("up", "up", 1500))
-	}
-	s.waitEntry(names[n-1], nil)
-	if got := s.metric(d, "portsyncd_netlink_overruns_total"); got == "0" {
-		t.Error("nothing overran: the test did not test anything")
-	}
-	if got := s.metric(d, `portsyncd_port_flaps_total{port="Ethernet0"}`); got != "41" {
-		t.Errorf("Ethernet0 flapped 41 times, counted were %s", got)
-	}
-}
-
 // TestSigtermInAStorm ends the daemon while every port changes: it is gone within a second, and no entry is half-written.
 func TestSigtermInAStorm(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})

@@ -26,20 +26,20 @@ const (
 	levelEmerg  = slog.LevelError + 12
 )
 
-// logLevels are SONiC's levels, from the quietest, with syslog's severities.
+// logLevels are SONiC's levels, from the quietest, and how syslog takes a line of each.
 var logLevels = []struct {
-	name     string
-	level    slog.Level
-	severity syslog.Priority
+	name  string
+	level slog.Level
+	write func(*syslog.Writer, string) error
 }{
-	{"EMERG", levelEmerg, syslog.LOG_EMERG},
-	{"ALERT", levelAlert, syslog.LOG_ALERT},
-	{"CRIT", levelCrit, syslog.LOG_CRIT},
-	{"ERROR", slog.LevelError, syslog.LOG_ERR},
-	{"WARN", slog.LevelWarn, syslog.LOG_WARNING},
-	{"NOTICE", levelNotice, syslog.LOG_NOTICE},
-	{"INFO", slog.LevelInfo, syslog.LOG_INFO},
-	{"DEBUG", slog.LevelDebug, syslog.LOG_DEBUG},
+	{"EMERG", levelEmerg, (*syslog.Writer).Emerg},
+	{"ALERT", levelAlert, (*syslog.Writer).Alert},
+	{"CRIT", levelCrit, (*syslog.Writer).Crit},
+	{"ERROR", slog.LevelError, (*syslog.Writer).Err},
+	{"WARN", slog.LevelWarn, (*syslog.Writer).Warning},
+	{"NOTICE", levelNotice, (*syslog.Writer).Notice},
+	{"INFO", slog.LevelInfo, (*syslog.Writer).Info},
+	{"DEBUG", slog.LevelDebug, (*syslog.Writer).Debug},
 }
 
 // parseLogLevel reads a level's name, in any case.
@@ -54,15 +54,14 @@ func parseLogLevel(name string) (slog.Level, error) {
 	return 0, fmt.Errorf("unknown log level %q: one of %s", name, strings.Join(names, " "))
 }
 
-// severityOf returns the name and the syslog severity of the nearest level at or below.
-func severityOf(level slog.Level) (string, syslog.Priority) {
-	for _, l := range logLevels {
+// logLevel is the index in logLevels of the nearest level at or below.
+func logLevel(level slog.Level) int {
+	for i, l := range logLevels {
 		if level >= l.level {
-			return l.name, l.severity
+			return i
 		}
 	}
-	last := logLevels[len(logLevels)-1]
-	return last.name, last.severity
+	return len(logLevels) - 1
 }
 
 // openLog makes a handler. output is syslog, stderr or stdout, in any case; where there is no syslog, stderr serves in its place, and the
@@ -151,8 +150,7 @@ func newLineLog(w io.Writer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.LevelKey {
 			if l, ok := a.Value.Any().(slog.Level); ok {
-				name, _ := severityOf(l)
-				return slog.String(slog.LevelKey, name)
+				return slog.String(slog.LevelKey, logLevels[logLevel(l)].name)
 			}
 		}
 		return a
@@ -198,26 +196,5 @@ func (h *syslogHandler) Handle(ctx context.Context, r slog.Record) error {
 	if err := h.Handler.Handle(ctx, r); err != nil {
 		return err
 	}
-	return h.out.write(r.Level)
-}
-
-func (o *syslogLines) write(level slog.Level) error {
-	line := strings.TrimSuffix(o.line.String(), "\n")
-	switch _, severity := severityOf(level); severity {
-	case syslog.LOG_EMERG:
-		return o.w.Emerg(line)
-	case syslog.LOG_ALERT:
-		return o.w.Alert(line)
-	case syslog.LOG_CRIT:
-		return o.w.Crit(line)
-	case syslog.LOG_ERR:
-		return o.w.Err(line)
-	case syslog.LOG_WARNING:
-		return o.w.Warning(line)
-	case syslog.LOG_NOTICE:
-		return o.w.Notice(line)
-	case syslog.LOG_INFO:
-		return o.w.Info(line)
-	}
-	return o.w.Debug(line)
+	return logLevels[logLevel(r.Level)].write(h.out.w, strings.TrimSuffix(h.out.line.String(), "\n"))
 }
