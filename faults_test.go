@@ -438,10 +438,12 @@ func (c *chaos) act() {
 		c.Redis[0].Stop()
 		c.flap(port)
 		c.do("", c.Redis[0].Start())
+		c.do("", c.Configure(context.Background(), len(c.names))) // as a switch does
 		c.orchagentAgain(false)
 		c.waitFor("the ports to be announced again", func() bool { return c.Appl.Exists(context.Background(), "PORT_TABLE:PortInitDone").Val() == 1 })
 	case what == 20:
 		c.do("empty Redis", c.State.FlushAll(context.Background()).Err())
+		c.do("", c.Configure(context.Background(), len(c.names)))
 		c.waitFor("the ports to be announced again", func() bool { return c.Appl.Exists(context.Background(), "PORT_TABLE:PortInitDone").Val() == 1 })
 	case what == 21:
 		c.do("another writer", c.State.HSet(context.Background(), c.StateKey(port), "state", "ok", "mtu", "1").Err())
@@ -490,9 +492,13 @@ func (c *chaos) compareFlaps() {
 	c.flaps = now
 }
 
-// settle waits until the daemon has heard everything so far: a last change, and no resync owed.
+// settle waits until every carrier is back, since flaps count from a port's first time up, and until the daemon has heard everything so
+// far: a last change, and no resync owed.
 func (c *chaos) settle() {
 	c.t.Helper()
+	c.waitFor("the carriers", func() bool {
+		return !slices.ContainsFunc(slices.Collect(maps.Values(c.kernel())), func(l kernelLink) bool { return l.oper() != "up" })
+	})
 	c.mtu = 1500 + (c.mtu+1)%100
 	c.must(c.IP("link", "set", marker, "mtu", strconv.Itoa(c.mtu)))
 	c.waitFor("the daemon to have heard everything", func() bool {

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"os"
 	runtimemetrics "runtime/metrics"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -17,27 +17,28 @@ type process struct {
 	cpu, memory, virtual, started, openFDs, maxFDs gauge
 	goroutines, threads, heapAlloc, heapInuse, sys gauge
 
-	mu        sync.Mutex
-	stat, fds int // descriptors of /proc/self/stat and /proc/self/fd, -1: not there
-	buf       []byte
-	samples   []runtimemetrics.Sample
+	mu         sync.Mutex
+	statm, fds int // descriptors of /proc/self/statm and /proc/self/fd, -1: not there
+	buf        []byte
+	samples    []runtimemetrics.Sample
 }
 
 const (
 	clockTicks  = 100 // USER_HZ: the same on every Linux architecture that Go knows
-	statBufLen  = 4 << 10
+	procBufLen  = 4 << 10
 	direntLenAt = 16 // offset of d_reclen in struct linux_dirent64
 )
 
 func openProcess() *process {
-	p := &process{stat: -1, fds: -1, buf: make([]byte, statBufLen), samples: []runtimemetrics.Sample{
+	p := &process{statm: -1, fds: -1, buf: make([]byte, procBufLen), samples: []runtimemetrics.Sample{
 		{Name: "/sched/goroutines:goroutines"},
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/memory/classes/total:bytes"},
+		{Name: "/sched/threads/total:threads"},
 	}}
-	if fd, err := unix.Open("/proc/self/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		p.stat = fd
+	if fd, err := unix.Open("/proc/self/statm", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		p.statm = fd
 	}
 	if fd, err := unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 		p.fds = fd
@@ -46,7 +47,7 @@ func openProcess() *process {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		p.maxFDs.Set(float64(limit.Cur))
 	}
-	p.started.Set(math.NaN())
+	p.started.Set(startTime())
 	return p
 }
 
@@ -59,54 +60,47 @@ func (p *process) Read() {
 	p.heapAlloc.Set(float64(p.samples[1].Value.Uint64()))
 	p.heapInuse.Set(float64(p.samples[1].Value.Uint64() + p.samples[2].Value.Uint64()))
 	p.sys.Set(float64(p.samples[3].Value.Uint64()))
-	p.readStat()
+	p.threads.Set(float64(p.samples[4].Value.Uint64()))
+	var usage unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &usage) == nil {
+		p.cpu.Set(float64(unix.TimevalToNsec(usage.Utime)+unix.TimevalToNsec(usage.Stime)) / 1e9)
+	}
+	p.readMemory()
 	p.countFDs()
 }
 
-// ReadMemory refreshes the few that /proc/self/stat has, memory among them, and returns the resident bytes.
+// ReadMemory refreshes the memory's gauges and returns the resident bytes.
 func (p *process) ReadMemory() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.readStat()
+	p.readMemory()
 	return p.memory.Load()
 }
 
-// readStat reads /proc/self/stat, proc(5): after the name in parentheses come fields 3 and on.
-func (p *process) readStat() {
-	n, err := unix.Pread(p.stat, p.buf, 0)
+// readMemory reads /proc/self/statm, proc(5): virtual and resident size in pages.
+func (p *process) readMemory() {
+	n, err := unix.Pread(p.statm, p.buf, 0)
 	if err != nil {
 		return
 	}
-	text := p.buf[:n]
-	text = text[bytes.LastIndexByte(text, ')')+1:]
-	var utime, ticks uint64
-	for field := 3; len(text) > 0; field++ {
-		var word []byte
-		text = bytes.TrimLeft(text, " ")
-		if end := bytes.IndexByte(text, ' '); end >= 0 {
-			word, text = text[:end], text[end:]
-		} else {
-			word, text = text, nil
-		}
-		number := parseUint(word)
-		switch field {
-		case 14:
-			utime = number
-		case 15:
-			p.cpu.Set(float64(utime+number) / clockTicks)
-		case 20:
-			p.threads.Set(float64(number))
-		case 22:
-			ticks = number
-		case 23:
-			p.virtual.Set(float64(number))
-		case 24:
-			p.memory.Set(float64(number) * float64(unix.Getpagesize()))
-		}
+	size, rest, _ := bytes.Cut(p.buf[:n], []byte(" "))
+	page := float64(unix.Getpagesize())
+	p.virtual.Set(float64(parseUint(size)) * page)
+	p.memory.Set(float64(parseUint(rest)) * page)
+}
+
+// startTime is when the process started, in seconds since the epoch: field 22 of /proc/self/stat, counted from the boot. Fields are counted after the
+// name in parentheses, which may hold anything.
+func startTime() float64 {
+	text, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return math.NaN()
 	}
-	if math.IsNaN(p.started.Load()) {
-		p.started.Set(bootTime() + float64(ticks)/clockTicks)
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return math.NaN()
 	}
+	return bootTime() + float64(parseUint(fields[22-3]))/clockTicks
 }
 
 // parseUint reads leading decimal digits.
@@ -122,24 +116,9 @@ func parseUint(b []byte) (n uint64) {
 
 // bootTime is the line btime of /proc/stat, in seconds since the epoch.
 func bootTime() float64 {
-	fd, err := unix.Open("/proc/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return math.NaN()
-	}
-	defer unix.Close(fd)
-	text, buf := []byte{}, make([]byte, statBufLen)
-	for {
-		n, err := unix.Read(fd, buf)
-		if n <= 0 || err != nil {
-			break
-		}
-		text = append(text, buf[:n]...)
-	}
-	if _, rest, found := bytes.Cut(text, []byte("\nbtime ")); found {
-		line, _, _ := bytes.Cut(rest, []byte("\n"))
-		if seconds, err := strconv.ParseFloat(string(line), 64); err == nil {
-			return seconds
-		}
+	text, err := os.ReadFile("/proc/stat")
+	if _, rest, found := bytes.Cut(text, []byte("\nbtime ")); err == nil && found {
+		return float64(parseUint(rest))
 	}
 	return math.NaN()
 }
