@@ -374,9 +374,7 @@ func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
 			for i := range n {
 				k.takeLive(i, sink)
 			}
-			if n == batchLen {
-				continue
-			}
+			continue // a short batch is not the end: an error or a signal may have cut it
 		case unix.ENOBUFS:
 			sink.lost("the socket buffer overran")
 			continue
