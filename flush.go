@@ -99,7 +99,7 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		wait = min(wait, s.nextCheck.Sub(now))
 	}
 	wait = min(wait, s.advanceReconcile(now))
-	signal := s.unseen == 0 && !s.initDone
+	signal := s.owesInitDone()
 	s.advanceWarm()
 	extra := s.warm.wanted != "" || len(s.batch.confirm) > 0 || len(s.audits) > 0 || s.auditList || s.checkSignals
 	if len(s.dirty) == 0 && !signal && !extra {
@@ -113,6 +113,9 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	s.startFlush(signal)
 	return wait
 }
+
+// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen, and it is not sent yet.
+func (s *syncer) owesInitDone() bool { return !s.initDone && (s.unseen == 0 || s.initOnce) }
 
 // checkAppl is the view of APPL_DB when its server sends no events: ports believed to be there are counted, and those that
 // have an interface and were not found are asked for again.

@@ -178,3 +178,21 @@ func TestStormOfOverruns(t *testing.T) {
 		t.Error("after an hour of calm a resync waits")
 	}
 }
+
+// TestSignalsAgainAfterAdoption: the run before had announced all ports; that one has lost its interface since does not hold the signal back.
+func TestSignalsAgainAfterAdoption(t *testing.T) {
+	b := newBench(t, "Ethernet0", "Ethernet4")
+	b.options.reconcile = time.Minute
+	b.db.facts = startFacts{configDone: true, initDone: true, count: 2}
+	b.turn()
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.want("adopted")
+	b.db.signalsGone = true
+	b.reconcile(nil)
+	b.db.signalsGone = false
+	b.settleDown()
+	if !slices.Contains(b.db.done, "PortConfigDone 2") || !slices.Contains(b.db.done, "PortInitDone") {
+		t.Errorf("the databases got %v", b.db.done)
+	}
+}

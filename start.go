@@ -201,6 +201,7 @@ func (s *syncer) beginRunning() {
 func (s *syncer) announceAgain() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
 	s.phase = phaseLoading
+	s.initOnce = s.initOnce || s.initDone
 	s.loaded, s.initDone = nil, false
 	s.m.portConfigDone.Set(0)
 	s.m.portInitDone.Set(0)

@@ -114,6 +114,7 @@ type syncer struct {
 	pace      pace
 	unseen    int  // configured ports whose interface was not seen yet
 	initDone  bool // PortInitDone was acknowledged
+	initOnce  bool // it was before, and is owed again because APPL_DB lost it: no interface has to be waited for
 	config    *switchConfig
 	nextCheck time.Time
 	watchLost bool
@@ -412,7 +413,7 @@ func (s *syncer) finish() error {
 			err = s.source.Wait(min(left, flushGap))
 		case !more:
 			last = true
-			s.startFlush(s.unseen == 0 && !s.initDone)
+			s.startFlush(s.owesInitDone())
 		}
 		if err != nil {
 			return err
