@@ -178,7 +178,7 @@ func (s *syncer) deleted(m *linkMessage, p *port) {
 
 // unlink notes that a port's interface is gone: its entry in STATE_DB has to be deleted.
 func (s *syncer) unlink(p *port) {
-	p.removed = true
+	p.removed, p.stale = true, false
 	s.detach(p)
 	s.markDirty(p)
 	s.notice("interface gone", "port", p.name)

@@ -125,6 +125,21 @@ func TestLostAnswerToADeletion(t *testing.T) {
 	b.want("it was carried out")
 }
 
+// TestDeletionAfterALostAnswer: whatever became of the first deletion, the second one is real, and takes the key with whatever is in it.
+func TestDeletionAfterALostAnswer(t *testing.T) {
+	b := reconciling(t)
+	b.db.refuse["Ethernet0"] = errors.New("i/o timeout")
+	b.say(gone(1), "Ethernet0")
+	b.turn()
+	delete(b.db.refuse, "Ethernet0")
+	delete(b.db.state, "Ethernet0") // the first one was carried out; what the key holds now is not ours
+	b.say(news(5, up), "Ethernet0")
+	b.say(gone(5), "Ethernet0")
+	b.clock = b.clock.Add(2 * time.Second)
+	b.settleDown()
+	b.want("a real deletion", "DEL Ethernet0")
+}
+
 func TestAPPLDBLostTheSignals(t *testing.T) {
 	b := reconciling(t)
 	if !b.initDone {

@@ -272,7 +272,7 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	case phaseAnnouncing:
 		s.announce()
 	case phaseRunning:
-		if s.look && len(s.dirty) == 0 {
+		if s.look && (len(s.dirty) == 0 || s.pace.wait(now) > 0) {
 			s.lookAgain()
 			return wait
 		}
