@@ -195,7 +195,7 @@ func TestRedisHangs(t *testing.T) {
 	}
 	memory, messages := s.number(d, "process_resident_memory_bytes"), s.number(d, "portsyncd_netlink_messages_total")
 	s.must(s.Redis[0].Process().Signal(syscall.SIGSTOP))
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		s.must(s.Flap(5, portNames(n)...))
 	}
 	s.must(s.Batch(s.NetNS, "link set Ethernet0 mtu 1400", "link del Ethernet4"))

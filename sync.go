@@ -61,7 +61,7 @@ type port struct {
 
 const (
 	checkInterval = time.Second            // how often APPL_DB is asked when its server sends no events
-	beatInterval  = 2 * time.Second        // the loop turns at least this often
+	beatInterval  = 4 * time.Second        // the loop turns at least this often; every wake-up of an idle process costs
 	goneFlapsMax  = 4096                   // flap counts kept for ports that are gone
 	stopLimit     = 900 * time.Millisecond // for the last flush
 	logLimit      = time.Second            // between two lines about malformed messages

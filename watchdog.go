@@ -15,7 +15,7 @@ import (
 // Watchdogs: systemd's, by hand over its notification socket (sd_notify(3)), and our own for hosts without systemd.
 
 const (
-	watchdogTick = time.Second
+	watchdogTick = 2 * time.Second
 	dumpLimit    = 2 * time.Second // for writing the goroutines to a log that may be stuck, too
 	stacksLen    = 256 << 10
 )
