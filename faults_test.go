@@ -25,13 +25,15 @@ type kernelLink struct {
 	Name  string   `json:"ifname"`
 	Flags []string `json:"flags"`
 	MTU   int      `json:"mtu"`
+	State string   `json:"operstate"`
 }
 
 func (l kernelLink) up(flag string) string { return upDown(slices.Contains(l.Flags, flag)) }
 
-// oper is IFF_RUNNING, which ip(8) does not print: an interface that is up and has its carrier.
+// oper is IFF_RUNNING, which ip(8) does not print but which follows the operational state (RFC 2863). The carrier, LOWER_UP, is up to a second
+// ahead of it.
 func (l kernelLink) oper() string {
-	return upDown(slices.Contains(l.Flags, "UP") && slices.Contains(l.Flags, "LOWER_UP"))
+	return upDown(slices.Contains(l.Flags, "UP") && (l.State == "UP" || l.State == "UNKNOWN"))
 }
 
 func (s *testSwitch) kernel() map[string]kernelLink {
