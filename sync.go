@@ -386,9 +386,10 @@ func (s *syncer) watchChanged(connected bool, err error) {
 		s.watchLost = false
 		s.distrust()
 	default:
-		for _, p := range s.ports {
+		for _, p := range s.ports { // a port may have entered APPL_DB after it was asked for, and before events could tell
 			p.inAppl = false
 			p.vanished++
+			s.touch(p)
 		}
 	}
 }

@@ -557,6 +557,20 @@ func TestVanishedDuringTheQuestion(t *testing.T) {
 	b.want("and published when it is back", "SET Ethernet0 down/up 1500")
 }
 
+// TestEntryBeforeTheSubscription: the port was asked for and not there, entered APPL_DB, and only then did the subscription stand.
+func TestEntryBeforeTheSubscription(t *testing.T) {
+	b := runningBench(t, "Ethernet0")
+	b.initDone = true
+	delete(b.db.appl, "Ethernet0")
+	b.say(news(1, running), "Ethernet0")
+	b.settleDown()
+	b.want("not in APPL_DB yet")
+	b.db.appl["Ethernet0"] = true
+	b.watchChanged(true, nil)
+	b.settleDown()
+	b.want("the subscription stands", "SET Ethernet0 up/up 1500")
+}
+
 func TestAPPLDBWithoutEvents(t *testing.T) {
 	b := newBench(t, "Ethernet0")
 	b.db.config.events = false
