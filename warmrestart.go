@@ -63,7 +63,7 @@ type warmRestart struct {
 	counted bool          // entries kept, repaired and removed are being counted
 }
 
-// enter shows a state and has it written.
+// enterWarm shows a state, and has it written with the next flush if STATE_DB does not have it yet.
 func (s *syncer) enterWarm(state string, write bool) {
 	s.warm.state = state
 	if write {
