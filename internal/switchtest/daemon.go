@@ -45,17 +45,24 @@ func StartProgram(name string, args ...string) (*Daemon, error) {
 }
 
 func startProgram(echo io.Writer, name string, args ...string) (*Daemon, error) {
-	d := &Daemon{cmd: exec.Command(name, args...), out: &output{echo: echo}, ended: make(chan struct{})}
-	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
-	d.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // a daemon under the race detector ends as fast as one without
+	d := newDaemon(echo, name, args...)
 	if err := start(d.cmd); err != nil {
 		return nil, err
 	}
-	go func() {
-		_ = d.cmd.Wait()
-		close(d.ended)
-	}()
+	go d.reap()
 	return d, nil
+}
+
+func newDaemon(echo io.Writer, name string, args ...string) *Daemon {
+	d := &Daemon{cmd: exec.Command(name, args...), out: &output{echo: echo}, ended: make(chan struct{})}
+	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
+	d.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // a daemon under the race detector ends as fast as one without
+	return d
+}
+
+func (d *Daemon) reap() {
+	_ = d.cmd.Wait()
+	close(d.ended)
 }
 
 // start starts a child in a process group of its own, so that a terminal's Ctrl-C does not reach it, and that the kernel kills if this

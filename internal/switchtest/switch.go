@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,6 +62,11 @@ type Switch struct {
 	StateID    int
 	separator  string // of CONFIG_DB and STATE_DB
 	options    Options
+
+	enter    sync.Once // Inside's thread
+	inside   chan func()
+	entered  chan error
+	enterErr error
 }
 
 // New makes a switch without ports.
@@ -161,6 +167,9 @@ func (s *Switch) Close() {
 	}
 	for _, ns := range []string{s.NetNS, s.FarNS} {
 		_ = run("ip", "netns", "del", ns)
+	}
+	if s.inside != nil {
+		close(s.inside)
 	}
 	if s.Dir != "" {
 		_ = os.RemoveAll(s.Dir)

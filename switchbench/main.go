@@ -1,0 +1,213 @@
+// Command switchbench measures a portsyncd, ours or any other, on a small SONiC switch made of veth ports, a private Redis and a stand-in for
+// orchagent. The daemon is given as a command line and runs as on a real switch: in the switch's network namespace, with
+// database_config.json in its usual place. With -vs a second one is measured in turns with the first, A B A B, so that a noisy
+// machine disturbs both alike, and the ratios are those of neighbours.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+func main() {
+	var o options
+	daemon := flag.String("daemon", "./portsyncd", "`command` line of the portsyncd to measure")
+	versus := flag.String("vs", "", "`command` line of a second one to measure beside it")
+	flag.IntVar(&o.ports, "ports", 256, "`number` of front-panel ports")
+	flag.IntVar(&o.runs, "runs", 3, "`number` of runs of each; the figures are medians")
+	flag.IntVar(&o.rounds, "rounds", 10, "`times` that the storm sets every port down and up")
+	flag.IntVar(&o.changes, "changes", 200, "`number` of single changes whose latency is taken")
+	flag.DurationVar(&o.idle, "idle", 10*time.Second, "`time` to watch the idle daemon")
+	flag.DurationVar(&o.limit, "limit", 10*time.Second, "`time` after which what is not right yet is taken for never")
+	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
+	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o, [2]string{*daemon, *versus}, *file, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "switchbench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	ports, runs, rounds, changes int
+	idle, limit                  time.Duration
+	verbose                      bool
+}
+
+func (o *options) validate() error {
+	switch {
+	case o.ports < 2 || o.ports > 10000:
+		return fmt.Errorf("-ports: %d is not between 2 and 10000", o.ports)
+	case o.runs < 1 || o.rounds < 1 || o.changes < 1:
+		return fmt.Errorf("-runs, -rounds and -changes: at least 1 each")
+	case o.idle < time.Second || o.limit < time.Second:
+		return fmt.Errorf("-idle and -limit: at least a second each")
+	}
+	return nil
+}
+
+// figure is one measured value. Never is a value, too: what did not come within -limit.
+type figure struct {
+	Name  string   `json:"name"`
+	Unit  string   `json:"unit"`
+	Value *float64 `json:"value"` // null: never
+}
+
+// report is what -json holds.
+type report struct {
+	Ports   int          `json:"ports"`
+	Rounds  int          `json:"rounds"`
+	Daemons []daemonRuns `json:"daemons"`
+}
+
+type daemonRuns struct {
+	Command string     `json:"command"`
+	Runs    [][]figure `json:"runs"`
+}
+
+func run(ctx context.Context, o options, commands [2]string, file string, out io.Writer) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	r := report{Ports: o.ports, Rounds: o.rounds}
+	for _, c := range commands {
+		if c != "" {
+			r.Daemons = append(r.Daemons, daemonRuns{Command: c})
+		}
+	}
+	for i := range o.runs {
+		for d := range r.Daemons {
+			one := &r.Daemons[d]
+			fmt.Fprintf(os.Stderr, "run %d of %d: %s\n", i+1, o.runs, one.Command)
+			figures, err := measure(ctx, o, strings.Fields(one.Command))
+			if err != nil {
+				return fmt.Errorf("%s: %w", one.Command, err)
+			}
+			one.Runs = append(one.Runs, figures)
+		}
+	}
+	if file != "-" {
+		r.print(out)
+	}
+	return r.write(file, out)
+}
+
+func (r *report) write(file string, out io.Writer) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	text = append(text, '\n')
+	if file == "-" {
+		_, err = out.Write(text)
+		return err
+	}
+	return os.WriteFile(file, text, 0o644)
+}
+
+// print writes a table of medians, and beside a second daemon's the median of the ratios of neighbouring runs.
+func (r *report) print(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	defer w.Flush()
+	fmt.Fprintf(w, "%d ports, medians of %d\tunit\tA\t", r.Ports, len(r.Daemons[0].Runs))
+	both := len(r.Daemons) == 2
+	if both {
+		fmt.Fprint(w, "B\tA/B\t")
+	}
+	fmt.Fprintln(w)
+	for i, f := range r.Daemons[0].Runs[0] {
+		a := r.Daemons[0].column(i)
+		fmt.Fprintf(w, "%s\t%s\t%s\t", f.Name, f.Unit, display(median(a)))
+		if both {
+			b := r.Daemons[1].column(i)
+			ratios := make([]float64, len(a))
+			for k := range a {
+				ratios[k] = a[k] / b[k]
+			}
+			fmt.Fprintf(w, "%s\t%s\t", display(median(b)), display(median(ratios)))
+		}
+		fmt.Fprintln(w)
+	}
+	for i, d := range r.Daemons {
+		fmt.Fprintf(w, "%c is %s\n", 'A'+i, d.Command)
+	}
+}
+
+// column is one figure of all runs; never is infinite.
+func (d *daemonRuns) column(figure int) (values []float64) {
+	for _, run := range d.Runs {
+		v := math.Inf(1)
+		if run[figure].Value != nil {
+			v = *run[figure].Value
+		}
+		values = append(values, v)
+	}
+	return values
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+func display(v float64) string {
+	switch {
+	case math.IsInf(v, 0):
+		return "never"
+	case math.IsNaN(v):
+		return "-"
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// measure runs one daemon on a fresh switch.
+func measure(ctx context.Context, o options, command []string) ([]figure, error) {
+	sw, err := switchtest.New(switchtest.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer sw.Close()
+	if o.verbose {
+		sw.Echo = os.Stderr
+	}
+	m := &bench{options: o, sw: sw, ctx: ctx}
+	defer m.close()
+	for _, step := range []func() error{
+		func() error { return m.start(command) }, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.resident, m.rest,
+	} {
+		if err := errors(ctx, step); err != nil {
+			return nil, err
+		}
+		if !m.daemon.Running() {
+			return nil, fmt.Errorf("the daemon ended; it printed:\n%s", m.daemon.Log())
+		}
+	}
+	return m.figures, nil
+}
+
+func errors(ctx context.Context, step func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return step()
+}

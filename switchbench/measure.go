@@ -1,0 +1,494 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"portsyncd/internal/switchtest"
+)
+
+// bench is one run: a switch, a daemon on it, and the figures so far. Each step leaves every port up, and waits until the
+// databases say so.
+type bench struct {
+	options
+	ctx      context.Context
+	sw       *switchtest.Switch
+	daemon   *switchtest.Daemon
+	links    *switchtest.LinkListener
+	admin    *switchtest.AdminSetter
+	names    []string
+	figures  []figure
+	commands int // that the bench itself sent to Redis
+
+	mu   sync.Mutex
+	last time.Time // when the latest of the interfaces appeared
+	seen map[string]bool
+}
+
+const (
+	changeGap = 25 * time.Millisecond // between single changes
+	quietTime = 1500 * time.Millisecond
+	scrapes   = 100
+)
+
+func (b *bench) note(name, unit string, value float64) {
+	f := figure{Name: name, Unit: unit}
+	if !math.IsInf(value, 0) && !math.IsNaN(value) {
+		f.Value = &value
+	}
+	b.figures = append(b.figures, f)
+}
+
+func (b *bench) close() {
+	if b.daemon != nil {
+		b.daemon.Stop()
+	}
+	if b.links != nil {
+		b.links.Close()
+	}
+	if b.admin != nil {
+		b.admin.Close()
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// start measures from the start of the process until PortConfigDone is on its way to orchagent, and from the appearance of the last
+// interface to PortInitDone. A negative time is a daemon that says so before the interfaces exist.
+func (b *bench) start(command []string) error {
+	for i := range b.ports {
+		b.names = append(b.names, switchtest.PortName(i))
+	}
+	b.seen = make(map[string]bool)
+	if err := b.sw.Configure(b.ctx, b.ports); err != nil {
+		return err
+	}
+	if _, err := b.sw.StartOrchagent(b.ctx, true); err != nil {
+		return err
+	}
+	var err error
+	if b.links, err = b.sw.ListenLinks(0, b.appeared); err != nil {
+		return err
+	}
+	if b.admin, err = b.sw.SetAdmin(); err != nil {
+		return err
+	}
+	signals := map[string]chan time.Time{"_PORT_TABLE:PortConfigDone": make(chan time.Time, 100), "_PORT_TABLE:PortInitDone": make(chan time.Time, 100)}
+	stop, err := b.sw.Redis[0].Events(b.sw.ApplID, "_PORT_TABLE:Port*Done", func(e switchtest.KeyEvent) {
+		if to := signals[e.Key]; to != nil && e.Operation == "hset" {
+			to <- e.At
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	begun := time.Now()
+	if b.daemon, err = b.sw.StartInside(command...); err != nil {
+		return err
+	}
+	config, err := b.await("PortConfigDone", signals["_PORT_TABLE:PortConfigDone"])
+	if err != nil {
+		return err
+	}
+	b.note("start to PortConfigDone", "ms", ms(config.Sub(begun)))
+	init, err := b.await("PortInitDone", signals["_PORT_TABLE:PortInitDone"])
+	if err != nil {
+		return err
+	}
+	if err := switchtest.WaitFor(time.Minute, "every interface to appear", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.seen) == b.ports
+	}); err != nil {
+		return err
+	}
+	b.note("last interface to PortInitDone", "ms", ms(init.Sub(b.last)))
+	return nil
+}
+
+func (b *bench) appeared(e switchtest.LinkEvent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.seen[e.Name] && strings.HasPrefix(e.Name, "Ethernet") {
+		b.seen[e.Name], b.last = true, e.At
+	}
+}
+
+func (b *bench) await(what string, signal chan time.Time) (time.Time, error) {
+	select {
+	case at := <-signal:
+		return at, nil
+	case <-time.After(time.Minute):
+		return time.Time{}, fmt.Errorf("%s did not come within a minute; the daemon printed:\n%s", what, b.daemon.Log())
+	case <-b.ctx.Done():
+		return time.Time{}, b.ctx.Err()
+	}
+}
+
+// appear waits until every port is published and up, and nothing stirs any more.
+func (b *bench) appear() error {
+	if _, wrong := b.converge(time.Minute, b.expect(nil)); wrong > 0 {
+		return fmt.Errorf("%d ports were not published within a minute", wrong)
+	}
+	return b.settle()
+}
+
+// settle lets the kernel's own late messages pass: it reports changes of the carrier at most once a second.
+func (b *bench) settle() error {
+	select {
+	case <-time.After(quietTime):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+}
+
+// expect is the admin status of every port when those in down are down.
+func (b *bench) expect(down []string) map[string]string {
+	out := make(map[string]string)
+	for _, p := range b.names {
+		out[p] = "up"
+	}
+	for _, p := range down {
+		out[p] = "down"
+	}
+	return out
+}
+
+// converge waits until STATE_DB says what is expected, and returns how long it took and how many ports were still wrong at the limit.
+func (b *bench) converge(limit time.Duration, expected map[string]string) (time.Duration, int) {
+	begun := time.Now()
+	ports := slices.Clone(b.names)
+	for {
+		pipe := b.sw.State.Pipeline()
+		got := make([]*redis.StringCmd, len(ports))
+		for i, p := range ports {
+			got[i] = pipe.HGet(b.ctx, b.sw.StateKey(p), "admin_status")
+		}
+		_, _ = pipe.Exec(b.ctx) // a port that is missing is an error of its own
+		b.commands += len(ports)
+		took := time.Since(begun)
+		var wrong []string
+		for i, p := range ports {
+			if got[i].Val() != expected[p] {
+				wrong = append(wrong, p)
+			}
+		}
+		if len(wrong) == 0 && len(ports) == len(b.names) {
+			return took, 0
+		}
+		if ports = wrong; len(wrong) == 0 {
+			ports = slices.Clone(b.names) // all at once, to be sure
+			continue
+		}
+		if took > limit || b.ctx.Err() != nil {
+			return took, len(wrong)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// latency is one change at a time: from the kernel's message to the moment when STATE_DB tells its readers.
+func (b *bench) latency() error {
+	took, err := b.change(b.names)
+	b.noteLatency("one change", took)
+	return err
+}
+
+func (b *bench) noteLatency(name string, took []time.Duration) {
+	if len(took) == 0 {
+		return
+	}
+	slices.Sort(took)
+	quantile := func(q float64) time.Duration { return took[int(q*float64(len(took)-1)+0.5)] }
+	b.note(name+" to STATE_DB, p50", "us", us(quantile(0.5)))
+	b.note(name+" to STATE_DB, p99", "us", us(quantile(0.99)))
+	b.note(name+" to STATE_DB, max", "us", us(quantile(1)))
+}
+
+// loaded is the same on one port while all the others flap.
+func (b *bench) loaded() error {
+	others, one := b.names[:b.ports-1], b.names[b.ports-1:]
+	storm := make(chan error, 1)
+	ctx, stop := context.WithCancel(b.ctx)
+	go func() {
+		for ctx.Err() == nil {
+			if err := b.sw.Flap(1, others...); err != nil {
+				storm <- err
+				return
+			}
+		}
+		storm <- nil
+	}()
+	b.links.Hold(true)
+	defer b.links.Hold(false)
+	took, err := b.change(one)
+	stop()
+	if stormErr := <-storm; err == nil {
+		err = stormErr
+	}
+	b.noteLatency("one change in a storm", took)
+	if err != nil {
+		return err
+	}
+	b.converge(b.limit, b.expect(nil))
+	return b.settle()
+}
+
+// change sets ports down and up, one change at a time in turns, and takes each one's latency.
+func (b *bench) change(ports []string) (took []time.Duration, err error) {
+	ports = ports[:min(len(ports), 16)]
+	indexes := make([]int, len(ports))
+	for i, p := range ports {
+		if indexes[i], err = b.sw.Index(p); err != nil {
+			return nil, err
+		}
+	}
+	filter := 0
+	if len(ports) == 1 {
+		filter = indexes[0]
+	}
+	messages, events := make(chan switchtest.LinkEvent, 10000), make(chan switchtest.KeyEvent, 10000)
+	links, err := b.sw.ListenLinks(filter, func(e switchtest.LinkEvent) { messages <- e })
+	if err != nil {
+		return nil, err
+	}
+	defer links.Close()
+	pattern := b.sw.StateKey("Ethernet*")
+	if filter != 0 {
+		pattern = b.sw.StateKey(ports[0])
+	}
+	stop, err := b.sw.Redis[0].Events(b.sw.StateID, pattern, func(e switchtest.KeyEvent) { events <- e })
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	for n := range b.changes {
+		i := n / 2 % len(ports)
+		if err := b.admin.Set(indexes[i], n%2 == 1); err != nil {
+			return nil, err
+		}
+		d, err := b.follow(ports[i], indexes[i], n%2 == 1, messages, events)
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, d)
+		time.Sleep(changeGap)
+	}
+	return took, nil
+}
+
+// follow takes the time from a port's link message to the event behind which STATE_DB has its new admin status.
+func (b *bench) follow(port string, index int, up bool, messages chan switchtest.LinkEvent, events chan switchtest.KeyEvent) (time.Duration, error) {
+	limit := time.After(b.limit)
+	want := "down"
+	if up {
+		want = "up"
+	}
+	var at time.Time
+	for at.IsZero() {
+		select {
+		case m := <-messages:
+			if m.Index == index && m.Up == up {
+				at = m.At
+			}
+		case <-limit:
+			return 0, fmt.Errorf("the kernel did not report that %s is %s", port, want)
+		}
+	}
+	for {
+		select {
+		case e := <-events:
+			// A daemon may well be faster than this process's own listener: what counts is the value, not the order of arrival.
+			if e.Key == b.sw.StateKey(port) && e.Operation == "hset" && b.sw.State.HGet(b.ctx, e.Key, "admin_status").Val() == want {
+				return max(0, e.At.Sub(at)), nil
+			}
+		case <-limit:
+			return b.limit, nil
+		}
+	}
+}
+
+// storm sets every port down and up, as fast as the kernel takes it.
+func (b *bench) storm() error {
+	b.links.Hold(true)
+	messages, commands, err := b.links.Messages.Load(), 0, error(nil)
+	if commands, err = b.redisCommands(); err != nil {
+		return err
+	}
+	cpu, err := b.daemon.CPU()
+	if err != nil {
+		return err
+	}
+	if err := b.sw.Flap(b.rounds, b.names...); err != nil {
+		return err
+	}
+	took, wrong := b.converge(b.limit, b.expect(nil))
+	if err := b.settle(); err != nil {
+		return err
+	}
+	after, err := b.daemon.CPU()
+	if err != nil {
+		return err
+	}
+	sent, err := b.redisCommands()
+	if err != nil {
+		return err
+	}
+	b.links.Hold(false)
+	n := b.settledMessages() - messages
+	if b.links.Lost.Load() {
+		return fmt.Errorf("the storm overran the bench's own listener: take fewer -rounds")
+	}
+	b.note("storm: link messages", "", float64(n))
+	b.note("storm: processor time a message", "us", us(after-cpu)/float64(n))
+	b.note("storm: Redis commands a message", "", float64(sent-commands)/float64(n))
+	b.noteConverged("storm", took, wrong)
+	return nil
+}
+
+func (b *bench) noteConverged(name string, took time.Duration, wrong int) {
+	converged := ms(took)
+	if wrong > 0 {
+		converged = math.Inf(1)
+	}
+	b.note(name+": its end to all right", "ms", converged)
+	b.note(name+": ports left wrong", "", float64(wrong))
+}
+
+// settledMessages counts the messages so far when no more come.
+func (b *bench) settledMessages() int64 {
+	for n := int64(-1); ; time.Sleep(100 * time.Millisecond) {
+		now := b.links.Messages.Load()
+		if now == n {
+			return n
+		}
+		n = now
+	}
+}
+
+// redisCommands is how many commands others than the bench have sent.
+func (b *bench) redisCommands() (int, error) {
+	text, err := b.sw.State.Info(b.ctx, "stats").Result()
+	b.commands++
+	_, rest, _ := strings.Cut(text, "total_commands_processed:")
+	number, _, _ := strings.Cut(rest, "\r\n")
+	n, convErr := strconv.Atoi(number)
+	if err == nil {
+		err = convErr
+	}
+	return n - b.commands, err
+}
+
+// overrun stops the daemon until the kernel has dropped messages for it, leaves half of the ports down, and lets it go on.
+func (b *bench) overrun() error {
+	if err := b.daemon.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	b.links.Hold(true)
+	before := b.links.Messages.Load()
+	half := b.names[:b.ports/2]
+	for n := 0; n < overrunMessages; n += 3 * b.ports {
+		if err := b.sw.Flap(1, b.names...); err != nil {
+			return err
+		}
+	}
+	for _, p := range half {
+		index, err := b.sw.Index(p)
+		if err == nil {
+			err = b.admin.Set(index, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := b.daemon.Signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	took, wrong := b.converge(b.limit, b.expect(half))
+	b.links.Hold(false)
+	b.note("overrun: link messages", "", float64(b.settledMessages()-before))
+	b.noteConverged("overrun", took, wrong)
+	for _, p := range half {
+		if err := b.sw.IP("link", "set", p, "up"); err != nil {
+			return err
+		}
+	}
+	b.converge(b.limit, b.expect(nil))
+	return b.settle()
+}
+
+// overrunMessages is more than any daemon's receive buffer holds.
+const overrunMessages = 30000
+
+// resident is the memory after all of that, and after scrapes if the daemon serves metrics where ours does.
+func (b *bench) resident() error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = b.sw.Inside(func() error {
+				conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		}}}
+	defer client.CloseIdleConnections()
+	if err := b.sw.IP("link", "set", "lo", "up"); err != nil {
+		return err
+	}
+	size := math.NaN()
+	for range scrapes {
+		response, err := client.Get("http://127.0.0.1:9090/metrics")
+		if err != nil {
+			break // it has none
+		}
+		n, err := io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		if err != nil {
+			return err
+		}
+		size = float64(n) / 1024
+	}
+	rss, anonymous, err := b.daemon.Memory()
+	b.note(fmt.Sprintf("scrape, size of the last of %d", scrapes), "KiB", size)
+	b.note("resident memory", "MiB", float64(rss)/(1<<20))
+	b.note("anonymous memory", "MiB", float64(anonymous)/(1<<20))
+	return err
+}
+
+// rest is what the daemon takes when nothing happens.
+func (b *bench) rest() error {
+	if err := b.settle(); err != nil {
+		return err
+	}
+	before, err := b.daemon.CPU()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-time.After(b.idle):
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+	after, err := b.daemon.CPU()
+	if err != nil {
+		return err
+	}
+	threads, err := b.daemon.Threads()
+	b.note("idle: processor time in 10 s", "ms", ms(after-before)*10/b.idle.Seconds())
+	b.note("threads", "", float64(threads))
+	return err
+}
