@@ -89,7 +89,7 @@ func (s *syncer) forget(p *port) {
 
 // advanceFlush starts a flush if one is due and returns how long none is.
 func (s *syncer) advanceFlush(now time.Time) time.Duration {
-	wait := beatInterval
+	wait := untilBeat(now)
 	if !s.config.events {
 		if !now.Before(s.nextCheck) {
 			s.nextCheck = now.Add(checkInterval)

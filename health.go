@@ -54,7 +54,8 @@ type health struct {
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
 
-	memoryLimit uint64 // bytes, 0: none
+	memoryLimit uint64        // bytes, 0: none
+	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
 
 	mu   sync.Mutex
 	last string // what was last logged
@@ -65,6 +66,14 @@ func (h *health) turn(now time.Time, unwritten int) {
 	h.turns.Add(1)
 	h.turned.Store(now.UnixNano())
 	since(&h.behind, unwritten > 0, now)
+}
+
+// beat notes that the loop is at one of its beats.
+func (h *health) beat() {
+	select {
+	case h.beats <- struct{}{}:
+	default:
+	}
 }
 
 // since keeps in at the time from which on holds.

@@ -36,6 +36,10 @@ const (
 // otherwise let it grow to 4 MB before the first time.
 const gcPercent = 25
 
+// parallel is how many threads run Go code at a time: one for links and databases, one for scrapes. More would only cost memory, and with a number of
+// our own the runtime does not look after the machine's every second.
+const parallel = 2
+
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -162,12 +166,15 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer source.Close()
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	status := &health{memoryLimit: uint64(o.memory)}
+	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(parallel)
 	}
 	redis.SetLogger(quiet{})
 	notify := openNotifier()

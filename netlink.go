@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -246,13 +247,19 @@ type mmsghdr struct {
 	len uint32
 }
 
-// kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine, which
-// should be locked to its thread: it blocks in ppoll(2), because Go's poller would be woken by every message.
+// kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine.
 type kernelLinks struct {
 	netns    string
 	sub      int // the subscription
 	req      int // dump requests
 	event    int // eventfd behind Wake
+	timer    int // timerfd that ends a Wait
+	timerAt  time.Time
+	poll     int // epoll instance of all of these
+	poller   *os.File
+	parked   syscall.RawConn
+	look     func(fd uintptr) bool
+	ready    [4]unix.EpollEvent
 	rcvbuf   int // bytes the kernel granted
 	headers  [batchLen]mmsghdr
 	iovecs   [batchLen]unix.Iovec
@@ -267,7 +274,7 @@ type kernelLinks struct {
 // openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own. buffer is the
 // size in bytes to ask for the receive buffer.
 func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
-	k := &kernelLinks{netns: netns, sub: -1, req: -1, event: -1, buf: make([]byte, batchLen*batchBufLen)}
+	k := &kernelLinks{netns: netns, sub: -1, req: -1, event: -1, timer: -1, buf: make([]byte, batchLen*batchBufLen)}
 	err := inNetNS(netns, func() (err error) {
 		if k.sub, err = openNetlink(unix.RTMGRP_LINK, unix.SOCK_NONBLOCK); err != nil {
 			return fmt.Errorf("subscribe to link messages: %w", err)
@@ -278,7 +285,7 @@ func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
 		return nil
 	})
 	if err == nil {
-		k.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		err = k.openPoll()
 	}
 	if err != nil {
 		k.Close()
@@ -293,6 +300,33 @@ func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
 		h.SetIovlen(1)
 	}
 	return k, nil
+}
+
+// openPoll makes the epoll instance in which Wait waits, and gives it to Go's poller. The sockets are watched for one event at a time (EPOLLONESHOT):
+// registered with Go's poller themselves, every message of a storm would wake the process whether it reads or not. The timer is the kernel's, because
+// for one of its own the runtime wakes a second thread.
+func (k *kernelLinks) openPoll() (err error) {
+	if k.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	if k.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
+		return os.NewSyscallError("timerfd_create", err)
+	}
+	if k.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	for fd, events := range map[int]uint32{k.event: unix.EPOLLIN, k.timer: unix.EPOLLIN, k.sub: 0, k.req: 0} {
+		if err := unix.EpollCtl(k.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
+			return os.NewSyscallError("epoll_ctl", err)
+		}
+	}
+	if err := unix.SetNonblock(k.poll, true); err != nil { // which is how os.NewFile knows what can be polled
+		return err
+	}
+	k.poller = os.NewFile(uintptr(k.poll), "epoll")
+	k.look = k.lookUp
+	k.parked, err = k.poller.SyscallConn()
+	return err
 }
 
 // openNetlink opens a NETLINK_ROUTE socket bound to multicast groups (a bit mask) in the calling thread's namespace.
@@ -358,7 +392,10 @@ func inNetNS(netns string, open func() error) error {
 
 // Close closes the sockets. No other method may be running.
 func (k *kernelLinks) Close() {
-	for _, fd := range []int{k.sub, k.req, k.event} {
+	if k.poller != nil {
+		_ = k.poller.Close()
+	}
+	for _, fd := range []int{k.sub, k.req, k.event, k.timer} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -507,35 +544,44 @@ func (k *kernelLinks) takeDump(b []byte, sink linkSink) {
 }
 
 func (k *kernelLinks) Wait(d time.Duration) error {
-	fds := [...]unix.PollFd{
-		{Fd: int32(k.sub), Events: unix.POLLIN},
-		{Fd: int32(k.event), Events: unix.POLLIN},
-		{Fd: int32(k.req), Events: unix.POLLIN},
+	if err := k.setTimer(d); err != nil {
+		return os.NewSyscallError("timerfd_settime", err)
 	}
-	watched := fds[:2]
-	if k.dumping {
-		watched = fds[:]
+	for _, fd := range []int{k.sub, k.req} {
+		if fd == k.req && !k.dumping {
+			break
+		}
+		if err := unix.EpollCtl(k.poll, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}); err != nil {
+			return os.NewSyscallError("epoll_ctl", err)
+		}
 	}
-	var limit *unix.Timespec
-	if d >= 0 {
-		ts := unix.NsecToTimespec(int64(d))
-		limit = &ts
-	}
-	_, err := unix.Ppoll(watched, limit, nil)
-	if fds[1].Revents != 0 {
-		var count [8]byte
-		_, _ = unix.Read(k.event, count[:])
-	}
-	if err != nil && err != unix.EINTR {
-		return os.NewSyscallError("ppoll", err)
-	}
-	return nil
+	return k.parked.Read(k.look)
 }
 
-func (k *kernelLinks) Pause(d time.Duration) {
-	ts := unix.NsecToTimespec(int64(d))
-	_, _ = unix.Ppoll(nil, &ts, nil) // a signal may cut it short
+// setTimer makes a Wait end after d, or somewhat earlier if a former one would have.
+func (k *kernelLinks) setTimer(d time.Duration) error {
+	now := time.Now()
+	if d < 0 || k.timerAt.After(now) && !k.timerAt.After(now.Add(d)) {
+		return nil
+	}
+	d = max(d, time.Microsecond) // zero would disarm it
+	k.timerAt = now.Add(d)
+	return unix.TimerfdSettime(k.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
 }
+
+// lookUp tells whether there is a reason to go on.
+func (k *kernelLinks) lookUp(fd uintptr) bool {
+	n, _ := unix.EpollWait(int(fd), k.ready[:], 0)
+	for _, e := range k.ready[:max(n, 0)] {
+		if e.Fd == int32(k.event) || e.Fd == int32(k.timer) {
+			var count [8]byte
+			_, _ = unix.Read(int(e.Fd), count[:])
+		}
+	}
+	return n > 0
+}
+
+func (k *kernelLinks) Pause(d time.Duration) { time.Sleep(d) }
 
 func (k *kernelLinks) Wake() {
 	one := [8]byte{}

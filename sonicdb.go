@@ -50,6 +50,9 @@ type dbAddress struct {
 	separator string
 }
 
+// server is the same for databases of one Redis.
+func (a dbAddress) server() string { return a.network + " " + a.address }
+
 // dbConfig is database_config.json, as far as it concerns us.
 type dbConfig struct {
 	Instances map[string]struct {
@@ -212,7 +215,6 @@ type sonicDB struct {
 const (
 	dbDialTimeout = time.Second
 	dbTimeout     = 2 * time.Second
-	pingInterval  = 5 * time.Second
 	poolSize      = 256  // never more than one connection is used; but after so many dials that failed the client would not dial for a second
 	pipelineLen   = 1024 // commands written before their answers are read
 	portsPerCall  = 256  // ports one script call carries

@@ -191,6 +191,7 @@ func (s *syncer) beginRunning() {
 	s.look = true // what was changed since the ports were read
 	s.planReconcile()
 	go s.db.Watch(s.work, watcher{
+		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.look, s.lookForced = true, s.lookForced || event }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"time"
 )
 
@@ -61,11 +60,22 @@ type port struct {
 
 const (
 	checkInterval = time.Second            // how often APPL_DB is asked when its server sends no events
-	beatInterval  = 4 * time.Second        // the loop turns at least this often; every wake-up of an idle process costs
+	beatInterval  = 5 * time.Second        // an idle process wakes up this often, see untilBeat
+	shortBeat     = time.Second            // the same where something is wrong, or not ready
 	goneFlapsMax  = 4096                   // flap counts kept for ports that are gone
 	stopLimit     = 900 * time.Millisecond // for the last flush
 	logLimit      = time.Second            // between two lines about malformed messages
 )
+
+// untilBeat is the time until the next beat. Whatever has to happen every now and then happens at the same moments, which the clock on the wall
+// gives: what an idle process costs is wake-ups. It is at least shortBeat, also when that clock is set.
+func untilBeat(now time.Time) time.Duration {
+	d := beatInterval - time.Duration(now.UnixNano())%beatInterval
+	if d < shortBeat {
+		d += beatInterval
+	}
+	return d
+}
 
 // syncOptions is what the flags decide.
 type syncOptions struct {
@@ -117,6 +127,8 @@ type syncer struct {
 	initOnce  bool // it was before, and is owed again because APPL_DB lost it: no interface has to be waited for
 	config    *switchConfig
 	nextCheck time.Time
+	nextBeat  time.Time
+	pings     chan struct{} // a beat has come: are the databases still there?
 	watchLost bool
 
 	loaded        *switchConfig // what a start goes by, until the first dump has ended
@@ -154,15 +166,13 @@ func newSyncer(o syncOptions, source linkSource, openDB func() (database, error)
 		ports: make(map[string]*port), byIndex: make(map[int32]*port),
 		old: make(map[int32]string), listed: make(map[int32]string),
 		goneFlaps: make(map[string]uint64), dumpGone: make(map[int32]struct{}),
-		jobs: make(chan func(context.Context), 1), inbox: make(chan func(), 64), ended: make(chan struct{}),
+		jobs: make(chan func(context.Context), 1), inbox: make(chan func(), 64), pings: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 }
 
 // Run takes links in and writes them out until ctx ends, and then flushes what is pending, for at most a second. It returns an
 // error only when it cannot go on: errConfig, or a link source that is dead.
 func (s *syncer) Run(ctx context.Context) error {
-	runtime.LockOSThread() // it waits in ppoll(2): a thread of its own spares Go's scheduler the hand-over
-	defer runtime.UnlockOSThread()
 	stop := context.AfterFunc(ctx, s.source.Wake)
 	defer stop()
 	defer close(s.ended)
@@ -239,7 +249,15 @@ func (s *syncer) notice(msg string, args ...any) {
 // advance starts whatever is due and returns how long there is nothing more to start. A dump is not begun while messages wait (more): after an
 // overrun those are older than what was lost, and must not pass for news that is newer than the dump.
 func (s *syncer) advance(now time.Time, more bool) time.Duration {
-	wait := beatInterval
+	wait := untilBeat(now)
+	if !now.Before(s.nextBeat) {
+		s.nextBeat = now.Add(wait)
+		s.status.beat()
+		select {
+		case s.pings <- struct{}{}:
+		default:
+		}
+	}
 	if s.dumpWanted != nil && !s.dumping && !more {
 		if due := s.dumpAfter.Sub(now); due > 0 {
 			wait = min(wait, due)

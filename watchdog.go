@@ -15,9 +15,8 @@ import (
 // Watchdogs: systemd's, by hand over its notification socket (sd_notify(3)), and our own for hosts without systemd.
 
 const (
-	watchdogTick = 2 * time.Second
-	dumpLimit    = 2 * time.Second // for writing the goroutines to a log that may be stuck, too
-	stacksLen    = 256 << 10
+	dumpLimit = 2 * time.Second // for writing the goroutines to a log that may be stuck, too
+	stacksLen = 256 << 10
 )
 
 // notifier tells systemd how the daemon is doing. Without NOTIFY_SOCKET it does nothing.
@@ -63,37 +62,43 @@ type watchdog struct {
 	exit   func(code int)
 
 	turns  uint64
-	still  int // ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
+	stuck  time.Duration // between ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
 	status string
 	ready  bool
-	pinged time.Time
 }
 
-// Run ticks until ctx ends.
+// Run ticks until ctx ends: with the loop's beat, and by itself while that does not come, or something is wrong or not ready. A timer that
+// never fires wakes nobody.
 func (w *watchdog) Run(ctx context.Context) {
-	every := watchdogTick
-	if w.notify.every > 0 {
-		every = min(every, w.notify.every)
-	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+	well := false
 	for {
+		every := shortBeat
+		if well {
+			every = beatInterval + shortBeat
+		}
+		if w.notify.every > 0 {
+			every = min(every, w.notify.every)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-ticker.C:
-			w.tick(now, every)
+		case <-w.health.beats:
+			well = w.tick(time.Now(), 0)
+		case now := <-time.After(every):
+			well = w.tick(now, every)
 		}
 	}
 }
 
-// tick updates health, tells systemd, and ends the process if the loop is stuck.
-func (w *watchdog) tick(now time.Time, every time.Duration) {
+// tick updates health, tells systemd, and ends the process if the loop is stuck. every is the time since the last one, if the
+// watchdog was waiting for nothing else. It returns
+// whether nothing is wrong.
+func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	checks, worst := w.health.Update(now, w.m, w.log)
 	if turns := w.health.turns.Load(); turns != w.turns {
-		w.turns, w.still = turns, 0
+		w.turns, w.stuck = turns, 0
 	} else {
-		w.still++
+		w.stuck += every
 	}
 	if !w.ready && w.health.listed.Load() {
 		w.ready = true
@@ -109,24 +114,22 @@ func (w *watchdog) tick(now time.Time, every time.Duration) {
 		w.status = status
 		w.notify.Tell(status)
 	}
-	stuck := time.Duration(w.still) * every
-	if w.notify.every > 0 && stuck < stuckAfter && now.Sub(w.pinged) >= w.notify.every*9/10 {
-		w.pinged = now
+	if w.stuck >= stuckAfter {
+		w.giveUp()
+	} else if w.notify.every > 0 {
 		w.notify.Tell("WATCHDOG=1")
 	}
-	if stuck >= stuckAfter {
-		w.giveUp(stuck)
-	}
+	return worst == ok && w.ready && w.stuck == 0
 }
 
 // giveUp writes down what every goroutine is doing and exits, for the supervisor to start the daemon again.
-func (w *watchdog) giveUp(stuck time.Duration) {
+func (w *watchdog) giveUp() {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
 		stacks := make([]byte, stacksLen)
 		stacks = stacks[:runtime.Stack(stacks, true)]
-		w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", stuck)
+		w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", w.stuck)
 		for _, stack := range bytes.Split(stacks, []byte("\n\n")) {
 			w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
 		}
