@@ -61,10 +61,10 @@ func testMain(m *testing.M) int {
 }
 
 // daemonProgram is how to run the daemon; plainDaemon, without the race detector, for tests that look at its memory.
-func daemonProgram(t *testing.T) []string { return program(t, buildDaemon) }
+func daemonProgram(t testing.TB) []string { return program(t, buildDaemon) }
 func plainDaemon(t *testing.T) []string   { return program(t, buildPlain) }
 
-func program(t *testing.T, build func() ([]string, error)) []string {
+func program(t testing.TB, build func() ([]string, error)) []string {
 	t.Helper()
 	program, err := build()
 	if err != nil {
@@ -76,12 +76,12 @@ func program(t *testing.T, build func() ([]string, error)) []string {
 // testSwitch is a switch for one test.
 type testSwitch struct {
 	*switchtest.Switch
-	t       *testing.T
+	t       testing.TB
 	program []string // how its daemons are run; empty: as usual
 }
 
 // newSwitch makes a switch. Where it cannot be had the test is skipped with the reason, but in CI that is a failure.
-func newSwitch(t *testing.T, o switchtest.Options) *testSwitch {
+func newSwitch(t testing.TB, o switchtest.Options) *testSwitch {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("end-to-end tests are not run with -short")

@@ -142,7 +142,11 @@ func (r *report) print(out io.Writer) {
 			for k := range a {
 				ratios[k] = a[k] / b[k]
 			}
-			fmt.Fprintf(w, "%s\t%s\t", display(median(b)), display(median(ratios)))
+			ratio := "-"
+			if r := median(ratios); !math.IsInf(r, 0) && !math.IsNaN(r) {
+				ratio = display(r)
+			}
+			fmt.Fprintf(w, "%s\t%s\t", display(median(b)), ratio)
 		}
 		fmt.Fprintln(w)
 	}
@@ -172,8 +176,6 @@ func display(v float64) string {
 	switch {
 	case math.IsInf(v, 0):
 		return "never"
-	case math.IsNaN(v):
-		return "-"
 	case math.Abs(v) >= 100:
 		return fmt.Sprintf("%.0f", v)
 	}
@@ -195,7 +197,7 @@ func measure(ctx context.Context, o options, command []string) ([]figure, error)
 	for _, step := range []func() error{
 		func() error { return m.start(command) }, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.resident, m.rest,
 	} {
-		if err := errors(ctx, step); err != nil {
+		if err := attempt(ctx, step); err != nil {
 			return nil, err
 		}
 		if !m.daemon.Running() {
@@ -205,7 +207,7 @@ func measure(ctx context.Context, o options, command []string) ([]figure, error)
 	return m.figures, nil
 }
 
-func errors(ctx context.Context, step func() error) error {
+func attempt(ctx context.Context, step func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ const (
 
 func (b *bench) note(name, unit string, value float64) {
 	f := figure{Name: name, Unit: unit}
-	if !math.IsInf(value, 0) && !math.IsNaN(value) {
+	if !math.IsInf(value, 0) {
 		f.Value = &value
 	}
 	b.figures = append(b.figures, f)
@@ -449,7 +449,7 @@ func (b *bench) resident() error {
 	if err := b.sw.IP("link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	size := math.NaN()
+	size := 0.0
 	for range scrapes {
 		response, err := client.Get("http://127.0.0.1:9090/metrics")
 		if err != nil {
@@ -471,8 +471,10 @@ func (b *bench) resident() error {
 
 // rest is what the daemon takes when nothing happens.
 func (b *bench) rest() error {
-	if err := b.settle(); err != nil {
-		return err
+	for range 5 { // what the scrapes left behind
+		if err := b.settle(); err != nil {
+			return err
+		}
 	}
 	before, err := b.daemon.CPU()
 	if err != nil {
