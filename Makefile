@@ -1,16 +1,21 @@
 # make run   a small SONiC switch on this machine, with portsyncd on it
 # make test  every check there is; CI runs the same
 # make build the binary for this machine
+# make dist  static binaries for every CPU, in dist/; make deb: Debian packages of them
+# make test-arm  the tests as ARM code, under qemu-user (part of make test)
 # make soak  an hour of chaos (SOAK=10m for less, SEED=n to run one again)
-# make bench benchmarks; those of the metrics beside other libraries
+# make bench benchmarks; those of the metrics beside other libraries, and the daemon on a benchmark switch (VS='/usr/bin/portsyncd' beside another)
+# make growth  how it grows to 100,000 ports, with docs/growth.svg
+# make profile  CPU and heap profiles of a storm, in profile/
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 FUZZTIME ?= 10s
 TOOLS   := $(CURDIR)/.tools
+ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz bench soak clean
+.PHONY: build run test need check fuzz test-arm dist deb bench growth profile soak clean
 .DEFAULT_GOAL := build
 
 build:
@@ -21,9 +26,9 @@ run: build
 	$(GO) run ./demo
 
 # The end of the output is that of the tests proper.
-test: need check fuzz
+test: need check fuzz dist test-arm
 	cd bench && $(GO) test -count=1 ./...
-	PATH="$(TOOLS)/usr/bin:$$PATH" $(GO) test -race -count=1 -timeout 15m ./...
+	$(ON_PATH) $(GO) test -race -count=1 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
 need:
@@ -41,9 +46,54 @@ fuzz:
 		(cd $$dir && $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
 	done; done
 
-bench:
-	$(GO) test -run '^$$' -bench . .
+# What is shipped for ARM has run its tests as ARM code: all of them but the long ones, which chaos and load would make longer still under an emulator. The parser's
+# also run on a big-endian machine: netlink is in native byte order.
+ARM_E2E = 'TestColdStart|TestSigterm|TestOldInterfaces|TestPortEnters|TestWarmRestart|TestStoppedDaemon|TestKilled|TestRedisReturns|TestTLSDocument'
+test-arm: need
+	CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -short -exec "$(call qemu,s390x)" -run 'Recorded|Parsing|BrokenMessages|Errno|OverrunMessage|FuzzDatagram' .
+	@for cpu in arm:arm arm64:aarch64; do \
+		export CGO_ENABLED=0 GOARM=7; qemu="$(call qemu,$${cpu#*:})"; daemon=$(CURDIR)/dist/test/portsyncd-$${cpu%:*}; \
+		GOARCH=$${cpu%:*} $(GO) build -trimpath -buildvcs=false -o $$daemon . || exit 1; \
+		export PORTSYNCD="$$qemu $$daemon"; \
+		echo "unit tests as $${cpu%:*} code"; \
+		$(ON_PATH) GOARCH=$${cpu%:*} $(GO) test -count=1 -short -timeout 5m -exec "$$qemu" . || exit 1; \
+		echo "end-to-end tests of the daemon as $${cpu%:*} code"; \
+		$(ON_PATH) $(GO) test -count=1 -timeout 10m -run $(ARM_E2E) . || exit 1; \
+	done
+qemu = $$(PATH="$(TOOLS)/usr/bin:$$PATH" command -v qemu-$(1)-static)
+
+# name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants.
+TARGETS = amd64:amd64:GOAMD64=v1 arm64:arm64:GOARM64=v8.0 arm7:arm:GOARM=7 arm5:arm:GOARM=5 mipsle:mipsle:GOMIPS=softfloat riscv64:riscv64:GORISCV64=rva20u64
+LIMIT   = 9437184
+dist:
+	@mkdir -p dist && rm -f dist/portsyncd-* dist/SHA256SUMS
+	@for target in $(TARGETS); do \
+		set -- $$(echo $$target | tr : ' '); file=dist/portsyncd-linux-$$1; \
+		GOOS=linux GOARCH=$$2 $(subst CGO_ENABLED=0,env CGO_ENABLED=0 $$3,$(BUILD)) -o $$file . || exit 1; \
+		size=$$(stat -c %s $$file); \
+		printf '%-32s %9d bytes, %3d %% of 9 MiB\n' $$file $$size $$((size * 100 / $(LIMIT))); \
+		[ $$size -le $(LIMIT) ] || { echo "$$file is larger than 9 MiB" >&2; exit 1; }; \
+	done
+	@cd dist && sha256sum portsyncd-linux-* >SHA256SUMS && echo dist/SHA256SUMS
+
+# Debian's names of the CPUs. The man page's list of flags is that of a binary that runs here.
+deb: dist build
+	@for pair in amd64:amd64 arm64:arm64 arm7:armhf; do \
+		sh deploy/debian/build.sh dist/portsyncd-linux-$${pair%:*} $${pair#*:} '$(VERSION)' dist ./portsyncd || exit 1; \
+	done
+
+bench: build
+	$(GO) test -run '^$$' -bench 'ParseLink|Step|Scrape' .
 	cd bench && $(GO) test -run '^$$' -bench . .
+	$(GO) run ./switchbench $(if $(VS),-vs '$(VS)') $(BENCHFLAGS)
+
+growth:
+	$(GO) test -run '^$$' -bench Growth -benchtime 1x -timeout 20m -growth.svg docs/growth.svg .
+
+profile:
+	mkdir -p profile
+	$(GO) test -run '^$$' -bench Storm -benchtime 200x -cpuprofile profile/cpu.out -memprofile profile/heap.out -memprofilerate 1024 -o profile/portsyncd.test .
+	@echo 'go tool pprof -top profile/portsyncd.test profile/cpu.out    # or -http=localhost:8080'
 
 SOAK ?= 1h
 SEED ?= 0
@@ -51,4 +101,4 @@ soak: need
 	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' . -chaos.time $(SOAK) -chaos.seed $(SEED)
 
 clean:
-	rm -rf portsyncd dist $(TOOLS)
+	rm -rf portsyncd dist profile $(TOOLS)

@@ -51,6 +51,10 @@ var scratch string // folder for the binary under test
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if allowed := os.Getenv(confineVariable); allowed != "" {
+		fmt.Fprintln(os.Stderr, confine(allowed, os.Args[1:]))
+		return 1
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "portsyncd-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

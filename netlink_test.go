@@ -135,7 +135,39 @@ func readRecording(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		for rest := b; len(rest) > 0; {
+			rest = rest[swapMessage(rest):]
+		}
+	}
 	return b
+}
+
+// swapMessage turns a little-endian message into what a big-endian kernel would have sent, as far as the parser reads it, and returns its length.
+func swapMessage(b []byte) int {
+	size := align4(int(binary.LittleEndian.Uint32(b)))
+	for _, field := range [][2]int{{0, 4}, {4, 2}, {6, 2}, {8, 4}, {12, 4}, {18, 2}, {20, 4}, {24, 4}, {28, 4}} { // struct nlmsghdr, struct ifinfomsg
+		slices.Reverse(b[field[0]:][:field[1]])
+	}
+	swapAttrs(b[nlmsgHeaderLen+ifInfoLen:size], false)
+	return size
+}
+
+func swapAttrs(b []byte, nested bool) {
+	for len(b) >= attrHeaderLen {
+		size, kind := int(binary.LittleEndian.Uint16(b)), binary.LittleEndian.Uint16(b[2:])&attrTypeMask
+		body := b[attrHeaderLen:size]
+		slices.Reverse(b[:2])
+		slices.Reverse(b[2:4])
+		switch {
+		case nested:
+		case kind == unix.IFLA_LINKINFO:
+			swapAttrs(body, true)
+		case kind == unix.IFLA_MTU, kind == unix.IFLA_MASTER, kind == unix.IFLA_CARRIER_UP_COUNT, kind == unix.IFLA_CARRIER_DOWN_COUNT:
+			slices.Reverse(body)
+		}
+		b = b[min(align4(size), len(b)):]
+	}
 }
 
 func TestRecordedMessages(t *testing.T) {

@@ -50,7 +50,8 @@ func (s *Switch) ListenLinks(index int, on func(LinkEvent)) (*LinkListener, erro
 		return nil, err
 	}
 	_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, listenBuffer)
-	_ = unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: listenPatience.Microseconds()})
+	patience := unix.NsecToTimeval(int64(listenPatience))
+	_ = unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
 	if index != 0 {
 		if err := filterIndex(l.fd, index); err != nil {
 			return nil, fmt.Errorf("filter link messages: %w", err)
