@@ -41,6 +41,7 @@ const gcPercent = 25
 const parallel = 2
 
 func main() {
+	runtime.MemProfileRate = 0 // samples nobody reads
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -79,8 +80,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.tls.clientCA, "web.tls-client-ca", "", "PEM `file` with the CA whose clients get in")
 	allowed := f.String("web.tls-allowed-names", "", "comma-separated DNS, URI, IP or common `names` of client certificates; empty: all that the CA signed")
 	level := f.String("log.level", "NOTICE", "lowest `level` to log: EMERG ALERT CRIT ERROR WARN NOTICE INFO DEBUG")
-	f.StringVar(&o.logOutput, "log.output", "syslog", "where to log: syslog, stderr or stdout")
-	f.StringVar(&o.old, "old-interfaces", "auto", "interfaces that exist at a cold start: `auto`, down (left-overs of the previous run) or adopt (current)")
+	f.StringVar(&o.logOutput, "log.output", "syslog", "`where` to log: syslog, stderr or stdout")
+	f.StringVar(&o.old, "old-interfaces", "auto", "`mode` for interfaces that exist at a cold start: auto, down (left-overs of the previous run) or adopt (current)")
 	f.DurationVar(&o.eoiu, "eoiu-timeout", 30*time.Second, "`time` after which the first listing of all links is asked for again (CONFIG_DB WARM_RESTART|swss portsyncd_timer overrules it)")
 	f.DurationVar(&o.reconcile, "reconcile-interval", time.Minute, "`time` between comparisons of the kernel with the databases; 0: none")
 	o.memory = 64 << 20

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,14 +52,14 @@ type server struct {
 	slots  chan struct{} // one for each open connection
 
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
-	zip    *gzip.Writer
+	zip    packer
 	spares chan *page
 }
 
 // page is one rendered response. Pages are reused; more than one exists only while slow clients read theirs.
 type page struct {
 	text   []byte
-	zipped bytes.Buffer
+	zipped []byte // empty: not asked for
 }
 
 // newServer makes a server. keep is nil for plain HTTP.
@@ -93,8 +91,8 @@ func (s *server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	p := s.render(strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"))
 	body := p.text
 	header := w.Header()
-	if p.zipped.Len() > 0 {
-		body = p.zipped.Bytes()
+	if len(p.zipped) > 0 {
+		body = p.zipped
 		header.Set("Content-Encoding", "gzip")
 	}
 	header.Set("Vary", "Accept-Encoding")
@@ -119,14 +117,9 @@ func (s *server) render(zipped bool) *page {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.text = s.m.Append(p.text[:0])
-	p.zipped.Reset()
+	p.zipped = p.zipped[:0]
 	if zipped {
-		if s.zip == nil {
-			s.zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // 20 times smaller already, for a fifth of the time
-		}
-		s.zip.Reset(&p.zipped)
-		_, _ = s.zip.Write(p.text)
-		_ = s.zip.Close()
+		p.zipped = s.zip.Pack(p.zipped, p.text)
 	}
 	return p
 }

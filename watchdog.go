@@ -83,7 +83,9 @@ func (w *watchdog) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.health.beats:
-			well = w.tick(time.Now(), 0)
+			if well = w.tick(time.Now(), 0); well {
+				trimHeap()
+			}
 		case now := <-time.After(every):
 			well = w.tick(now, every)
 		}
@@ -102,6 +104,7 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	}
 	if !w.ready && w.health.listed.Load() {
 		w.ready = true
+		letGo()
 		w.notify.Tell("READY=1")
 	}
 	status := "STATUS=" + worst.String()

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"testing"
+)
+
+// unpack is the standard library's view of what was packed.
+func unpack(t testing.TB, packed []byte) []byte {
+	t.Helper()
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(r) // checks length and checksum, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestPack(t *testing.T) {
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	var lengths []byte // a match of every length, at many distances
+	for n := range 300 {
+		lengths = append(append(lengths, bytes.Repeat([]byte{byte(n)}, n)...), every...)
+	}
+	for name, text := range map[string][]byte{
+		"nothing": nil, "one byte": {7}, "four bytes": []byte("abcd"), "every byte": every, "zeros": make([]byte, 100000), "every length": lengths,
+		"a match as far back as there is":   append(append([]byte("0123456789"), make([]byte, zipWindow-10)...), "0123456789"...),
+		"a match further back than allowed": append(append([]byte("0123456789"), make([]byte, zipWindow-9)...), "0123456789"...),
+		"metrics":                           filledMetrics(512).Append(nil),
+	} {
+		var p packer
+		packed := p.Pack(p.Pack(nil, []byte("used before"))[:0], text)
+		if got := unpack(t, packed); !bytes.Equal(got, text) {
+			t.Errorf("%s: %d bytes come back as %d other ones", name, len(text), len(got))
+		}
+		if name == "metrics" && len(packed) > len(text)/6 {
+			t.Errorf("%d bytes of metrics are %d when packed", len(text), len(packed))
+		}
+	}
+}
+
+func FuzzPack(f *testing.F) {
+	f.Add([]byte("abcabcabcabcabcabc"))
+	f.Add(filledMetrics(2).Append(nil))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var p packer
+		if got := unpack(t, p.Pack(nil, text)); !bytes.Equal(got, text) {
+			t.Errorf("%q comes back as %q", text, got)
+		}
+	})
+}
+
+func BenchmarkPack(b *testing.B) {
+	text := filledMetrics(512).Append(nil)
+	var p packer
+	packed := p.Pack(nil, text)
+	b.Run("ours", func(b *testing.B) {
+		b.SetBytes(int64(len(text)))
+		b.ReportAllocs()
+		for b.Loop() {
+			packed = p.Pack(packed[:0], text)
+		}
+		b.ReportMetric(float64(len(text))/float64(len(packed)), "ratio")
+	})
+	b.Run("stdlib", func(b *testing.B) {
+		var out bytes.Buffer
+		z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+		b.SetBytes(int64(len(text)))
+		for b.Loop() {
+			out.Reset()
+			z.Reset(&out)
+			_, _ = z.Write(text)
+			_ = z.Close()
+		}
+		b.ReportMetric(float64(len(text))/float64(out.Len()), "ratio")
+	})
+}
