@@ -207,7 +207,10 @@ func measureGrowth(b *testing.B, ports int) growth {
 	cpu := processorTime()
 	processed := m.eventsProcessed.Load()
 	for round := range rounds { // one at a time: else a later change of a port saves the write of an earlier one
-		syncer.post(func() { source.running, source.turn = round%2 == 1, 0 })
+		syncer.post(func() {
+			source.running, source.turn = round%2 == 1, 0
+			source.Wake()
+		})
 		wait("every change to be written", func() bool { return m.eventsProcessed.Load() >= processed+uint64((round+1)*ports) })
 	}
 	g.change = (processorTime() - cpu) / time.Duration(rounds*ports)

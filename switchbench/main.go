@@ -195,7 +195,7 @@ func measure(ctx context.Context, o options, command []string) ([]figure, error)
 	m := &bench{options: o, sw: sw, ctx: ctx}
 	defer m.close()
 	for _, step := range []func() error{
-		func() error { return m.start(command) }, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.resident, m.rest,
+		func() error { return m.start(command) }, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.scrape, m.rest, m.resident,
 	} {
 		if err := attempt(ctx, step); err != nil {
 			return nil, err

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+// TestSwitchbench measures the daemon beside itself on four ports: every figure is there, and nothing is left wrong.
+func TestSwitchbench(t *testing.T) {
+	if err := switchtest.Missing(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("in CI everything has to be tested: ", err)
+		}
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	binary, file := filepath.Join(dir, "portsyncd"), filepath.Join(dir, "figures.json")
+	if out, err := exec.Command("go", "build", "-o", binary, "..").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	o := options{ports: 4, runs: 1, rounds: 2, changes: 8, idle: time.Second, limit: 30 * time.Second}
+	var table bytes.Buffer
+	if err := run(t.Context(), o, [2]string{binary, binary + " -log.level DEBUG"}, file, &table); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil || len(r.Daemons) != 2 {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for _, d := range r.Daemons {
+		for _, f := range d.Runs[0] {
+			switch {
+			case f.Value == nil:
+				t.Errorf("%s: %s never came", d.Command, f.Name)
+			case strings.Contains(f.Name, "ports"):
+				if *f.Value != 0 {
+					t.Errorf("%s: %s: %v", d.Command, f.Name, *f.Value)
+				}
+			case *f.Value < 0 || *f.Value == 0 && !strings.Contains(f.Name, "to STATE_DB") && !strings.Contains(f.Name, "idle"):
+				t.Errorf("%s: %s is %v", d.Command, f.Name, *f.Value)
+			}
+			if !strings.Contains(table.String(), f.Name) {
+				t.Errorf("the table lacks %s:\n%s", f.Name, &table)
+			}
+		}
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	good := options{ports: 4, runs: 1, rounds: 1, changes: 1, idle: time.Second, limit: time.Second}
+	for flag, spoil := range map[string]func(o *options){
+		"-ports": func(o *options) { o.ports = 1 }, "-runs": func(o *options) { o.runs = 0 }, "-idle": func(o *options) { o.idle = 0 },
+	} {
+		o := good
+		spoil(&o)
+		if err := o.validate(); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	if err := good.validate(); err != nil {
+		t.Error(err)
+	}
+}
