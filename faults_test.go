@@ -498,9 +498,14 @@ func (c *chaos) compareFlaps() {
 // far: a last change, and no resync owed.
 func (c *chaos) settle() {
 	c.t.Helper()
-	c.waitFor("the carriers", func() bool {
-		return !slices.ContainsFunc(slices.Collect(maps.Values(c.kernel())), func(l kernelLink) bool { return l.oper() != "up" })
+	var down []kernelLink
+	err := switchtest.WaitFor(patience, "the carriers", func() bool {
+		down = slices.DeleteFunc(slices.Collect(maps.Values(c.kernel())), func(l kernelLink) bool { return l.oper() == "up" })
+		return len(down) == 0
 	})
+	if err != nil {
+		c.t.Fatalf("%v: down are %+v", err, down)
+	}
 	c.mtu = 1500 + (c.mtu+1)%100
 	c.must(c.IP("link", "set", marker, "mtu", strconv.Itoa(c.mtu)))
 	c.waitFor("the daemon to have heard everything", func() bool {
