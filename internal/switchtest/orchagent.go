@@ -15,8 +15,8 @@ type Orchagent struct {
 	sw *Switch
 
 	mu     sync.Mutex
-	ports  map[string]bool
-	order  []string // keys as they were popped
+	ports  map[string]bool // true: its interface is to be created
+	order  []string        // keys as they were popped
 	done   map[string]map[string]string
 	popped int
 	create bool
@@ -86,7 +86,9 @@ func (o *Orchagent) pop(ctx context.Context) {
 		case "PortConfigDone", "PortInitDone":
 			o.done[key] = fields
 		default:
-			o.ports[key] = true
+			if _, known := o.ports[key]; !known { // told again of a port, the real one does not create it again, either
+				o.ports[key] = true
+			}
 		}
 	}
 	if o.done["PortConfigDone"] != nil && o.create {
