@@ -53,14 +53,16 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 			w.config(false)
 		}
 	}
-	event := func(channel, event string) {
-		port, ofAppl := strings.CutPrefix(channel, prefix)
+	event := func(channel, event string) { // two goroutines call it where there are two servers: exists is APPL_DB's alone
 		now, relevant := existsAfter(event)
-		was, known := exists[port]
-		switch {
-		case !ofAppl && (relevant || event == "hdel"):
-			w.config(true)
-		case ofAppl && relevant && (!known || was != now):
+		port, ofAppl := strings.CutPrefix(channel, prefix)
+		if !ofAppl {
+			if relevant || event == "hdel" {
+				w.config(true)
+			}
+			return
+		}
+		if was, known := exists[port]; relevant && (!known || was != now) {
 			exists[port] = now
 			w.appl(applChange{port, now})
 		}

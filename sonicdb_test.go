@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +148,38 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 	if got := next("a change after the restart"); got != (applChange{"Ethernet4", true}) {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestWatchOnTwoServers: events of CONFIG_DB and APPL_DB come on a goroutine each if they are on two servers, and share nothing but what they tell.
+func TestWatchOnTwoServers(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{Split: true})
+	d, _ := s.openDB()
+	d.cfgAddr = d.stateAddr
+	d.cfgAddr.id = s.ConfigID
+	d.config = d.connect(d.cfgAddr)
+	ctx := t.Context()
+	var appl, config atomic.Int64
+	connected := make(chan bool, 10)
+	go d.Watch(ctx, watcher{appl: func(applChange) { appl.Add(1) }, config: func(event bool) { config.Add(1) }, connected: func(up bool, _ error) { connected <- up }})
+	if !<-connected {
+		t.Fatal("the subscription broke")
+	}
+	s.waitFor("CONFIG_DB's subscription", func() bool { return config.Load() == 1 })
+	other := s.Redis[1].Client(s.ConfigID)
+	defer other.Close()
+	const n = 200
+	var writers sync.WaitGroup
+	writers.Go(func() {
+		for range n {
+			other.HSet(ctx, s.ConfigKey("PORT", "Ethernet0"), "mtu", "9100")
+		}
+	})
+	for range n / 2 {
+		s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet0", "lanes", "1").Err())
+		s.must(s.Appl.Del(ctx, "PORT_TABLE:Ethernet0").Err())
+	}
+	writers.Wait()
+	s.waitFor("every event", func() bool { return appl.Load() == n && config.Load() == n+1 })
 }
 
 // TestNothingPassesForWritten: where no connection can be had, every write has an error, of whatever kind that makes it.
