@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -28,61 +27,102 @@ type watcher struct {
 	pings     <-chan struct{}   // when to ask the servers whether they are there
 }
 
-// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask counts
-// as one that does not.
-func (d *sonicDB) sendsEvents(ctx context.Context, c *redis.Client) bool {
-	start := time.Now()
-	set, err := c.ConfigGet(ctx, "notify-keyspace-events").Result()
-	d.account(start, 1, nil)
-	flags := set["notify-keyspace-events"]
-	return err == nil && strings.Contains(flags, "K") &&
-		(strings.Contains(flags, "A") || strings.Contains(flags, "h") && strings.Contains(flags, "g"))
+// keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy switch wake nobody. It keeps
+// its own set of the ports that APPL_DB has.
+type keyFilter struct {
+	w       watcher
+	applKey string // the channel of a port's key in APPL_DB, up to the port's name
+
+	mu     sync.Mutex      // two goroutines tell of events where there are two servers, and doubt is the loop's
+	exists map[string]bool // a port that is not in it may be either
 }
 
-// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd. It keeps its own set of the
-// ports that APPL_DB has, so that the many field changes of a busy switch wake nobody. Databases of one server share a subscription.
+func newKeyFilter(d *sonicDB) *keyFilter {
+	return &keyFilter{applKey: keyspace(d.applAddr, d.applKey("")), exists: make(map[string]bool)}
+}
+
+// doubt forgets whether a port exists. It comes before APPL_DB is asked: what the answer misses is then told as an event, whatever was
+// told before (a database that is flushed sends none).
+func (f *keyFilter) doubt(port string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.exists, port)
+}
+
+// connected is told whether the subscription to APPL_DB's events stands.
+func (f *keyFilter) connected(up bool, err error) {
+	f.mu.Lock()
+	clear(f.exists)
+	f.mu.Unlock()
+	f.w.connected(up, err)
+}
+
+// configConnected is told the same of CONFIG_DB's.
+func (f *keyFilter) configConnected(up bool, _ error) {
+	if up {
+		f.w.config(false)
+	}
+}
+
+// event takes an event about a key: the channel that names it, and what happened.
+func (f *keyFilter) event(channel, event string) {
+	now, relevant := existsAfter(event)
+	port, ofAppl := strings.CutPrefix(channel, f.applKey)
+	if !ofAppl {
+		if relevant || event == "hdel" {
+			f.w.config(true)
+		}
+		return
+	}
+	if relevant && f.news(port, now) {
+		f.w.appl(applChange{port, now})
+	}
+}
+
+// news notes that a port exists or not, and tells whether that was known.
+func (f *keyFilter) news(port string, now bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was, known := f.exists[port]
+	f.exists[port] = now
+	return !known || was != now
+}
+
+// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask counts
+// as one that does not.
+func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
+	get := redis.NewStringSliceCmd(ctx, "config", "get", "notify-keyspace-events")
+	_ = pipeline(ctx, d, c, []redis.Cmder{get})
+	set := get.Val()
+	if len(set) != 2 {
+		return false
+	}
+	return strings.Contains(set[1], "K") &&
+		(strings.Contains(set[1], "A") || strings.Contains(set[1], "h") && strings.Contains(set[1], "g"))
+}
+
+// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd. Databases of one server
+// share a subscription.
 func (d *sonicDB) Watch(ctx context.Context, w watcher) {
-	prefix := keyspace(d.applAddr, d.applKey(""))
-	exists := make(map[string]bool) // a port that is not in it may be either
-	appl := func(up bool, err error) {
-		clear(exists)
-		w.connected(up, err)
-	}
-	config := func(up bool, _ error) {
-		if up {
-			w.config(false)
-		}
-	}
-	event := func(channel, event string) { // two goroutines call it where there are two servers: exists is APPL_DB's alone
-		now, relevant := existsAfter(event)
-		port, ofAppl := strings.CutPrefix(channel, prefix)
-		if !ofAppl {
-			if relevant || event == "hdel" {
-				w.config(true)
-			}
-			return
-		}
-		if was, known := exists[port]; relevant && (!known || was != now) {
-			exists[port] = now
-			w.appl(applChange{port, now})
-		}
-	}
+	filter := d.filter
+	filter.w = w
+	ports := filter.applKey + "*"
 	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
 	var followed sync.WaitGroup
 	var subs []*redis.PubSub
-	follow := func(c *redis.Client, connected func(bool, error), patterns ...string) {
-		sub := c.WithTimeout(silence).PSubscribe(ctx, patterns...)
+	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
+		sub := c.Subscribe(ctx, patterns...)
 		subs = append(subs, sub)
-		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
+		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, filter.event) })
 	}
 	if d.cfgAddr.server() == d.applAddr.server() {
 		follow(d.appl, func(up bool, err error) {
-			appl(up, err)
-			config(up, err)
-		}, append(configs, prefix+"*")...)
+			filter.connected(up, err)
+			filter.configConnected(up, err)
+		}, append(configs, ports)...)
 	} else {
-		follow(d.config, config, configs...)
-		follow(d.appl, appl, prefix+"*")
+		follow(d.config, filter.configConnected, configs...)
+		follow(d.appl, filter.connected, ports)
 	}
 	for ctx.Err() == nil {
 		select {

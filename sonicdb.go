@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // SONiC's databases: where they are, what the tables and keys are called, and how a port gets into them.
@@ -205,20 +204,15 @@ type startFacts struct {
 
 // sonicDB is the connections to the three databases. One goroutine uses it at a time, but for Watch.
 type sonicDB struct {
-	appl, config, state          *redis.Client
+	appl, config, state          redisConn
+	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
 	closed                       atomic.Bool
 }
 
-// Time-outs: a switch's Redis answers in microseconds, and a hanging one should be noticed before supervisors are.
-const (
-	dbDialTimeout = time.Second
-	dbTimeout     = 2 * time.Second
-	poolSize      = 256  // never more than one connection is used; but after so many dials that failed the client would not dial for a second
-	pipelineLen   = 1024 // commands written before their answers are read
-	portsPerCall  = 256  // ports one script call carries
-)
+// portsPerCall is how many ports one script call carries.
+const portsPerCall = 256
 
 func openSonicDB(path string, m *metrics) (*sonicDB, error) {
 	c, err := readDBConfig(path)
@@ -229,43 +223,16 @@ func openSonicDB(path string, m *metrics) (*sonicDB, error) {
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
+	d.filter = newKeyFilter(d)
 	d.appl, d.config, d.state = d.connect(d.applAddr), d.connect(d.cfgAddr), d.connect(d.stateAddr)
 	return d, nil
-}
-
-// connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
-// so are the client's own retries: they would hide an outage from the metrics.
-func (d *sonicDB) connect(a dbAddress) *redis.Client {
-	var connected atomic.Bool
-	return redis.NewClient(&redis.Options{
-		Network: a.network, Addr: a.address, DB: a.id,
-		Protocol:                 2,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		MaxRetries:               -1,
-		DialerRetries:            1,
-		DialTimeout:              dbDialTimeout,
-		ReadTimeout:              dbTimeout,
-		WriteTimeout:             dbTimeout,
-		ContextTimeoutEnabled:    true,
-		PoolSize:                 poolSize,
-		ConnMaxIdleTime:          -1,
-		ReadBufferSize:           4 << 10,
-		WriteBufferSize:          16 << 10,
-		OnConnect: func(context.Context, *redis.Conn) error {
-			if connected.Swap(true) {
-				d.m.redisReconnects.Inc()
-			}
-			return nil
-		},
-	})
 }
 
 func (d *sonicDB) Close() {
 	if d.closed.Swap(true) {
 		return
 	}
-	for _, c := range []*redis.Client{d.appl, d.config, d.state} {
+	for _, c := range []redisConn{d.appl, d.config, d.state} {
 		_ = c.Close()
 	}
 }
@@ -273,65 +240,6 @@ func (d *sonicDB) Close() {
 func (d *sonicDB) applKey(port string) string         { return portTable + d.applAddr.separator + port }
 func (d *sonicDB) configKey(table, row string) string { return table + d.cfgAddr.separator + row }
 func (d *sonicDB) stateKey(port string) string        { return portTable + d.stateAddr.separator + port }
-
-// unavailable tells an error that concerns the server or the way to it from one that concerns a single command.
-func unavailable(err error) bool {
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		return true
-	}
-	for _, code := range []string{"LOADING", "READONLY", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "MASTERDOWN", "BUSY"} {
-		if strings.HasPrefix(reply.Error(), code+" ") {
-			return true
-		}
-	}
-	return false
-}
-
-// account counts the commands of one round trip, its duration and its failure.
-func (d *sonicDB) account(start time.Time, commands int, err error) {
-	d.m.redisLatency.Observe(time.Since(start))
-	d.m.redisCommands.Add(uint64(commands))
-	if err != nil && !errors.Is(err, redis.Nil) {
-		d.m.redisErrors.Inc()
-	}
-}
-
-// pipeline sends commands, at most pipelineLen at a time, and returns the first error that was no mere redis.Nil.
-// The answer to each is in the command itself.
-func pipeline[C redis.Cmder](ctx context.Context, d *sonicDB, c *redis.Client, commands []C) error {
-	var first error
-	for part := range slices.Chunk(commands, pipelineLen) {
-		pipe := c.Pipeline()
-		for _, command := range part {
-			_ = pipe.Process(ctx, command)
-		}
-		start := time.Now()
-		_, err := pipe.Exec(ctx)
-		d.account(start, len(part), err)
-		blame(part, err)
-		if err != nil && first == nil && !errors.Is(err, redis.Nil) {
-			first = err
-		}
-	}
-	return first
-}
-
-// blame gives a round trip's error to its commands if none of them has one. The client leaves them without when it could not get a
-// connection, and a command that was never sent must not pass for one that was answered with nothing.
-func blame[C redis.Cmder](commands []C, err error) {
-	if err == nil {
-		return
-	}
-	for _, command := range commands {
-		if command.Err() != nil {
-			return
-		}
-	}
-	for _, command := range commands {
-		command.SetErr(err)
-	}
-}
 
 // Load reads what a start needs, in two round trips. CONFIG_DB may still be filled by others: errConfigLoading.
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
@@ -348,7 +256,7 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	}
 	names := keys.Val()
 	slices.SortFunc(names, comparePorts)
-	hashes := make([]*redis.StringSliceCmd, len(names))
+	hashes := make([]redis.Cmder, len(names))
 	for i, key := range names {
 		hashes[i] = redis.NewStringSliceCmd(ctx, "hgetall", key)
 	}
@@ -360,7 +268,7 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		c.eoiu = time.Duration(seconds) * time.Second
 	}
 	for i, hash := range hashes {
-		if fields := hash.Val(); len(fields) > 0 { // an empty hash was deleted meanwhile
+		if fields := hash.(*redis.StringSliceCmd).Val(); len(fields) > 0 { // an empty hash was deleted meanwhile
 			c.ports = append(c.ports, portConfig{strings.TrimPrefix(names[i], d.configKey(portConfigTable, "")), fields})
 		}
 	}
@@ -395,7 +303,7 @@ func (d *sonicDB) Look(ctx context.Context) (ports []string, logger logSettings,
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change.
 func (d *sonicDB) SetLogger(ctx context.Context, l logSettings) error {
 	set := redis.NewIntCmd(ctx, "hset", d.configKey(loggerTable, appName), "LOGLEVEL", l.level, "LOGOUTPUT", l.output)
-	return pipeline(ctx, d, d.config, []*redis.IntCmd{set})
+	return pipeline(ctx, d, d.config, []redis.Cmder{set})
 }
 
 // signalKeys are the keys of a signal: as a consumer has it, and on its way there.
@@ -414,7 +322,7 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 		f.count = -1
 	}
 	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
-	entries := make([]*redis.SliceCmd, len(ports))
+	entries := make([]redis.Cmder, len(ports))
 	for i, p := range ports {
 		entries[i] = d.entryCommand(ctx, d.stateKey(p.name))
 	}
@@ -423,7 +331,7 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 	}
 	f.held = make(map[string]portState)
 	for i, entry := range entries {
-		if state, whole := stateFrom(entry.Val()); whole {
+		if state, whole := stateFrom(entry.(*redis.SliceCmd).Val()); whole {
 			f.held[ports[i].name] = state
 		}
 	}
@@ -451,7 +359,7 @@ func stateFrom(found []any) (state portState, whole bool) {
 // keys a notification, so each key that was not waiting already gets a notification of its own.
 // KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of
 // strings that follow, and these: field, value, field, value…
-var producerSet = redis.NewScript(`
+var producerSet = newScript(`
 local at, announced = 1, 0
 for i = 3, #KEYS do
 	local port, n = ARGV[at], tonumber(ARGV[at + 1])
@@ -478,10 +386,7 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) error {
 				args = append(args, s)
 			}
 		}
-		start := time.Now()
-		err := producerSet.Run(ctx, d.appl, keys, args...).Err()
-		d.account(start, 1, err)
-		if err != nil {
+		if err := producerSet.run(ctx, d, d.appl, keys, args...).Err(); err != nil {
 			return fmt.Errorf("write %s and %d more ports to APPL_DB: %w", part[0].name, len(part)-1, err)
 		}
 	}
@@ -527,12 +432,11 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 // listState names the ports that STATE_DB has entries of, ours or not.
 func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
 	for cursor := uint64(0); ; {
-		start := time.Now()
-		keys, next, err := d.state.Scan(ctx, cursor, d.stateKey("*"), pipelineLen).Result()
-		d.account(start, 1, err)
-		if err != nil {
+		scan := redis.NewScanCmd(ctx, nil, "scan", cursor, "match", d.stateKey("*"), "count", pipelineLen)
+		if err := pipeline(ctx, d, d.state, []redis.Cmder{scan}); err != nil {
 			return nil, fmt.Errorf("list the entries of STATE_DB: %w", err)
 		}
+		keys, next := scan.Val()
 		for _, key := range keys {
 			ports = append(ports, strings.TrimPrefix(key, d.stateKey("")))
 		}
@@ -544,10 +448,11 @@ func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
 
 // askAppl finds out which of the ports exist in APPL_DB, right before they are written.
 func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
-	var commands []*redis.IntCmd
+	var commands []redis.Cmder
 	var asked []*portWrite
 	for _, w := range f.writes {
 		if w.ask {
+			d.filter.doubt(w.port)
 			commands = append(commands, redis.NewIntCmd(ctx, "exists", d.keyInAppl(w)))
 			asked = append(asked, w)
 		}
@@ -567,16 +472,19 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	}
 	err := pipeline(ctx, d, d.appl, commands)
 	for i, w := range asked {
-		w.exists, w.err = commands[i].Val() > 0, commands[i].Err()
+		w.exists, w.err = intOf(commands[i]) > 0, commands[i].Err()
 	}
 	rest := commands[len(asked):]
 	if len(f.confirm) > 0 {
-		f.missing = rest[0].Err() != nil || rest[0].Val() != int64(len(f.confirm))
+		f.missing = rest[0].Err() != nil || intOf(rest[0]) != int64(len(f.confirm))
 		rest = rest[1:]
 	}
-	f.signalsGone = f.signals && rest[0].Err() == nil && rest[0].Val() == 0
+	f.signalsGone = f.signals && rest[0].Err() == nil && intOf(rest[0]) == 0
 	return err
 }
+
+// intOf is the integer that a command was answered with.
+func intOf(c redis.Cmder) int64 { return c.(*redis.IntCmd).Val() }
 
 func (d *sonicDB) keyInAppl(w *portWrite) string {
 	if w.applKey == "" {
@@ -590,7 +498,7 @@ func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (
 
 // checkState reads the entries that are in doubt, and drops the writes that would change nothing.
 func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
-	var commands []*redis.SliceCmd
+	var commands []redis.Cmder
 	var checked []*portWrite
 	for _, w := range writes {
 		if w.err == nil && w.del && w.stale || w.check && !w.del && w.wanted() {
@@ -606,7 +514,7 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 		if w.err = commands[i].Err(); w.err != nil {
 			continue
 		}
-		found := commands[i].Val()
+		found := commands[i].(*redis.SliceCmd).Val()
 		w.del = w.del && found[0] != nil
 		state, whole := stateFrom(found)
 		w.same = w.set && !w.del && whole && state == w.state
@@ -651,7 +559,7 @@ func (w *portWrite) mtuString() string {
 
 // writeState sends the deletions and the four fields, a port's deletion before its fields.
 func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
-	commands := make([]*redis.IntCmd, 0, len(writes))
+	commands := make([]redis.Cmder, 0, len(writes))
 	owners := make([]*portWrite, 0, len(writes))
 	for _, w := range writes {
 		if w.del && w.err == nil {

@@ -171,8 +171,10 @@ func (s *syncer) setOldDown() {
 		names[index] = name
 	}
 	s.notice("setting old interfaces down", "count", len(indexes))
-	go s.source.SetDown(indexes, func(index int32, err error) {
-		s.log.Warn("setting an old interface down failed", "port", names[index], "ifindex", index, "err", err)
+	s.beside(func() {
+		s.source.SetDown(indexes, func(index int32, err error) {
+			s.log.Warn("setting an old interface down failed", "port", names[index], "ifindex", index, "err", err)
+		})
 	})
 }
 
@@ -190,12 +192,13 @@ func (s *syncer) beginRunning() {
 	s.auditList = true
 	s.look = true // what was changed since the ports were read
 	s.planReconcile()
-	go s.db.Watch(s.work, watcher{
+	w := watcher{
 		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.look, s.lookForced = true, s.lookForced || event }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
-	})
+	}
+	s.beside(func() { s.db.Watch(s.work, w) })
 }
 
 // announceAgain sends ports and signals once more: APPL_DB lost them.

@@ -84,6 +84,7 @@ type syncOptions struct {
 	reconcile time.Duration     // how often everything is compared; 0: never
 	eoiu      time.Duration     // how long the first dump may take before it is asked for again
 	logger    func(logSettings) // takes what CONFIG_DB says about the log
+	spawn     func(func())      // runs what takes its time beside the loop; nil: goroutines
 }
 
 // syncer keeps one set of ports in step. Everything it needs is handed to it; it has no global state.
@@ -180,7 +181,9 @@ func (s *syncer) Run(ctx context.Context) error {
 	s.work, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if s.openDB != nil {
-		go s.serveJobs()
+		if s.options.spawn == nil {
+			go s.serveJobs()
+		}
 	}
 	s.m.netlinkConnected.Set(1)
 	defer s.m.netlinkConnected.Set(0)
@@ -314,7 +317,7 @@ func (s *syncer) serveJobs() {
 // do runs job on the database goroutine and then done with its error on the loop. One job at a time.
 func (s *syncer) do(job func(context.Context) error, done func(error)) {
 	s.working = true
-	s.jobs <- func(ctx context.Context) {
+	carry := func(ctx context.Context) {
 		err := job(ctx)
 		s.post(func() {
 			s.working = false
@@ -322,6 +325,20 @@ func (s *syncer) do(job func(context.Context) error, done func(error)) {
 			done(err)
 		})
 	}
+	if s.options.spawn != nil {
+		s.options.spawn(func() { carry(s.work) })
+		return
+	}
+	s.jobs <- carry
+}
+
+// beside runs fn without waiting for it.
+func (s *syncer) beside(fn func()) {
+	if s.options.spawn != nil {
+		s.options.spawn(fn)
+		return
+	}
+	go fn()
 }
 
 // judge learns from a job's outcome whether the databases answer, says so once per change, and sets the pause before a retry.

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// The way to a Redis: connections, round trips, scripts, and what an error concerns.
+
+// redisConn is the way to one database. *redisClient is the real one; the simulator has its own.
+type redisConn interface {
+	// Exec sends commands in one round trip. Each has its own answer or error afterwards; the error returned is that of the round trip, or
+	// the first command's.
+	Exec(ctx context.Context, commands []redis.Cmder) error
+	// Subscribe follows channels by patterns, until the subscription is closed.
+	Subscribe(ctx context.Context, patterns ...string) *redis.PubSub
+	Close() error
+}
+
+// redisClient is a connection to a real server.
+type redisClient struct{ *redis.Client }
+
+// Exec sends commands as one pipeline.
+func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
+	pipe := c.Pipeline()
+	for _, command := range commands {
+		_ = pipe.Process(ctx, command)
+	}
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// Subscribe keeps a subscription that is silent for longer than a beat from being taken for broken.
+func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.PubSub {
+	return c.WithTimeout(silence).PSubscribe(ctx, patterns...)
+}
+
+// Time-outs: a switch's Redis answers in microseconds, and a hanging one should be noticed before supervisors are.
+const (
+	dbDialTimeout = time.Second
+	dbTimeout     = 2 * time.Second
+	poolSize      = 256  // never more than one connection is used; but after so many dials that failed the client would not dial for a second
+	pipelineLen   = 1024 // commands written before their answers are read
+)
+
+// connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
+// so are the client's own retries: they would hide an outage from the metrics.
+func (d *sonicDB) connect(a dbAddress) redisConn {
+	var connected atomic.Bool
+	return &redisClient{redis.NewClient(&redis.Options{
+		Network: a.network, Addr: a.address, DB: a.id,
+		Protocol:                 2,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaxRetries:               -1,
+		DialerRetries:            1,
+		DialTimeout:              dbDialTimeout,
+		ReadTimeout:              dbTimeout,
+		WriteTimeout:             dbTimeout,
+		ContextTimeoutEnabled:    true,
+		PoolSize:                 poolSize,
+		ConnMaxIdleTime:          -1,
+		ReadBufferSize:           4 << 10,
+		WriteBufferSize:          16 << 10,
+		OnConnect: func(context.Context, *redis.Conn) error {
+			if connected.Swap(true) {
+				d.m.redisReconnects.Inc()
+			}
+			return nil
+		},
+	})}
+}
+
+// unavailable tells an error that concerns the server or the way to it from one that concerns a single command.
+func unavailable(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return true
+	}
+	for _, code := range []string{"LOADING", "READONLY", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "MASTERDOWN", "BUSY"} {
+		if strings.HasPrefix(reply.Error(), code+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// account counts the commands of one round trip, its duration and its failure.
+func (d *sonicDB) account(start time.Time, commands int, err error) {
+	d.m.redisLatency.Observe(time.Since(start))
+	d.m.redisCommands.Add(uint64(commands))
+	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "NOSCRIPT") {
+		d.m.redisErrors.Inc()
+	}
+}
+
+// pipeline sends commands, at most pipelineLen at a time, and returns the first error that was no mere redis.Nil.
+// The answer to each is in the command itself.
+func pipeline(ctx context.Context, d *sonicDB, c redisConn, commands []redis.Cmder) error {
+	var first error
+	for part := range slices.Chunk(commands, pipelineLen) {
+		start := time.Now()
+		err := c.Exec(ctx, part)
+		d.account(start, len(part), err)
+		blame(part, err)
+		if err != nil && first == nil && !errors.Is(err, redis.Nil) {
+			first = err
+		}
+	}
+	return first
+}
+
+// blame gives a round trip's error to its commands if none of them has one. The client leaves them without when it could not get a
+// connection, and a command that was never sent must not pass for one that was answered with nothing.
+func blame(commands []redis.Cmder, err error) {
+	if err == nil {
+		return
+	}
+	for _, command := range commands {
+		if command.Err() != nil {
+			return
+		}
+	}
+	for _, command := range commands {
+		command.SetErr(err)
+	}
+}
+
+// script is a Lua script that a server carries out as one step.
+type script struct{ text, sha string }
+
+func newScript(text string) *script {
+	sum := sha1.Sum([]byte(text))
+	return &script{text, hex.EncodeToString(sum[:])}
+}
+
+// run carries out a script by its digest, and sends its text where the server does not know it (any more).
+func (s *script) run(ctx context.Context, d *sonicDB, c redisConn, keys []string, args ...any) *redis.Cmd {
+	command := s.command(ctx, "evalsha", s.sha, keys, args)
+	err := pipeline(ctx, d, c, []redis.Cmder{command})
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		command = s.command(ctx, "eval", s.text, keys, args)
+		_ = pipeline(ctx, d, c, []redis.Cmder{command})
+	}
+	return command
+}
+
+func (s *script) command(ctx context.Context, name, body string, keys []string, args []any) *redis.Cmd {
+	all := []any{name, body, len(keys)}
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	return redis.NewCmd(ctx, append(all, args...)...)
+}
