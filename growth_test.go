@@ -231,8 +231,8 @@ func BenchmarkStep(b *testing.B) {
 	const ports = 256
 	source := newCrowd(b, ports)
 	s := newSyncer(syncOptions{links: globs{"*"}, eoiu: time.Minute}, source, nil, newMetrics("step"), new(health), slog.New(slog.DiscardHandler), time.Now)
-	s.dumpWanted = &s.m.resyncStart
-	for s.phase != phaseRunning {
+	s.wake()
+	for !s.start.running() {
 		if err := s.turn(); err != nil {
 			b.Fatal(err)
 		}

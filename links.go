@@ -4,69 +4,147 @@ import (
 	"context"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// What link messages and dumps mean for the ports: the rules of SONIC.md, "Which link messages count".
+// What the kernel says of its links: SONIC.md, "Which link messages count".
 
-func (s *syncer) received(at time.Time, messages int) {
-	s.at = at
-	s.m.messages.Add(uint64(messages))
+// linkTable knows the ports by name and their interfaces by ifindex, as the kernel last told of them, and which interfaces are left-overs of the
+// switch software's previous run. It decides what a message means; what follows from that is the syncer's business.
+type linkTable struct {
+	globs globs // which links are ports; nil: SONiC's rule
+	m     *metrics
+	log   *slog.Logger
+
+	ports   map[string]*port
+	slots   []*port // by slot, nil: free. Whoever goes through all ports does so in this order: none may depend on a map's.
+	free    []int   // slots
+	rows    rows[linkRow]
+	byIndex map[int32]*port
+	flaps   map[string]uint64 // of ports that were forgotten, for their return
+
+	old      map[int32]string   // left-over interfaces and their names, rule 5
+	existing map[int32]string   // until that is decided: Ethernet* interfaces that were there before the subscription was
+	created  map[int32]struct{} // until then: interfaces that came into being since
 }
 
-// live handles one message of the subscription by the rules of SONIC.md, "Which link messages count".
-func (s *syncer) live(m *linkMessage) {
-	p := s.byIndex[m.index]
-	if ignored := s.ignore(m, p); ignored != nil {
+// linkRow is a port's interface.
+type linkRow struct {
+	index       int32 // 0: it has none
+	state       portState
+	upSeen      bool   // it was running at some time: from then on a loss of carrier is a flap
+	carrierDown uint32 // the kernel's count at the last message
+	hasCarrier  bool
+}
+
+// goneFlapsMax is how many ports that are gone are remembered for their flap counts.
+const goneFlapsMax = 4096
+
+// heard is what a link message, or a line of a listing, meant.
+type heard struct {
+	ignored  *counter // it does not count, by this rule, nil: it does
+	port     *port    // whose present state it tells, nil: none
+	appeared bool     // port has an interface that it did not have before
+	gone     [2]*port // ports that lost their interface by it: deleted, renamed, or their name taken over; nil: none
+}
+
+func newLinkTable(g globs, m *metrics, log *slog.Logger) *linkTable {
+	return &linkTable{
+		globs: g, m: m, log: log, ports: make(map[string]*port), byIndex: make(map[int32]*port), flaps: make(map[string]uint64),
+		old: make(map[int32]string), existing: make(map[int32]string), created: make(map[int32]struct{}),
+	}
+}
+
+// live takes one message of the subscription, received at a time.
+func (t *linkTable) live(m *linkMessage, at time.Time) heard {
+	if aboutDevice(m) {
+		t.noteExisting(m)
+	}
+	if ignored := t.ignore(m); ignored != nil {
 		ignored.Inc()
-		return
+		return heard{ignored: ignored}
 	}
 	if m.deleted {
-		s.deleted(m, p)
-		return
+		return t.deleted(m)
 	}
-	p = s.linked(m, p)
-	if p == nil {
-		s.m.ignoredName.Inc()
-		return
+	h := t.linked(m, at)
+	if h.port == nil {
+		t.m.ignoredName.Inc()
+		h.ignored = &t.m.ignoredName
 	}
-	p.dumpSeen = s.dumpNumber
-	s.update(p, m)
-	s.noteEvent(p)
+	return h
+}
+
+// line takes one line of a listing. Whether a live message was newer has to be found out before.
+func (t *linkTable) line(m *linkMessage, at time.Time) heard {
+	t.noteExisting(m)
+	if ignored := t.ignore(m); ignored != nil {
+		return heard{ignored: ignored}
+	}
+	return t.linked(m, at)
+}
+
+// aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor that a link
+// has left a bridge or a LAG (rule 2).
+func aboutDevice(m *linkMessage) bool {
+	return m.family == unix.AF_UNSPEC && (!m.deleted || m.master == 0)
+}
+
+// noteExisting tells interfaces that were there before the subscription from those that came since, until it is decided which are old: the
+// kernel says of a message whether it is about a new link. One that is about an old interface's ifindex says that the old one is gone, or
+// never was: a listing may be ahead of the message.
+func (t *linkTable) noteExisting(m *linkMessage) {
+	if m.created {
+		delete(t.old, m.index)
+	}
+	switch {
+	case t.existing == nil:
+	case m.created:
+		t.created[m.index] = struct{}{}
+		delete(t.existing, m.index)
+	case m.deleted:
+		delete(t.created, m.index)
+		delete(t.existing, m.index)
+	case strings.HasPrefix(string(m.name), "Ethernet"):
+		if _, since := t.created[m.index]; !since {
+			t.existing[m.index] = string(m.name)
+		}
+	}
 }
 
 // ignore returns the counter of the rule by which a message does not count, or nil.
-func (s *syncer) ignore(m *linkMessage, p *port) *counter {
+func (t *linkTable) ignore(m *linkMessage) *counter {
 	switch {
 	case m.family != unix.AF_UNSPEC:
-		return &s.m.ignoredBridge // what a bridge says of its port says nothing of the device
+		return &t.m.ignoredBridge
 	case m.deleted && m.master != 0:
-		return &s.m.ignoredMaster // it left a bridge or a LAG
-	case p != nil:
+		return &t.m.ignoredMaster
+	case t.byIndex[m.index] != nil:
 		return nil
 	}
-	if _, isOld := s.old[m.index]; isOld {
+	if _, isOld := t.old[m.index]; isOld {
 		if m.deleted {
-			delete(s.old, m.index)
+			delete(t.old, m.index)
 		}
-		return &s.m.ignoredOld
+		return &t.m.ignoredOld
 	}
-	if !s.isPort(m.name) {
-		return &s.m.ignoredName
+	if !t.isPort(m.name) {
+		return &t.m.ignoredName
 	}
-	if s.options.links == nil && string(m.kind) == "team" {
-		return &s.m.ignoredTeam
+	if t.globs == nil && string(m.kind) == "team" {
+		return &t.m.ignoredTeam
 	}
 	return nil
 }
 
-// isPort is SONiC's rule on names, or the globs of the standalone mode. A sub-interface is no port.
-func (s *syncer) isPort(name []byte) bool {
-	if s.options.links != nil {
-		return s.options.links.match(string(name))
+// isPort is SONiC's rule on names, or the globs of the standalone mode. A sub-interface is no port (rule 1).
+func (t *linkTable) isPort(name []byte) bool {
+	if t.globs != nil {
+		return t.globs.match(string(name))
 	}
 	for _, prefix := range [...]string{"Ethernet", "PortChannel"} {
 		if len(name) >= len(prefix) && string(name[:len(prefix)]) == prefix {
@@ -76,241 +154,234 @@ func (s *syncer) isPort(name []byte) bool {
 	return false
 }
 
-// linked returns the port that a link message is about, after carrying out what it implies: a new interface, a rename, or a name taken
-// over by another interface. It is nil if the name is no port's (any more).
-func (s *syncer) linked(m *linkMessage, p *port) *port {
+// linked carries out what a message about an existing link implies: a new interface, a rename, a name taken over by another interface, or
+// just another state. Without a port the name is no port's (any more).
+func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
+	p := t.byIndex[m.index]
+	if p != nil && p.name != string(m.name) {
+		t.notice("interface renamed", "port", p.name, "ifindex", m.index, "name", string(m.name))
+		t.unlink(p)
+		h.gone[0], p = p, nil
+		if !t.isPort(m.name) {
+			return h
+		}
+	}
 	if p != nil {
-		if p.name == string(m.name) {
-			return p
+		h.port = p
+		t.update(p, m, at)
+		return h
+	}
+	h.port, h.appeared = t.port(string(m.name)), true
+	if t.rows.of(h.port).index != 0 {
+		t.unlink(h.port) // its deletion was lost, or is still to come
+		h.gone[1] = h.port
+	}
+	t.link(h.port, m, at)
+	return h
+}
+
+// link gives a port the interface that a message is about.
+func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
+	row := t.rows.of(p)
+	*row = linkRow{index: m.index, hasCarrier: m.hasCarrier, carrierDown: m.carrierDown, upSeen: m.flags&unix.IFF_RUNNING != 0}
+	t.byIndex[m.index] = p
+	t.m.showLink(p.series)
+	t.m.portsPresent.Set(float64(len(t.byIndex)))
+	t.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
+	t.apply(p, stateOf(m), at)
+}
+
+// deleted handles a real RTM_DELLINK: the interface is gone from the kernel (rule 3). It is the port's own, or one that was never seen;
+// an earlier interface of a port that has a new one says nothing any more.
+func (t *linkTable) deleted(m *linkMessage) heard {
+	p := t.byIndex[m.index]
+	if p == nil {
+		named, known := t.ports[string(m.name)]
+		if !known || t.rows.of(named).index != 0 {
+			t.m.ignoredName.Inc()
+			return heard{ignored: &t.m.ignoredName}
 		}
-		s.notice("interface renamed", "port", p.name, "ifindex", m.index, "name", string(m.name))
-		s.unlink(p)
-		if !s.isPort(m.name) {
-			return nil
-		}
+		p = named
 	}
-	p = s.port(string(m.name))
-	if p.index != 0 {
-		s.unlink(p) // its deletion was lost, or is still to come
+	t.unlink(p)
+	return heard{gone: [2]*port{p}}
+}
+
+// unlink takes a port's interface from it, if it has one.
+func (t *linkTable) unlink(p *port) {
+	row := t.rows.of(p)
+	if row.index != 0 {
+		delete(t.byIndex, row.index)
+		row.index = 0
+		t.m.hideLink(p.series)
+		t.m.portsPresent.Set(float64(len(t.byIndex)))
 	}
-	p.index = m.index
-	p.upSeen, p.hasCarrier = false, m.hasCarrier
-	p.carrierDown = m.carrierDown
-	p.link = portState{}
-	s.byIndex[m.index] = p
-	s.m.showLink(p.series)
-	s.m.portsPresent.Set(float64(len(s.byIndex)))
-	if p.configured && !p.seen && s.phase == phaseRunning {
-		s.sawInterface(p)
-	}
-	s.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
-	s.apply(p, stateOf(m), true)
-	return p
+	t.notice("interface gone", "port", p.name)
 }
 
 // port returns the port of a name, which is made if it is new.
-func (s *syncer) port(name string) *port {
-	p := s.ports[name]
-	if p == nil {
-		p = &port{name: name, series: newPortSeries(name, s.goneFlaps[name])}
-		p.write.port = name
-		delete(s.goneFlaps, name)
-		s.ports[name] = p
+func (t *linkTable) port(name string) *port {
+	p := t.ports[name]
+	if p != nil {
+		return p
 	}
+	p = &port{name: name, series: newPortSeries(name, t.flaps[name])}
+	delete(t.flaps, name)
+	t.ports[name] = p
+	if n := len(t.free); n > 0 {
+		p.slot, t.free = t.free[n-1], t.free[:n-1]
+		t.slots[p.slot] = p
+		return p
+	}
+	p.slot, t.slots = len(t.slots), append(t.slots, p)
 	return p
+}
+
+// known returns the port of a name, nil: there is none.
+func (t *linkTable) known(name string) *port { return t.ports[name] }
+
+// named returns the port of a name, made if it is new, nil if no link of that name is a port.
+func (t *linkTable) named(name string) *port {
+	if !t.isPort([]byte(name)) {
+		return nil
+	}
+	return t.port(name)
+}
+
+// leftovers are the old interfaces, by ifindex and with their names.
+type leftovers []leftover
+
+type leftover struct {
+	index int32
+	name  string
+}
+
+func (t *linkTable) leftovers() (all leftovers) {
+	for index, name := range t.old {
+		all = append(all, leftover{index, name})
+	}
+	slices.SortFunc(all, func(a, b leftover) int { return int(a.index - b.index) })
+	return all
+}
+
+func (l leftovers) indexes() (indexes []int32) {
+	for _, old := range l {
+		indexes = append(indexes, old.index)
+	}
+	return indexes
+}
+
+// name is that of an ifindex, empty: it is not among them.
+func (l leftovers) name(index int32) string {
+	for _, old := range l {
+		if old.index == index {
+			return old.name
+		}
+	}
+	return ""
+}
+
+// forget drops a port that no room has any use for, and keeps its flap count for its return.
+func (t *linkTable) forget(p *port) {
+	delete(t.ports, p.name)
+	t.slots[p.slot], t.free = nil, append(t.free, p.slot)
+	t.rows.drop(p)
+	if flaps := p.series.flaps.Load(); flaps > 0 && len(t.flaps) < goneFlapsMax {
+		t.flaps[p.name] = flaps
+	}
+}
+
+// all calls each for every port, in an order of its own that is always the same. Ports may come and go meanwhile.
+func (t *linkTable) all(each func(p *port)) {
+	for i := 0; i < len(t.slots); i++ {
+		if p := t.slots[i]; p != nil {
+			each(p)
+		}
+	}
+}
+
+// interfaceOf returns a port's interface: its ifindex, 0 if it has none, and its state.
+func (t *linkTable) interfaceOf(p *port) (index int32, state portState) {
+	row := t.rows.of(p)
+	return row.index, row.state
+}
+
+// dropMissing takes their interfaces from the ports that a whole listing did not mention, and returns these ports: their deletions
+// were lost.
+func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port) {
+	t.all(func(p *port) {
+		if row := t.rows.of(p); row.index != 0 && !mentioned(row.index) {
+			t.unlink(p)
+			gone = append(gone, p)
+		}
+	})
+	for index := range t.old {
+		if !mentioned(index) {
+			delete(t.old, index)
+		}
+	}
+	return gone
+}
+
+// decideOld carries out rule 5, once: the interfaces that isOld says are left-overs lose their ports, and are ignored from now on. It
+// returns these ports.
+func (t *linkTable) decideOld(isOld func(index int32, name string) bool) (dismissed []*port) {
+	for index, name := range t.existing {
+		if isOld(index, name) {
+			t.old[index] = name
+		}
+	}
+	t.existing, t.created = nil, nil
+	t.all(func(p *port) {
+		if _, old := t.old[t.rows.of(p).index]; old {
+			t.unlink(p)
+			dismissed = append(dismissed, p)
+		}
+	})
+	return dismissed
 }
 
 func stateOf(m *linkMessage) portState {
 	return portState{admin: m.flags&unix.IFF_UP != 0, oper: m.flags&unix.IFF_RUNNING != 0, mtu: m.mtu}
 }
 
-// update takes a port's state from a message.
-func (s *syncer) update(p *port, m *linkMessage) {
-	state := stateOf(m)
-	if p.upSeen {
+// update takes a port's state from a message about the interface that it has.
+func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
+	row, state := t.rows.of(p), stateOf(m)
+	if row.upSeen {
 		switch {
-		case m.hasCarrier && p.hasCarrier:
-			p.series.flaps.Add(uint64(m.carrierDown - p.carrierDown)) // 32 bits, wrapping as the kernel's do
-		case !m.hasCarrier && p.link.oper && !state.oper:
+		case m.hasCarrier && row.hasCarrier:
+			p.series.flaps.Add(uint64(m.carrierDown - row.carrierDown)) // 32 bits, wrapping as the kernel's do
+		case !m.hasCarrier && row.state.oper && !state.oper:
 			p.series.flaps.Inc()
 		}
 	}
-	p.upSeen = p.upSeen || state.oper
-	p.carrierDown, p.hasCarrier = m.carrierDown, m.hasCarrier
-	if s.log.Enabled(context.Background(), slog.LevelDebug) {
-		s.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin), "oper", upDown(state.oper),
+	row.upSeen = row.upSeen || state.oper
+	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
+	if t.log.Enabled(ctxNone, slog.LevelDebug) {
+		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin), "oper", upDown(state.oper),
 			"mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp, "carrier_down", m.carrierDown)
 	}
-	if state != p.link {
-		s.apply(p, state, false)
+	if state == row.state {
+		return
 	}
+	if t.log.Enabled(ctxNone, slog.LevelInfo) {
+		t.log.Info("link changed", "port", p.name, "admin", upDown(state.admin), "oper", upDown(state.oper), "mtu", state.mtu)
+	}
+	t.apply(p, state, at)
 }
 
-// apply sets a port's state in the metrics and says so in the log.
-func (s *syncer) apply(p *port, state portState, fresh bool) {
-	if !fresh && s.log.Enabled(context.Background(), slog.LevelInfo) {
-		s.log.Info("link changed", "port", p.name, "admin", upDown(state.admin), "oper", upDown(state.oper), "mtu", state.mtu)
-	}
-	p.link = state
+// apply sets a port's state, also in the metrics.
+func (t *linkTable) apply(p *port, state portState, at time.Time) {
+	t.rows.of(p).state = state
 	p.series.operUp.SetBool(state.oper)
 	p.series.adminUp.SetBool(state.admin)
 	p.series.mtu.Set(float64(state.mtu))
-	p.series.lastChange.SetTime(s.at)
+	p.series.lastChange.SetTime(at)
 }
 
-// deleted handles a real RTM_DELLINK: the interface is gone from the kernel.
-func (s *syncer) deleted(m *linkMessage, p *port) {
-	if s.dumping {
-		s.dumpGone[m.index] = struct{}{}
-	}
-	delete(s.listed, m.index)
-	if p == nil { // never seen, or an earlier interface of a port that has a new one
-		named, ok := s.ports[string(m.name)]
-		if !ok || named.index != 0 {
-			s.m.ignoredName.Inc()
-			return
-		}
-		p = named
-	}
-	s.unlink(p)
-	s.noteEvent(p)
-}
-
-// unlink notes that a port's interface is gone: its entry in STATE_DB has to be deleted.
-func (s *syncer) unlink(p *port) {
-	p.removed, p.stale = true, false
-	s.detach(p)
-	s.markDirty(p)
-	s.notice("interface gone", "port", p.name)
-}
-
-// detach takes a port's interface from it.
-func (s *syncer) detach(p *port) {
-	if p.index == 0 {
-		return
-	}
-	delete(s.byIndex, p.index)
-	p.index = 0
-	s.m.hideLink(p.series)
-	s.m.portsPresent.Set(float64(len(s.byIndex)))
-}
-
-// sawInterface notes that a configured port has its host interface.
-func (s *syncer) sawInterface(p *port) {
-	p.seen = true
-	p.series.pending.Set(0)
-	s.unseen--
-}
-
-func (s *syncer) malformed(err error) {
-	s.m.malformed.Inc()
-	if now := s.now(); now.Sub(s.malformedLogged) >= logLimit {
-		s.malformedLogged = now
-		s.log.Warn("netlink message dropped", "err", err, "malformed_total", s.m.malformed.Load())
-	}
-}
-
-// lost asks for a resync: at once, but in a storm of overruns after growing pauses. Any number of them before it begins cause one.
-func (s *syncer) lost(why string) {
-	s.m.overruns.Inc()
-	now := s.now()
-	if now.Sub(s.lastLost) > calmAfter {
-		s.lostPause = backoff{}
-	}
-	s.lastLost = now
-	if s.dumpWanted == &s.m.resyncOverrun {
-		return
-	}
-	var pause time.Duration
-	if s.lostPause.tries > 0 {
-		pause = s.lostPause.next()
-	} else {
-		s.lostPause.tries++
-		s.log.Warn("link messages were lost, listing all links again", "why", why)
-	}
-	s.wantDump(&s.m.resyncOverrun, pause)
-}
-
-// wantDump asks for a dump after a pause, unless one is due sooner.
-func (s *syncer) wantDump(reason *counter, pause time.Duration) {
-	if after := s.now().Add(pause); s.dumpWanted == nil || after.Before(s.dumpAfter) {
-		s.dumpWanted, s.dumpAfter = reason, after
-	}
-	s.owe()
-}
-
-// owe keeps health informed of a resync that is owed because messages were lost or a dump was not whole.
-func (s *syncer) owe() {
-	owed := s.dumpWanted != nil && s.dumpWanted != &s.m.resyncReconcile || s.dumping && s.dumpReason == &s.m.resyncOverrun
-	s.status.resync.Store(owed)
-	since(&s.status.resyncAt, owed, s.now())
-}
-
-func (s *syncer) startDump() {
-	s.dumpReason, s.dumpWanted = s.dumpWanted, nil
-	if err := s.source.StartDump(); err != nil {
-		s.dumpDone(false, err)
-		return
-	}
-	s.dumpReason.Inc()
-	s.dumping, s.dumpBegun = true, s.now()
-	s.dumpNumber++
-	clear(s.dumpGone)
-}
-
-// patientDumps is how many interrupted dumps a start sits out before it makes do with what they and the live messages gave.
-const patientDumps = 5
-
-// dumped handles a line of a dump. A live message of the same link that was read since the dump began is newer.
-func (s *syncer) dumped(m *linkMessage) {
-	if _, gone := s.dumpGone[m.index]; gone {
-		return
-	}
-	if !s.warm.reached && strings.HasPrefix(string(m.name), "Ethernet") {
-		s.listed[m.index] = string(m.name)
-	}
-	p := s.byIndex[m.index]
-	if p != nil && p.dumpSeen == s.dumpNumber || s.ignore(m, p) != nil {
-		return
-	}
-	if p = s.linked(m, p); p != nil {
-		p.dumpSeen = s.dumpNumber
-		s.update(p, m)
-		s.touch(p)
-	}
-}
-
-// dumpDone ends a dump: what it did not have is gone. One that links changed under (interrupted) is completed by the live messages, but what it lacks may exist all
-// the same: it is repeated when things are calm.
-func (s *syncer) dumpDone(interrupted bool, err error) {
-	s.dumping = false
-	if err != nil {
-		pause := s.dumpPause.next()
-		s.log.Warn("listing all links failed, trying again", "err", err, "pause", pause)
-		s.wantDump(&s.m.resyncFailed, pause)
-		return
-	}
-	s.dumpPause = backoff{}
-	if interrupted {
-		s.wantDump(&s.m.resyncInterrupted, 5*s.intrPause.next()) // half a second to five
-	} else {
-		s.intrPause = backoff{}
-		for _, p := range s.byIndex {
-			if p.dumpSeen != s.dumpNumber {
-				s.unlink(p)
-			}
-		}
-	}
-	s.owe()
-	switch {
-	case !s.warm.reached && interrupted && s.intrPause.tries < patientDumps:
-	case !s.warm.reached:
-		s.status.listed.Store(true)
-		s.reachEOIU()
-		s.beginIfReady()
-	case s.phase == phaseRunning && s.openDB != nil:
-		s.audit()
-	}
+func (t *linkTable) notice(msg string, args ...any) {
+	t.log.Log(context.Background(), levelNotice, msg, args...)
 }
 
 // globs are the patterns of -links, as path.Match knows them. The loopback interface has to be named in full.

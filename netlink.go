@@ -30,6 +30,7 @@ type linkMessage struct {
 	family      uint8 // AF_UNSPEC, or AF_BRIDGE for what a bridge says about its port
 	operState   uint8 // IF_OPER_* of RFC 2863
 	deleted     bool  // RTM_DELLINK
+	created     bool  // RTM_NEWLINK about a link that came into being, or into this namespace: all bits of ifi_change
 	name        []byte
 	kind        []byte // IFLA_INFO_KIND: veth, bridge, team; empty for hardware
 }
@@ -137,6 +138,7 @@ func parseLink(m message, l *linkMessage) error {
 	l.family = m.body[0]
 	l.index = int32(binary.NativeEndian.Uint32(m.body[4:]))
 	l.flags = binary.NativeEndian.Uint32(m.body[8:])
+	l.created = !l.deleted && binary.NativeEndian.Uint32(m.body[12:]) == ^uint32(0)
 	var counts int
 	for rest := m.body[ifInfoLen:]; len(rest) > 0; {
 		kind, body, after, err := nextAttr(rest)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -80,18 +79,9 @@ func (d *sonicDB) connect(a dbAddress) redisConn {
 	})}
 }
 
-// unavailable tells an error that concerns the server or the way to it from one that concerns a single command.
+// unavailable tells an error that concerns a server, or the way to it, from one that concerns a single key: one of another type than ours.
 func unavailable(err error) bool {
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		return true
-	}
-	for _, code := range []string{"LOADING", "READONLY", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "MASTERDOWN", "BUSY"} {
-		if strings.HasPrefix(reply.Error(), code+" ") {
-			return true
-		}
-	}
-	return false
+	return err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") && !errors.Is(err, errWrongType)
 }
 
 // account counts the commands of one round trip, its duration and its failure.
@@ -103,8 +93,8 @@ func (d *sonicDB) account(start time.Time, commands int, err error) {
 	}
 }
 
-// pipeline sends commands, at most pipelineLen at a time, and returns the first error that was no mere redis.Nil.
-// The answer to each is in the command itself.
+// pipeline sends commands, at most pipelineLen at a time, and returns the first error that makes the server unavailable. The answer to each, or that
+// its key was refused, is in the command itself.
 func pipeline(ctx context.Context, d *sonicDB, c redisConn, commands []redis.Cmder) error {
 	var first error
 	for part := range slices.Chunk(commands, pipelineLen) {
@@ -112,8 +102,10 @@ func pipeline(ctx context.Context, d *sonicDB, c redisConn, commands []redis.Cmd
 		err := c.Exec(ctx, part)
 		d.account(start, len(part), err)
 		blame(part, err)
-		if err != nil && first == nil && !errors.Is(err, redis.Nil) {
-			first = err
+		for _, command := range part {
+			if first == nil && unavailable(command.Err()) {
+				first = command.Err()
+			}
 		}
 	}
 	return first

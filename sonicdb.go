@@ -8,11 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -119,27 +117,39 @@ type portState struct {
 	mtu         uint32
 }
 
-// portWrite is what one port needs written, and afterwards what came of it. It stays with its port, so that
-// a flush makes no strings.
+// deletion is whether a port's entry is to be deleted.
+type deletion uint8
+
+const (
+	delNone    deletion = iota
+	delIfOurs           // only a suspicion: an entry that is ours, one with the field state, and no other
+	delCertain          // the interface was seen to go: whatever the entry holds
+)
+
+// portWrite is a question about one port's entry, and what came of it. It stays with its port, so that a flush makes no strings.
 type portWrite struct {
 	port  string
 	state portState
-	del   bool // the interface went away since the last write: delete the key, before set
-	set   bool // publish state
-	ask   bool // only if APPL_DB has the port: ask now
-	check bool // what STATE_DB holds is not known: read it, and write only if it differs
-	stale bool // del is only a suspicion: delete an entry that is ours, one with the field state, and no other
+	del   deletion // before set
+	set   bool     // publish state
+	ask   bool     // only if APPL_DB has the port: ask now
+	check bool     // what STATE_DB holds is not known: read it, and write only if it differs
 
-	found   string // out: what STATE_DB held, if it was read and is not as it should be
-	exists  bool   // out: APPL_DB has the port (if asked)
-	written bool   // out: an HSET was sent and acknowledged
-	same    bool   // out: STATE_DB held this state already
-	err     error  // out: the outcome is unknown, nil: as wanted
-
+	outcome
 	stateKey, applKey string
 	mtu               uint32
 	mtuText           string
 	args              [10]any
+}
+
+// outcome is what came of a portWrite.
+type outcome struct {
+	err     error  // the outcome is unknown, or the key was refused; nil: as asked
+	exists  bool   // APPL_DB has the port (if asked)
+	deleted bool   // a DEL was sent and acknowledged
+	written bool   // an HSET was sent and acknowledged
+	same    bool   // STATE_DB held this state already
+	found   string // what STATE_DB held, if it was read and is not as it should be
 }
 
 // flush is one round trip's worth of work for the databases.
@@ -151,55 +161,10 @@ type flush struct {
 	signals  bool         // look whether APPL_DB still has PortConfigDone
 	warm     string       // write this state of the warm restart, after everything else
 
+	refused     error    // out: APPL_DB refused PortInitDone's key
 	missing     bool     // out: not all of confirm are in APPL_DB
 	listed      []string // out
 	signalsGone bool     // out: it has not
-}
-
-// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value…
-type portConfig struct {
-	name   string
-	fields []string
-}
-
-// switchConfig is what a start needs to know from the databases.
-type switchConfig struct {
-	ports      []portConfig
-	switchType string // DEVICE_METADATA; "dpu" has no old interfaces
-	events     bool   // the servers of APPL_DB and CONFIG_DB send keyspace events
-	logger     logSettings
-	eoiu       time.Duration // WARM_RESTART|swss portsyncd_timer, 0: not set
-}
-
-// logSettings are the fields of LOGGER|portsyncd; empty: missing.
-type logSettings struct{ level, output string }
-
-// names are the configured ports' names.
-func (c *switchConfig) names() (names []string) {
-	for _, p := range c.ports {
-		names = append(names, p.name)
-	}
-	return names
-}
-
-// filled is the settings with SONiC's defaults for what is missing.
-func (l logSettings) filled() logSettings {
-	if l.level == "" {
-		l.level = "NOTICE"
-	}
-	if l.output == "" {
-		l.output = "SYSLOG"
-	}
-	return l
-}
-
-// startFacts is what the databases tell about the run before.
-type startFacts struct {
-	warm       bool                 // a warm restart was asked for, and can be had
-	configDone bool                 // APPL_DB has PortConfigDone
-	initDone   bool                 // and PortInitDone
-	count      int                  // of PortConfigDone, -1: not known
-	held       map[string]portState // what STATE_DB has of ours about configured ports
 }
 
 // sonicDB is the connections to the three databases. One goroutine uses it at a time, but for Watch.
@@ -208,11 +173,10 @@ type sonicDB struct {
 	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
+	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
+	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
 	closed                       atomic.Bool
 }
-
-// portsPerCall is how many ports one script call carries.
-const portsPerCall = 256
 
 func openSonicDB(path string, m *metrics) (*sonicDB, error) {
 	c, err := readDBConfig(path)
@@ -223,6 +187,8 @@ func openSonicDB(path string, m *metrics) (*sonicDB, error) {
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	d.bootID = strings.TrimSpace(string(boot))
 	d.filter = newKeyFilter(d)
 	d.appl, d.config, d.state = d.connect(d.applAddr), d.connect(d.cfgAddr), d.connect(d.stateAddr)
 	return d, nil
@@ -241,104 +207,6 @@ func (d *sonicDB) applKey(port string) string         { return portTable + d.app
 func (d *sonicDB) configKey(table, row string) string { return table + d.cfgAddr.separator + row }
 func (d *sonicDB) stateKey(port string) string        { return portTable + d.stateAddr.separator + port }
 
-// Load reads what a start needs, in two round trips. CONFIG_DB may still be filled by others: errConfigLoading.
-func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
-	keys := redis.NewStringSliceCmd(ctx, "keys", d.configKey(portConfigTable, "*"))
-	ready := redis.NewStringCmd(ctx, "get", configReady)
-	switchType := redis.NewStringCmd(ctx, "hget", d.configKey(metadataTable, "localhost"), "switch_type")
-	timer := redis.NewStringCmd(ctx, "hget", d.configKey("WARM_RESTART", dockerName), appName+"_timer")
-	logger := d.loggerCommand(ctx)
-	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, ready, switchType, timer, logger}); err != nil {
-		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
-	}
-	if ready.Err() == nil && ready.Val() != "1" {
-		return nil, errConfigLoading
-	}
-	names := keys.Val()
-	slices.SortFunc(names, comparePorts)
-	hashes := make([]redis.Cmder, len(names))
-	for i, key := range names {
-		hashes[i] = redis.NewStringSliceCmd(ctx, "hgetall", key)
-	}
-	if err := pipeline(ctx, d, d.config, hashes); err != nil {
-		return nil, fmt.Errorf("read the ports of CONFIG_DB: %w", err)
-	}
-	c := &switchConfig{switchType: switchType.Val(), logger: loggerOf(logger)}
-	if seconds, err := strconv.Atoi(timer.Val()); err == nil && seconds >= 1 && seconds <= 9999 {
-		c.eoiu = time.Duration(seconds) * time.Second
-	}
-	for i, hash := range hashes {
-		if fields := hash.(*redis.StringSliceCmd).Val(); len(fields) > 0 { // an empty hash was deleted meanwhile
-			c.ports = append(c.ports, portConfig{strings.TrimPrefix(names[i], d.configKey(portConfigTable, "")), fields})
-		}
-	}
-	c.events = d.sendsEvents(ctx, d.appl) && (d.applAddr.address == d.cfgAddr.address || d.sendsEvents(ctx, d.config))
-	return c, nil
-}
-
-func (d *sonicDB) loggerCommand(ctx context.Context) *redis.SliceCmd {
-	return redis.NewSliceCmd(ctx, "hmget", d.configKey(loggerTable, appName), "LOGLEVEL", "LOGOUTPUT")
-}
-
-func loggerOf(c *redis.SliceCmd) (s logSettings) {
-	if fields := c.Val(); len(fields) == 2 {
-		s.level, _ = fields[0].(string)
-		s.output, _ = fields[1].(string)
-	}
-	return s
-}
-
-// Look reads what may have changed in CONFIG_DB since the start: which ports there are, and the log settings.
-func (d *sonicDB) Look(ctx context.Context) (ports []string, logger logSettings, err error) {
-	keys, settings := redis.NewStringSliceCmd(ctx, "keys", d.configKey(portConfigTable, "*")), d.loggerCommand(ctx)
-	if err := pipeline(ctx, d, d.config, []redis.Cmder{keys, settings}); err != nil {
-		return nil, logger, fmt.Errorf("read CONFIG_DB: %w", err)
-	}
-	for _, key := range keys.Val() {
-		ports = append(ports, strings.TrimPrefix(key, d.configKey(portConfigTable, "")))
-	}
-	return ports, loggerOf(settings), nil
-}
-
-// SetLogger writes LOGGER|portsyncd, for an operator to find and change.
-func (d *sonicDB) SetLogger(ctx context.Context, l logSettings) error {
-	set := redis.NewIntCmd(ctx, "hset", d.configKey(loggerTable, appName), "LOGLEVEL", l.level, "LOGOUTPUT", l.output)
-	return pipeline(ctx, d, d.config, []redis.Cmder{set})
-}
-
-// signalKeys are the keys of a signal: as a consumer has it, and on its way there.
-func (d *sonicDB) signalKeys(signal string) []any {
-	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
-}
-
-// LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
-func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
-	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
-	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
-	if err := pipeline(ctx, d, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
-		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
-	}
-	if f.count, err = strconv.Atoi(count.Val()); err != nil {
-		f.count = -1
-	}
-	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
-	entries := make([]redis.Cmder, len(ports))
-	for i, p := range ports {
-		entries[i] = d.entryCommand(ctx, d.stateKey(p.name))
-	}
-	if err := pipeline(ctx, d, d.state, entries); err != nil {
-		return f, fmt.Errorf("read the entries of STATE_DB: %w", err)
-	}
-	f.held = make(map[string]portState)
-	for i, entry := range entries {
-		if state, whole := stateFrom(entry.(*redis.SliceCmd).Val()); whole {
-			f.held[ports[i].name] = state
-		}
-	}
-	f.warm, err = d.decideWarmStart(ctx)
-	return f, err
-}
-
 // entryCommand reads our four fields of an entry.
 func (d *sonicDB) entryCommand(ctx context.Context, key string) *redis.SliceCmd {
 	return redis.NewSliceCmd(ctx, "hmget", key, "state", "netdev_oper_status", "admin_status", "mtu")
@@ -355,60 +223,12 @@ func stateFrom(found []any) (state portState, whole bool) {
 	return state, err == nil && (state.oper || found[1] == "down") && (state.admin || found[2] == "down")
 }
 
-// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
-// keys a notification, so each key that was not waiting already gets a notification of its own.
-// KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of
-// strings that follow, and these: field, value, field, value…
-var producerSet = newScript(`
-local at, announced = 1, 0
-for i = 3, #KEYS do
-	local port, n = ARGV[at], tonumber(ARGV[at + 1])
-	local fresh = redis.call('SADD', KEYS[1], port)
-	redis.call('HSET', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
-	if fresh == 1 then
-		redis.call('PUBLISH', KEYS[2], 'G')
-		announced = announced + 1
-	end
-	at = at + 2 + n
-end
-return announced
-`)
-
-// produce hands ports to the consumers of APPL_DB's PORT_TABLE. The script is loaded again when the server lost it.
-func (d *sonicDB) produce(ctx context.Context, ports []portConfig) error {
-	for part := range slices.Chunk(ports, portsPerCall) {
-		keys := []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
-		var args []any
-		for _, p := range part {
-			keys = append(keys, "_"+d.applKey(p.name))
-			args = append(args, p.name, len(p.fields))
-			for _, s := range p.fields {
-				args = append(args, s)
-			}
-		}
-		if err := producerSet.run(ctx, d, d.appl, keys, args...).Err(); err != nil {
-			return fmt.Errorf("write %s and %d more ports to APPL_DB: %w", part[0].name, len(part)-1, err)
-		}
-	}
-	return nil
-}
-
-// Recount sends PortConfigDone with the present number of ports.
-func (d *sonicDB) Recount(ctx context.Context, count int) error {
-	return d.produce(ctx, []portConfig{{portConfigDone, []string{"count", strconv.Itoa(count)}}})
-}
-
-// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number.
-func (d *sonicDB) Announce(ctx context.Context, ports []portConfig) error {
-	done := portConfig{portConfigDone, []string{"count", strconv.Itoa(len(ports))}}
-	return d.produce(ctx, append(slices.Clone(ports), done))
-}
-
-// Flush carries out f. Each write has its own outcome; the error is the first that concerned the connection
-// or the signal.
+// Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to it, and not one port's
+// key alone.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
+	f.refused, f.missing, f.listed, f.signalsGone = nil, false, nil, false
 	for _, w := range f.writes {
-		w.found, w.exists, w.written, w.same, w.err = "", false, false, false, nil
+		w.outcome = outcome{}
 	}
 	err := d.askAppl(ctx, f)
 	if checkErr := d.checkState(ctx, f.writes); err == nil {
@@ -418,7 +238,10 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 		err = writeErr
 	}
 	if err == nil && f.initDone {
-		err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}})
+		var refused []string
+		if refused, err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}}); len(refused) > 0 {
+			f.refused = fmt.Errorf("%s: %w", refused[0], errWrongType)
+		}
 	}
 	if err == nil && f.list {
 		f.listed, err = d.listState(ctx)
@@ -501,7 +324,7 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 	var commands []redis.Cmder
 	var checked []*portWrite
 	for _, w := range writes {
-		if w.err == nil && w.del && w.stale || w.check && !w.del && w.wanted() {
+		if w.err == nil && w.del == delIfOurs || w.check && w.wanted() {
 			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
 			checked = append(checked, w)
 		}
@@ -515,9 +338,9 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 			continue
 		}
 		found := commands[i].(*redis.SliceCmd).Val()
-		w.del = w.del && found[0] != nil
+		w.deleted = w.del == delIfOurs && found[0] != nil // to be, until writeState has done it
 		state, whole := stateFrom(found)
-		w.same = w.set && !w.del && whole && state == w.state
+		w.same = w.set && !w.deleted && whole && state == w.state
 		if !w.same {
 			w.found = strings.Join(texts(found), " ")
 		}
@@ -562,7 +385,7 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	commands := make([]redis.Cmder, 0, len(writes))
 	owners := make([]*portWrite, 0, len(writes))
 	for _, w := range writes {
-		if w.del && w.err == nil {
+		if w.deleted = w.err == nil && (w.deleted || w.del == delCertain); w.deleted {
 			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
 			owners = append(owners, w)
 		}
@@ -580,7 +403,7 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	err := pipeline(ctx, d, d.state, commands)
 	for i, w := range owners {
 		if cmdErr := commands[i].Err(); cmdErr != nil {
-			w.err, w.written = cmdErr, false
+			w.err, w.written, w.deleted = cmdErr, false, false
 		}
 	}
 	return err

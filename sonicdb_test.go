@@ -50,7 +50,15 @@ func TestProducerProtocol(t *testing.T) {
 			t.Fatalf("more than %d notifications (%v)", want, err)
 		}
 	}
-	s.must(d.produce(ctx, ports))
+	produce := func(ports []portConfig) {
+		t.Helper()
+		refused, err := d.produce(ctx, ports)
+		s.must(err)
+		if len(refused) > 0 {
+			t.Errorf("refused: %v", refused)
+		}
+	}
+	produce(ports)
 	notified(n)
 	if calls := m.redisCommands.Load(); calls != 3 { // the server does not know the script at first
 		t.Errorf("%d commands for %d ports, want 3", calls, n)
@@ -64,7 +72,7 @@ func TestProducerProtocol(t *testing.T) {
 	if s.Appl.Exists(ctx, "PORT_TABLE:Ethernet8").Val() != 0 {
 		t.Error("the producer wrote to the table itself")
 	}
-	s.must(d.produce(ctx, append(ports[:3:3], portConfig{"Ethernet9999", []string{"lanes", "7"}})))
+	produce(append(ports[:3:3], portConfig{"Ethernet9999", []string{"lanes", "7"}}))
 	notified(1) // the others wait already
 }
 
@@ -193,7 +201,7 @@ func TestNothingPassesForWritten(t *testing.T) {
 			d, _ := s.openDB()
 			harm(s)
 			f := &flush{initDone: true, list: true, signals: true}
-			for _, w := range []portWrite{{set: true, ask: true}, {set: true}, {set: true, check: true}, {del: true}, {del: true, stale: true}, {del: true, set: true}} {
+			for _, w := range []portWrite{{set: true, ask: true}, {set: true}, {set: true, check: true}, {del: delCertain}, {del: delIfOurs}, {del: delCertain, set: true}} {
 				w.port = "Ethernet0"
 				f.writes = append(f.writes, &w)
 			}
@@ -201,7 +209,7 @@ func TestNothingPassesForWritten(t *testing.T) {
 				t.Errorf("the flush gives %v", err)
 			}
 			for i, w := range f.writes {
-				if w.err == nil || w.written || w.same {
+				if w.err == nil || w.written || w.same || w.deleted {
 					t.Errorf("write %d passes: %+v", i, w)
 				}
 			}
@@ -212,12 +220,12 @@ func TestNothingPassesForWritten(t *testing.T) {
 	}
 }
 
-// TestWhatMakesADatabaseUnavailable: an answer about the server's own condition is an outage, one about a single key is not.
+// TestWhatMakesADatabaseUnavailable: only an answer about a key of another type concerns that key alone.
 func TestWhatMakesADatabaseUnavailable(t *testing.T) {
 	for text, want := range map[string]bool{
 		"LOADING Redis is loading the dataset in memory": true, "READONLY You can't write against a read only replica.": true,
 		"OOM command not allowed when used memory > 'maxmemory'.": true, "NOAUTH Authentication required.": true, "MISCONF Redis is configured to save": true,
-		"WRONGTYPE Operation against a key holding the wrong kind of value": false, "ERR unknown command": false, "LOADINGS x": false,
+		"WRONGTYPE Operation against a key holding the wrong kind of value": false, "ERR unknown command": true, "ERR max number of clients reached": true,
 	} {
 		if got := unavailable(fmt.Errorf("write: %w", redisReply(text))); got != want {
 			t.Errorf("%s: %v", text, got)

@@ -1,295 +1,303 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"log/slog"
+	"slices"
+	"time"
 )
 
-// The start, in SONIC.md's order, and which ports are configured: from the first reading of CONFIG_DB to its last change.
-
-// phase is how far a start has come.
-type phase int
+// startState is how far a start has come, in SONIC.md's order.
+type startState int
 
 const (
-	phaseLoading    phase = iota // CONFIG_DB is to be read, and the first dump of all links to end
-	phaseAnnouncing              // the ports and PortConfigDone go to APPL_DB
-	phaseRunning
+	opening      startState = iota // nothing is known yet
+	loading                        // the links are listed; CONFIG_DB is to be read
+	listingLinks                   // CONFIG_DB is read; the first listing is to end
+	deciding                       // both: what becomes of existing interfaces, and is anything announced?
+	announcing                     // ports and PortConfigDone go to APPL_DB
+	publishing                     // link messages reach STATE_DB; PortInitDone is owed
+	complete                       // PortInitDone is acknowledged
+	reannouncing                   // APPL_DB has lost the signals: announcing, while ports are published as before
 )
 
-// load reads the configuration that a start needs, and at the first time what the run before left.
-func (s *syncer) load() {
-	var loaded *switchConfig
-	var facts startFacts
-	s.do(func(ctx context.Context) (err error) {
-		if s.db == nil {
-			if s.db, err = s.openDB(); err != nil {
-				s.db = nil
-				return err
-			}
-		}
-		if loaded, err = s.db.Load(ctx); err != nil || s.started {
-			return err
-		}
-		if filled := loaded.logger.filled(); filled != loaded.logger {
-			if err := s.db.SetLogger(ctx, filled); err != nil {
-				return err
-			}
-		}
-		facts, err = s.db.LookBack(ctx, loaded.ports)
-		return err
-	}, func(err error) {
-		switch {
-		case err != nil:
-		case s.started:
-			s.configureAgain(loaded)
-		default:
-			s.loaded, s.facts = loaded, facts
-			s.followLogger(loaded.logger)
-			if loaded.eoiu > 0 {
-				s.warm.eoiu = loaded.eoiu
-			}
-			s.beginIfReady()
-		}
-	})
+var startStates = [...]string{"opening", "loading", "listing", "deciding", "announcing", "publishing", "complete", "reannouncing"}
+
+func (s startState) String() string { return startStates[s] }
+
+// startEvent is what takes a start from one state to the next.
+type startEvent int
+
+const (
+	configRead startEvent = iota
+	linksListed
+	toAnnounce // decided: a cold start
+	toAdopt    // decided: APPL_DB has the ports
+	announced
+	initDoneSent
+	signalsLost
+)
+
+var startEvents = [...]string{"CONFIG_DB read", "links listed", "decided to announce", "decided to adopt", "PortConfigDone acknowledged",
+	"PortInitDone acknowledged", "APPL_DB lost PortConfigDone"}
+
+func (e startEvent) String() string { return startEvents[e] }
+
+// startTable is every step that a start can take. docs/start.md prints it.
+var startTable = []struct {
+	from startState
+	on   startEvent
+	to   startState
+}{
+	{opening, configRead, listingLinks},
+	{opening, linksListed, loading},
+	{loading, configRead, deciding},
+	{listingLinks, linksListed, deciding},
+	{deciding, toAnnounce, announcing},
+	{deciding, toAdopt, publishing},
+	{announcing, announced, publishing},
+	{publishing, initDoneSent, complete},
+	{publishing, signalsLost, reannouncing},
+	{complete, signalsLost, reannouncing},
+	{reannouncing, announced, publishing},
 }
 
-// followLogger takes up what CONFIG_DB says about the log.
-func (s *syncer) followLogger(l logSettings) {
-	if l = l.filled(); s.options.logger != nil && l != s.logger {
-		s.options.logger(l)
-	}
-	s.logger = l
+// start is how far the start has come, which ports are configured, and which of these have never had an interface: PortInitDone waits for them.
+type start struct {
+	m    *metrics
+	log  *slog.Logger
+	rows rows[startRow]
+
+	state  startState
+	config *switchConfig // CONFIG_DB as it was last read
+	facts  startFacts    // what the run before left
+	count  int           // of the last PortConfigDone
+	unseen int           // configured ports that never had an interface
+	again  bool          // PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
+
+	rest time.Time // PortInitDone was refused, and is not sent before
+
+	look     bool // CONFIG_DB is to be read again
+	certain  bool // because an event said so: then no ports means no ports
+	oddNames string
 }
 
-// beginIfReady goes on with the start when CONFIG_DB is read and the existing links are listed, whichever comes last.
-func (s *syncer) beginIfReady() {
-	if s.loaded != nil && s.warm.reached && !s.started {
-		s.begin(s.loaded, s.facts)
-	}
+// startRow is a port's place in CONFIG_DB.
+type startRow struct {
+	configured bool
+	seen       bool // it had an interface
+	listed     bool // by the reading at hand
 }
 
-// begin decides how this start goes on: what becomes of the interfaces that existed before, and whether ports and signals are announced.
-func (s *syncer) begin(c *switchConfig, f startFacts) {
-	s.started = true
-	s.config = c
-	s.m.warmStart.SetBool(f.warm)
-	mode := s.decideOld(c, f)
-	if mode.down {
-		s.dismissListed()
+// on takes the step that an event leads to, and tells whether there is one.
+func (s *start) on(e startEvent) bool {
+	for _, step := range startTable {
+		if step.from == s.state && step.on == e {
+			s.state = step.to
+			s.show()
+			return true
+		}
 	}
-	s.configurePorts(c.names())
-	if s.count = f.count; s.count < 0 {
+	return false
+}
+
+// show puts the state into the metrics.
+func (s *start) show() {
+	s.m.portConfigDone.SetBool(s.running() && s.state != reannouncing)
+	s.m.portInitDone.SetBool(s.done())
+}
+
+func (s *start) in(states ...startState) bool { return slices.Contains(states, s.state) }
+
+// running says that link messages reach STATE_DB.
+func (s *start) running() bool { return s.state >= publishing }
+
+// done says that PortInitDone is acknowledged.
+func (s *start) done() bool { return s.state == complete }
+
+// firstListing says that the first listing of all links has not ended yet.
+func (s *start) firstListing() bool { return s.state == opening || s.state == listingLinks }
+
+// unread says that CONFIG_DB was not read yet.
+func (s *start) unread() bool { return s.state == opening || s.state == loading }
+
+// loaded takes what a start needs to know.
+func (s *start) loaded(c *switchConfig, f startFacts) {
+	s.config, s.facts = c, f
+	s.tellOdd(c.odd)
+	s.count = f.count
+	if s.count < 0 {
 		s.count = len(c.ports) // nobody counts on it yet
 	}
-	s.restore(f)
-	if !f.warm {
-		s.enterWarm(warmDisabled, false) // STATE_DB has it already
-	}
-	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why, "old", len(s.old),
-		"announce", mode.announce, "warm", f.warm, "keyspace_events", c.events)
-	if mode.announce {
-		s.phase = phaseAnnouncing
-		return
-	}
-	s.initDone = f.initDone && !f.warm
-	s.m.portInitDone.SetBool(s.initDone)
-	s.status.initDone.Store(s.initDone)
-	s.beginRunning()
+	s.on(configRead)
 }
 
-// startMode is what a start does, and why.
-type startMode struct {
-	down      bool // existing interfaces are left-overs
-	announce  bool // ports and signals go to APPL_DB
-	what, why string
+// known is what a start goes by: CONFIG_DB as it was last read, and what the run before left.
+func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
+
+// mayAnnounce says that signals which APPL_DB lacks are ours to send: not while a warm start still goes on.
+func (s *start) mayAnnounce() bool { return s.done() || s.state == publishing && !s.facts.warm }
+
+// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen.
+func (s *start) owesInitDone(now time.Time) bool {
+	return s.state == publishing && (s.unseen == 0 || s.again) && !now.Before(s.rest)
 }
 
-// decideOld tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start
-// of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts").
-func (s *syncer) decideOld(c *switchConfig, f startFacts) startMode {
-	restarted := f.initDone || f.configDone && len(f.held) > 0 // only announced, nothing published: old ones may still be there
-	switch {
-	case f.warm:
-		return startMode{what: "adopted", why: "warm restart"}
-	case s.options.old == "down":
-		return startMode{down: true, announce: true, what: "old", why: "-old-interfaces down"}
-	case s.options.old == "adopt":
-		return startMode{announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
-	case restarted:
-		return startMode{what: "adopted", why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", len(f.held))}
-	case c.switchType == "dpu":
-		return startMode{announce: true, what: "adopted", why: "switch_type is dpu"}
+// refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
+func (s *start) refusedInitDone(err error, now time.Time) {
+	if s.rest.IsZero() {
+		s.log.Error("APPL_DB refuses PortInitDone, trying again", "err", err, "remedy", "look at the type of the key _PORT_TABLE:PortInitDone")
 	}
-	return startMode{down: true, announce: true, what: "old", why: "cold start"}
+	s.rest = now.Add(refusalRest)
 }
 
-// dismissListed carries out rule 5: the interfaces that the first listing found are old, and so is all that was heard of them since.
-func (s *syncer) dismissListed() {
-	for index, name := range s.listed {
-		s.old[index] = name
-		if p := s.byIndex[index]; p != nil {
-			s.detach(p)
-			s.dropEvents(p)
-		}
-	}
-	clear(s.listed)
+// wantLook asks for CONFIG_DB to be read again; certain says that an event told of a change there.
+func (s *start) wantLook(certain bool) { s.look, s.certain = true, s.certain || certain }
+
+// takeLook says whether it is to be read, and takes the wish.
+func (s *start) takeLook() (certain bool) {
+	certain = s.certain
+	s.look, s.certain = false, false
+	return certain
 }
 
-// dropEvents takes back the events of a port whose interface turned out to be old.
-func (s *syncer) dropEvents(p *port) {
-	for i := range s.records {
-		if s.records[i].port == p {
-			s.m.ignoredOld.Add(s.records[i].n)
-			s.records[i].n = 0
-		}
-	}
-}
+// wantsLook says that CONFIG_DB is to be read.
+func (s *start) wantsLook() bool { return s.look }
 
-// announce pushes the ports and PortConfigDone to APPL_DB.
-func (s *syncer) announce() {
-	s.do(func(ctx context.Context) error {
-		return s.db.Announce(ctx, s.config.ports)
-	}, func(err error) {
-		if err != nil {
-			return
-		}
-		s.count = len(s.config.ports)
-		s.notice("PortConfigDone sent", "count", s.count)
-		s.setOldDown()
-		s.beginRunning()
-	})
-}
-
-// setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only warnings.
-func (s *syncer) setOldDown() {
-	if len(s.old) == 0 {
-		return
-	}
-	indexes, names := make([]int32, 0, len(s.old)), make(map[int32]string, len(s.old))
-	for index, name := range s.old {
-		indexes = append(indexes, index)
-		names[index] = name
-	}
-	s.notice("setting old interfaces down", "count", len(indexes))
-	s.beside(func() {
-		s.source.SetDown(indexes, func(index int32, err error) {
-			s.log.Warn("setting an old interface down failed", "port", names[index], "ifindex", index, "err", err)
-		})
-	})
-}
-
-// beginRunning starts the writing: from here on link messages reach STATE_DB. What the run before left there is compared.
-func (s *syncer) beginRunning() {
-	first := s.phase != phaseAnnouncing || s.nextReconcile.IsZero()
-	s.phase = phaseRunning
-	s.m.portConfigDone.Set(1)
-	for _, p := range s.ports {
-		s.touch(p)
-	}
-	if !first {
-		return
-	}
-	s.auditList = true
-	s.look = true // what was changed since the ports were read
-	s.planReconcile()
-	w := watcher{
-		pings:     s.pings,
-		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
-		config:    func(event bool) { s.post(func() { s.look, s.lookForced = true, s.lookForced || event }) },
-		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
-	}
-	s.beside(func() { s.db.Watch(s.work, w) })
-}
-
-// announceAgain sends ports and signals once more: APPL_DB lost them.
-func (s *syncer) announceAgain() {
-	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
-	s.phase = phaseLoading
-	s.initOnce = s.initOnce || s.initDone
-	s.loaded, s.initDone = nil, false
-	s.m.portConfigDone.Set(0)
-	s.m.portInitDone.Set(0)
-	s.status.initDone.Store(false)
-}
-
-// configureAgain takes CONFIG_DB's ports after APPL_DB was found empty. A CONFIG_DB that lost its ports, too, is no reason to lose ours.
-func (s *syncer) configureAgain(c *switchConfig) {
-	if len(c.ports) == 0 {
-		c.ports = s.config.ports
-	}
+// read takes CONFIG_DB as it was read again.
+func (s *start) read(c *switchConfig) {
 	s.config = c
-	s.configurePorts(c.names())
-	s.phase = phaseAnnouncing
+	s.tellOdd(c.odd)
 }
 
-// configurePorts sets which ports are configured.
-func (s *syncer) configurePorts(names []string) {
-	s.m.portsConfigured.Set(float64(len(names)))
-	configured := make(map[string]bool, len(names))
-	for _, name := range names {
-		configured[name] = true
-		p := s.port(name)
-		if p.configured {
+// tellOdd says once which ports of CONFIG_DB are none.
+func (s *start) tellOdd(odd []string) {
+	names := fmt.Sprint(odd)
+	if len(odd) > 0 && names != s.oddNames {
+		s.log.Error("keys of CONFIG_DB's PORT table are no hashes, and are left out", "keys", names, "remedy", "delete and configure them again")
+	}
+	s.oddNames = names
+}
+
+// names are the configured ports.
+func (s *start) names() []string { return s.config.names() }
+
+// lost notes that APPL_DB has lost the signals.
+func (s *start) lost() {
+	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
+	s.again = s.again || s.done()
+	s.on(signalsLost)
+}
+
+// told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
+func (s *start) told(ports []portConfig) {
+	s.config.ports, s.count = ports, len(ports)
+	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent", "count", s.count)
+	s.on(announced)
+}
+
+// miscounted says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of orchagent goes by it.
+func (s *start) miscounted() (count int, wrong bool) {
+	return len(s.config.ports), len(s.config.ports) != s.count
+}
+
+// counted notes that PortConfigDone was sent with another count.
+func (s *start) counted(count int) {
+	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent again", "count", count, "was", s.count)
+	s.count = count
+}
+
+// sentInitDone notes that PortInitDone is acknowledged.
+func (s *start) sentInitDone() {
+	if s.on(initDoneSent) {
+		s.log.Log(ctxNone, levelNotice, "PortInitDone sent")
+	}
+}
+
+// configure sets which ports are configured, and returns those that are not any more: nothing waits for their interfaces. present tells whether a
+// port has an interface, which is no left-over.
+func (s *start) configure(ports []*port, all func(func(*port)), present func(*port) bool) (dropped []*port) {
+	s.m.portsConfigured.Set(float64(len(ports)))
+	for _, p := range ports {
+		row := s.rows.of(p)
+		row.listed = true
+		if row.configured {
 			continue
 		}
-		p.configured = true
+		row.configured = true
 		p.series.pending.Set(1)
 		s.unseen++
 		s.m.showPending(p.series)
-		if p.index != 0 {
-			s.sawInterface(p)
+		if present(p) {
+			s.saw(p)
 		}
 	}
-	for _, p := range s.ports {
-		if p.configured && !configured[p.name] {
-			s.unconfigure(p)
+	all(func(p *port) {
+		row := s.rows.of(p)
+		if row.configured && !row.listed {
+			s.unconfigure(p, row)
+			dropped = append(dropped, p)
 		}
-	}
+		row.listed = false
+	})
+	return dropped
 }
 
-// unconfigure is for a port that CONFIG_DB has no more: nothing waits for its interface.
-func (s *syncer) unconfigure(p *port) {
-	if !p.seen {
+func (s *start) unconfigure(p *port, row *startRow) {
+	if !row.seen {
 		s.unseen--
 	}
-	p.configured, p.seen = false, false
+	*row = startRow{}
 	s.m.hidePending(p.series)
-	s.forget(p)
 }
 
-// lookAgain reads what may have changed in CONFIG_DB.
-func (s *syncer) lookAgain() {
-	var ports []string
-	var logger logSettings
-	forced := s.lookForced
-	s.look, s.lookForced = false, false
-	s.do(func(ctx context.Context) (err error) {
-		ports, logger, err = s.db.Look(ctx)
-		return err
-	}, func(err error) {
-		if err != nil {
-			s.look, s.lookForced = true, forced
-			return
-		}
-		s.followLogger(logger)
-		if len(ports) > 0 || forced { // without an event, a CONFIG_DB without ports is one that was lost
-			s.configurePorts(ports)
-			s.recount(len(ports))
-		}
-	})
-}
+// configured says that CONFIG_DB has a port.
+func (s *start) configured(p *port) bool { return s.rows.of(p).configured }
 
-// recount sends PortConfigDone again when the number of ports has changed: the next warm restart of orchagent goes by it.
-func (s *syncer) recount(count int) {
-	if count == s.count {
+// saw notes that a port has an interface that is no left-over, in whatever state the start is. Only the first one of a configured port matters.
+func (s *start) saw(p *port) {
+	row := s.rows.of(p)
+	if !row.configured || row.seen {
 		return
 	}
-	s.do(func(ctx context.Context) error { return s.db.Recount(ctx, count) }, func(err error) {
-		if err != nil {
-			s.look = true
-			return
-		}
-		s.notice("PortConfigDone sent again", "count", count, "was", s.count)
-		s.count = count
-	})
+	row.seen = true
+	p.series.pending.Set(0)
+	s.unseen--
+}
+
+func (s *start) forget(p *port) { s.rows.drop(p) }
+
+// startMode is what a start does, and why.
+type startMode struct {
+	old       func(index int32, name string) bool // which existing interfaces are left-overs
+	announce  bool                                // ports and signals go to APPL_DB
+	what, why string
+}
+
+func every(int32, string) bool { return true }
+func none(int32, string) bool  { return false }
+
+// mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start of
+// the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts and stops it"). The run before wrote down
+// which it took for old before it announced anything: that holds, whenever the daemon ended afterwards. option is -old-interfaces.
+func (s *start) mode(option string) startMode {
+	f := s.facts
+	restarted := f.initDone || f.configDone && len(f.held) > 0 // only announced, nothing published: old ones may still be there
+	switch {
+	case f.warm:
+		return startMode{old: none, what: "adopted", why: "warm restart"}
+	case option == "down":
+		return startMode{old: every, announce: true, what: "old", why: "-old-interfaces down"}
+	case option == "adopt":
+		return startMode{old: none, announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
+	case f.configDone && f.old != nil:
+		return startMode{old: f.old.has, what: "adopted",
+			why: "only this daemon was restarted: APPL_DB has PortConfigDone, and STATE_DB which interfaces were old before it"}
+	case restarted:
+		return startMode{old: none, what: "adopted",
+			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", len(f.held))}
+	case s.config.switchType == "dpu":
+		return startMode{old: none, announce: true, what: "adopted", why: "switch_type is dpu"}
+	}
+	return startMode{old: every, announce: true, what: "old", why: "cold start"}
 }

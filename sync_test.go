@@ -36,7 +36,8 @@ type mapDB struct {
 	signalsGone bool
 	appl        map[string]bool
 	state       map[string]portState
-	done        []string // DEL and SET of STATE_DB, and the signals
+	old         leftovers // as they were written down
+	done        []string  // DEL and SET of STATE_DB, and the signals
 	asked       int
 	broken      error            // every call fails
 	refuse      map[string]error // writes of one port fail
@@ -52,21 +53,22 @@ func (d *mapDB) Load(context.Context) (*switchConfig, error) {
 
 func (d *mapDB) LookBack(context.Context, []portConfig) (startFacts, error) { return d.facts, d.broken }
 
-func (d *mapDB) Announce(_ context.Context, ports []portConfig) error {
+func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers) ([]portConfig, error) {
+	ports := d.config.ports
+	if d.config.lost {
+		ports = fallback
+	}
 	if d.broken == nil {
+		d.old = old
 		for _, p := range ports {
 			d.appl[p.name] = true
 		}
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", len(ports)))
 	}
-	return d.broken
+	return ports, d.broken
 }
 
 func (d *mapDB) Watch(context.Context, watcher) {}
-
-func (d *mapDB) Look(context.Context) (ports []string, l logSettings, err error) {
-	return d.config.names(), d.config.logger, d.broken
-}
 
 func (d *mapDB) Recount(_ context.Context, count int) error {
 	if d.broken == nil {
@@ -84,9 +86,10 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	if d.onFlush != nil {
 		d.onFlush(f)
 	}
+	f.refused, f.missing, f.listed, f.signalsGone = nil, false, nil, false
 	for _, w := range f.writes {
-		w.found, w.exists, w.written, w.same = "", false, false, false
-		if w.err = d.broken; w.err == nil {
+		w.outcome = outcome{err: d.broken}
+		if w.err == nil {
 			w.err = d.refuse[w.port]
 		}
 		if w.err != nil {
@@ -97,13 +100,13 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 			w.exists = d.appl[w.port]
 		}
 		held, ok := d.state[w.port]
-		w.del = w.del && (ok || !w.stale)
-		if w.check && !w.del && ok && held == w.state {
+		w.deleted = w.del == delCertain || w.del == delIfOurs && ok
+		if w.check && !w.deleted && ok && held == w.state {
 			w.same = true
 		} else if w.check && !ok {
 			w.found = nothingFound
 		}
-		if w.del {
+		if w.deleted {
 			d.done = append(d.done, "DEL "+w.port)
 			delete(d.state, w.port)
 		}
@@ -117,7 +120,9 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 		f.missing = f.missing || !d.appl[w.port]
 	}
 	f.signalsGone = f.signals && d.signalsGone
-	f.listed = slices.Collect(maps.Keys(d.state))
+	if f.list {
+		f.listed = slices.Sorted(maps.Keys(d.state))
+	}
 	if d.broken == nil && f.initDone {
 		d.done = append(d.done, "PortInitDone")
 	}
@@ -139,12 +144,11 @@ func newBench(t *testing.T, ports ...string) *bench {
 	for _, p := range ports {
 		b.db.config.ports = append(b.db.config.ports, portConfig{p, []string{"lanes", "1"}})
 	}
-	b.db.config.events = true
+	b.db.facts.events = true
 	open := func() (database, error) { return b.db, nil }
-	b.syncer = newSyncer(syncOptions{}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
+	b.syncer = newSyncer(syncOptions{eoiu: 30 * time.Second}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
 	b.work = t.Context()
-	b.dumpWanted = &b.m.resyncStart
-	b.warm.begun, b.warm.eoiu = b.clock, 30*time.Second
+	b.wake()
 	return b
 }
 
@@ -154,8 +158,8 @@ func runningBench(t *testing.T, ports ...string) *bench {
 	b.turn()
 	b.dumpDone(false, nil)
 	b.settleDown()
-	if b.phase != phaseRunning {
-		t.Fatalf("the start stopped in phase %d", b.phase)
+	if !b.start.running() {
+		t.Fatalf("the start stopped in state %v", b.start.state)
 	}
 	b.db.done = nil
 	return b
@@ -165,8 +169,8 @@ func runningBench(t *testing.T, ports ...string) *bench {
 func (b *bench) turn() (worked bool) {
 	b.advance(b.clock, false)
 	select {
-	case job := <-b.jobs:
-		job(b.t.Context())
+	case job := <-b.courier.jobs:
+		job()
 		(<-b.inbox)()
 		return true
 	default:
@@ -178,11 +182,21 @@ func (b *bench) turn() (worked bool) {
 func (b *bench) settleDown() {
 	for range 100 {
 		b.clock = b.clock.Add(flushGap)
-		if !b.turn() && !b.clock.Before(b.retryAt) {
+		if !b.turn() && !b.paused() {
 			return
 		}
 	}
 	b.t.Fatal("the syncer does not come to rest")
+}
+
+// paused says that something waits for another try.
+func (b *bench) paused() bool {
+	for _, e := range errands {
+		if b.courier.failing(e) || b.courier.wait(e, b.clock) > 0 {
+			return true
+		}
+	}
+	return len(b.outbox.resting) > 0
 }
 
 func (b *bench) say(m linkMessage, name string) {
@@ -240,15 +254,15 @@ func TestWhichMessagesCount(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := runningBench(t, "Ethernet0", "Ethernet4", "PortChannel1")
-			b.initDone = true
+			b.start.state = complete
 			for i, m := range c.messages {
 				b.say(m, c.names[i])
 			}
 			b.settleDown()
 			slices.Sort(b.db.done) // ports in any order; DEL sorts before SET as it must come
 			b.want(name, slices.Sorted(slices.Values(c.want))...)
-			if b.m.queueDepth.Load() != 0 || len(b.records) != 0 {
-				t.Errorf("queue depth %v, %d records left", b.m.queueDepth.Load(), len(b.records))
+			if b.m.queueDepth.Load() != 0 || !b.outbox.settled() {
+				t.Errorf("queue depth %v, %d ports left", b.m.queueDepth.Load(), b.outbox.unwritten())
 			}
 		})
 	}
@@ -341,6 +355,7 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 	} {
 		b := newBench(t, "Ethernet0")
 		b.db.config.switchType, b.db.facts, b.options.old = c.switchType, c.facts, c.option
+		b.db.facts.events = true
 		b.db.appl["Ethernet0"] = true
 		b.turn()
 		m := news(7, running)
@@ -351,7 +366,7 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		b.settleDown()
 		b.say(news(7, running), "Ethernet0")
 		b.settleDown()
-		if seen := b.initDone; seen == c.old {
+		if seen := b.start.done(); seen == c.old {
 			t.Errorf("%+v: PortInitDone is %v", c, seen)
 		}
 		if _, published := b.db.state["Ethernet0"]; published == c.old {
@@ -359,7 +374,7 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		}
 		b.say(news(8, running), "Ethernet0")
 		b.settleDown()
-		if !b.initDone || b.db.state["Ethernet0"] != (portState{true, true, 1500}) {
+		if !b.start.done() || b.db.state["Ethernet0"] != (portState{true, true, 1500}) {
 			t.Errorf("%+v: a new interface of the same name does not count", c)
 		}
 	}
@@ -367,7 +382,7 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 
 func TestFailedWriteIsRetried(t *testing.T) {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
-	b.initDone = true
+	b.start.state = complete
 	b.db.refuse["Ethernet0"] = errors.New("WRONGTYPE")
 	b.say(news(1, running), "Ethernet0")
 	b.say(news(1, running), "Ethernet0")
@@ -397,14 +412,11 @@ func TestOutage(t *testing.T) {
 	b.settleDown()
 	b.db.done = nil
 	b.db.broken = errors.New("connection refused")
-	const messages = 3 * maxRecords
+	const messages = 3000
 	for i := range messages {
 		b.clock = b.clock.Add(time.Millisecond)
 		b.say(news(1, up|uint32(i%2)*unix.IFF_RUNNING), "Ethernet0")
 		b.turn()
-	}
-	if len(b.records)+len(b.inFlight) > maxRecords+2*2 {
-		t.Errorf("%d records are kept for 2 ports", len(b.records))
 	}
 	if b.m.redisConnected.Load() != 0 {
 		t.Error("the outage does not show")
@@ -418,7 +430,7 @@ func TestOutage(t *testing.T) {
 	if got := b.m.eventsProcessed.Load(); got != messages+3 {
 		t.Errorf("%d events processed, want %d", got, messages+3)
 	}
-	if b.m.redisConnected.Load() != 1 || b.pauses.tries != 0 {
+	if b.m.redisConnected.Load() != 1 || b.courier.trouble() != nil {
 		t.Error("the recovery does not show")
 	}
 }
@@ -433,7 +445,7 @@ func TestFlapsAreTheKernelsCount(t *testing.T) {
 	var want uint64
 	check := func(what string) {
 		t.Helper()
-		if got := b.ports["Ethernet0"].series.flaps.Load(); got != want {
+		if got := b.links.ports["Ethernet0"].series.flaps.Load(); got != want {
 			t.Errorf("%s: %d flaps, want %d", what, got, want)
 		}
 	}
@@ -467,11 +479,11 @@ func TestFlapsOutliveThePort(t *testing.T) {
 	b.say(news(1, up), "Ethernet40")
 	b.say(gone(1), "Ethernet40")
 	b.settleDown()
-	if len(b.ports) != 0 {
-		t.Errorf("a port that is gone is kept: %v", b.ports)
+	if len(b.links.ports) != 0 {
+		t.Errorf("a port that is gone is kept: %v", b.links.ports)
 	}
 	b.say(news(2, running), "Ethernet40")
-	if got := b.ports["Ethernet40"].series.flaps.Load(); got != 1 {
+	if got := b.links.ports["Ethernet40"].series.flaps.Load(); got != 1 {
 		t.Errorf("%d flaps, want 1", got)
 	}
 }
@@ -541,12 +553,18 @@ func TestDumpIsNotBegunOverWaitingMessages(t *testing.T) {
 // TestVanishedDuringTheQuestion: APPL_DB was asked, then the port left it, and only then comes the answer.
 func TestVanishedDuringTheQuestion(t *testing.T) {
 	b := runningBench(t, "Ethernet0")
-	b.initDone = true
-	b.db.onFlush = func(*flush) { b.applChanged(applChange{"Ethernet0", false}) }
+	b.start.state = complete
+	flushes := 0
+	b.db.onFlush = func(*flush) {
+		if flushes++; flushes == 1 {
+			b.applChanged(applChange{"Ethernet0", false})
+		} else {
+			delete(b.db.appl, "Ethernet0")
+		}
+	}
 	b.say(news(1, running), "Ethernet0")
 	b.settleDown()
 	b.db.onFlush = nil
-	delete(b.db.appl, "Ethernet0")
 	b.db.done = nil
 	b.say(news(1, up), "Ethernet0")
 	b.settleDown()
@@ -560,7 +578,7 @@ func TestVanishedDuringTheQuestion(t *testing.T) {
 // TestEntryBeforeTheSubscription: the port was asked for and not there, entered APPL_DB, and only then did the subscription stand.
 func TestEntryBeforeTheSubscription(t *testing.T) {
 	b := runningBench(t, "Ethernet0")
-	b.initDone = true
+	b.start.state = complete
 	delete(b.db.appl, "Ethernet0")
 	b.say(news(1, running), "Ethernet0")
 	b.settleDown()
@@ -573,7 +591,7 @@ func TestEntryBeforeTheSubscription(t *testing.T) {
 
 func TestAPPLDBWithoutEvents(t *testing.T) {
 	b := newBench(t, "Ethernet0")
-	b.db.config.events = false
+	b.db.facts.events = false
 	b.turn()
 	b.dumpDone(false, nil)
 	for range 10 {
@@ -627,7 +645,7 @@ func TestBackoffGrowsAndIsBounded(t *testing.T) {
 	var b backoff
 	var last time.Duration
 	for i := range 20 {
-		pause := b.next()
+		pause := b.next(nil)
 		if full := min(firstPause<<min(i, 10), lastPause); pause > full || pause < full*3/4 {
 			t.Errorf("pause %d is %v, want up to %v", i, pause, full)
 		}

@@ -371,7 +371,7 @@ func TestLogLevelFromConfigDB(t *testing.T) {
 // TestFirstDumpThatDoesNotEnd is asked for again after the timeout, and nothing is begun or deleted before one ends.
 func TestFirstDumpThatDoesNotEnd(t *testing.T) {
 	b := newBench(t, "Ethernet0")
-	b.db.facts = startFacts{warm: true, count: 1, held: map[string]portState{"Ethernet0": {true, true, 1500}}}
+	b.db.facts = startFacts{warm: true, count: 1, events: true, held: map[string]portState{"Ethernet0": {true, true, 1500}}}
 	b.db.config.eoiu = 10 * time.Second
 	b.db.state["Ethernet0"] = portState{true, true, 1500}
 	b.turn()
@@ -383,8 +383,8 @@ func TestFirstDumpThatDoesNotEnd(t *testing.T) {
 	b.clock = b.clock.Add(2 * time.Second)
 	b.turn()
 	b.turn()
-	if b.source.dumps != 2 || b.phase == phaseRunning {
-		t.Errorf("%d dumps, phase %d", b.source.dumps, b.phase)
+	if b.source.dumps != 2 || b.start.running() {
+		t.Errorf("%d dumps, state %v", b.source.dumps, b.start.state)
 	}
 	if got := b.status.Checks(b.clock, 0)[0]; got.level != degraded {
 		t.Errorf("health says %v", got)

@@ -39,6 +39,7 @@ func Missing() error {
 // Options are what a switch may differ in.
 type Options struct {
 	Split        bool // STATE_DB on a Redis of its own
+	ApartConfig  bool // CONFIG_DB on a Redis of its own
 	NoEvents     bool // the servers send no keyspace events
 	Odd          bool // ids and separators that no real switch has: they are to be read, never assumed
 	TCP          bool // the databases are reached over TCP on loopback
@@ -95,7 +96,7 @@ func New(o Options) (_ *Switch, err error) {
 		}
 	}
 	instances := 1
-	if o.Split {
+	if o.Split || o.ApartConfig {
 		instances = 2
 	}
 	for i := range instances {
@@ -110,12 +111,24 @@ func New(o Options) (_ *Switch, err error) {
 			return nil, err
 		}
 	}
-	state := s.Redis[len(s.Redis)-1]
-	s.Appl, s.Config, s.State = s.Redis[0].Client(s.ApplID), s.Redis[0].Client(s.ConfigID), state.Client(s.StateID)
+	config, state := s.homes()
+	s.Appl, s.Config, s.State = s.Redis[0].Client(s.ApplID), config.Client(s.ConfigID), state.Client(s.StateID)
 	if !o.NoConfigFile {
 		err = s.WriteConfigFile()
 	}
 	return s, err
+}
+
+// homes are the servers of CONFIG_DB and STATE_DB. APPL_DB's is the first.
+func (s *Switch) homes() (config, state *Redis) {
+	config, state = s.Redis[0], s.Redis[0]
+	if s.options.ApartConfig {
+		config = s.Redis[1]
+	}
+	if s.options.Split {
+		state = s.Redis[len(s.Redis)-1]
+	}
+	return config, state
 }
 
 // StartRedis starts the servers and waits until they answer.
@@ -131,12 +144,12 @@ func (s *Switch) StartRedis() error {
 // WriteConfigFile writes database_config.json as SONiC lays it out.
 func (s *Switch) WriteConfigFile() error {
 	type db map[string]any
-	last := s.Redis[len(s.Redis)-1]
+	config, state := s.homes()
 	instances := map[string]any{}
 	for _, r := range s.Redis {
 		instance := map[string]any{"hostname": "127.0.0.1", "port": r.Port, "persistence_for_warm_boot": "yes"}
 		if r.Port == 0 {
-			instance["port"], instance["unix_socket_path"] = 6379, r.Socket
+			instance["port"], instance["unix_socket_path"] = 6379, r.front()
 		}
 		instances[r.Name] = instance
 	}
@@ -145,8 +158,8 @@ func (s *Switch) WriteConfigFile() error {
 		"INSTANCES": instances,
 		"DATABASES": map[string]any{
 			"APPL_DB":   db{"id": s.ApplID, "separator": ":", "instance": s.Redis[0].Name},
-			"CONFIG_DB": db{"id": s.ConfigID, "separator": s.separator, "instance": s.Redis[0].Name},
-			"STATE_DB":  db{"id": s.StateID, "separator": s.separator, "instance": last.Name},
+			"CONFIG_DB": db{"id": s.ConfigID, "separator": s.separator, "instance": config.Name},
+			"STATE_DB":  db{"id": s.StateID, "separator": s.separator, "instance": state.Name},
 		},
 	}, "", "  ")
 	if err != nil {
@@ -184,7 +197,7 @@ func (s *Switch) StateKey(port string) string { return "PORT_TABLE" + s.separato
 
 func (s *Switch) ConfigKey(table, row string) string { return table + s.separator + row }
 
-// Configure puts n ports into CONFIG_DB, with the fields that a real one has.
+// Configure puts n ports into CONFIG_DB, with the fields that a real one has, and says that it is complete.
 func (s *Switch) Configure(ctx context.Context, n int) error {
 	pipe := s.Config.Pipeline()
 	for i := range n {
@@ -192,9 +205,7 @@ func (s *Switch) Configure(ctx context.Context, n int) error {
 		pipe.HSet(ctx, s.ConfigKey("PORT", PortName(i)), "admin_status", "up", "alias", "Eth"+strconv.Itoa(i+1), "index", i+1,
 			"lanes", lane, "mtu", "9100", "speed", "100000", "fec", "rs")
 	}
-	if n == 0 {
-		return nil
-	}
+	pipe.Set(ctx, "CONFIG_DB_INITIALIZED", "1", 0)
 	_, err := pipe.Exec(ctx)
 	return err
 }
@@ -265,6 +276,7 @@ func (s *Switch) Flap(rounds int, ports ...string) error {
 
 // Redis is a private server.
 type Redis struct {
+	proxy  string // the socket that daemons are told of, if it is not the server's own
 	Name   string
 	Socket string
 	Port   int // 0: unix socket only

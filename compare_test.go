@@ -10,7 +10,7 @@ import (
 // reconciling is a bench in step with two ports, whose reconciliation comes every 60 s.
 func reconciling(t *testing.T) *bench {
 	b := newBench(t, "Ethernet0", "Ethernet4")
-	b.options.reconcile = time.Minute
+	b.compare.interval = time.Minute
 	b.turn()
 	b.dumpDone(false, nil)
 	b.settleDown()
@@ -104,7 +104,7 @@ func TestFightIsLeftAlone(t *testing.T) {
 	for range 2*restAtMost + 2 {
 		b.reconcile(both())
 	}
-	if p := b.ports["Ethernet0"]; p.repairs != 0 {
+	if p := b.compare.rows.of(b.links.ports["Ethernet0"]); p.repairs != 0 {
 		t.Errorf("the fight is over, and still counted: %d", p.repairs)
 	}
 }
@@ -142,7 +142,7 @@ func TestDeletionAfterALostAnswer(t *testing.T) {
 
 func TestAPPLDBLostTheSignals(t *testing.T) {
 	b := reconciling(t)
-	if !b.initDone {
+	if !b.start.done() {
 		t.Fatal("the start is not over")
 	}
 	b.db.broken = errors.New("connection refused")
@@ -170,14 +170,14 @@ func TestAPPLDBLostTheSignals(t *testing.T) {
 // TestStormOfOverruns: one resync for many, and growing pauses between them.
 func TestStormOfOverruns(t *testing.T) {
 	b := reconciling(t)
-	b.options.reconcile = 0
+	b.compare.interval = 0
 	before, start := b.source.dumps, b.clock
 	for b.clock.Sub(start) < 10*time.Second {
 		b.lost("test")
 		b.lost("test")
 		b.clock = b.clock.Add(10 * time.Millisecond)
 		b.advance(b.clock, false)
-		if b.dumping {
+		if b.listing.underWay {
 			b.dumpDone(true, nil)
 		}
 	}
@@ -189,7 +189,7 @@ func TestStormOfOverruns(t *testing.T) {
 	}
 	b.clock = b.clock.Add(time.Hour)
 	b.lost("after an hour")
-	if !b.dumpAfter.Equal(b.clock) && b.dumpAfter.After(b.clock) {
+	if b.listing.dueAt.After(b.clock) {
 		t.Error("after an hour of calm a resync waits")
 	}
 }
@@ -197,8 +197,8 @@ func TestStormOfOverruns(t *testing.T) {
 // TestSignalsAgainAfterAdoption: the run before had announced all ports; that one has lost its interface since does not hold the signal back.
 func TestSignalsAgainAfterAdoption(t *testing.T) {
 	b := newBench(t, "Ethernet0", "Ethernet4")
-	b.options.reconcile = time.Minute
-	b.db.facts = startFacts{configDone: true, initDone: true, count: 2}
+	b.compare.interval = time.Minute
+	b.db.facts = startFacts{configDone: true, initDone: true, count: 2, events: true}
 	b.turn()
 	b.dumpDone(false, nil)
 	b.settleDown()

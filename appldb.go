@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// APPL_DB's PORT_TABLE: the producer's side of its protocol, the signals, and what a start finds there.
+
+// errWrongType is a key of another type than the one that it should have: somebody else's.
+var errWrongType = errors.New("the key is of another type")
+
+// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
+// keys a notification, so each key that was not waiting already gets a notification of its own. The fields come before the key set: a key without
+// fields would be a deletion. KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of
+// strings that follow, and these: field, value, field, value… It returns the names of the ports whose pending hash is of another type.
+var producerSet = newScript(`
+local at, refused = 1, {}
+for i = 3, #KEYS do
+	local port, n = ARGV[at], tonumber(ARGV[at + 1])
+	local set = redis.pcall('HSET', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
+	if type(set) == 'table' and set.err then
+		if not string.find(set.err, 'WRONGTYPE', 1, true) then return set end
+		refused[#refused + 1] = port
+	elseif redis.call('SADD', KEYS[1], port) == 1 then
+		redis.call('PUBLISH', KEYS[2], 'G')
+	end
+	at = at + 2 + n
+end
+return refused
+`)
+
+// portsPerCall is how many ports one script call carries.
+const portsPerCall = 256
+
+// produce hands ports to the consumers of APPL_DB's PORT_TABLE, and returns the names of those that it refused.
+func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []string, err error) {
+	for part := range slices.Chunk(ports, portsPerCall) {
+		keys := []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
+		var args []any
+		for _, p := range part {
+			keys = append(keys, "_"+d.applKey(p.name))
+			args = append(args, p.name, len(p.fields))
+			for _, s := range p.fields {
+				args = append(args, s)
+			}
+		}
+		names, err := producerSet.run(ctx, d, d.appl, keys, args...).StringSlice()
+		if err != nil {
+			return nil, fmt.Errorf("write %s and %d more ports to APPL_DB: %w", part[0].name, len(part)-1, err)
+		}
+		refused = append(refused, names...)
+	}
+	return refused, nil
+}
+
+// signalKeys are the keys of a signal: as a consumer has it, and on its way there.
+func (d *sonicDB) signalKeys(signal string) []any {
+	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
+}
+
+// Recount sends PortConfigDone with the present number of ports.
+func (d *sonicDB) Recount(ctx context.Context, count int) error {
+	return d.signalConfig(ctx, count)
+}
+
+func (d *sonicDB) signalConfig(ctx context.Context, count int) error {
+	refused, err := d.produce(ctx, []portConfig{{portConfigDone, []string{"count", strconv.Itoa(count)}}})
+	if err == nil && len(refused) > 0 {
+		err = fmt.Errorf("APPL_DB _%s: %w", d.applKey(portConfigDone), errWrongType)
+	}
+	return err
+}
+
+// readings is how often CONFIG_DB is read while ports are being announced: as often as it changes meanwhile, but no oftener.
+const readings = 8
+
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number, and returns them. They are read at that moment, and
+// again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. Where CONFIG_DB
+// has no ports, and does not say that it is complete, the fallback serves if there is one. Before anything else it writes down which interfaces are
+// old.
+func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error) {
+	if err := d.recordOld(ctx, old); err != nil {
+		return nil, err
+	}
+	var sent []portConfig
+	for range readings {
+		c, err := d.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch blank := len(c.ports) == 0 && !c.complete; {
+		case blank && len(fallback) > 0:
+			c.ports = fallback
+		case c.lost:
+			return nil, errConfigLoading
+		}
+		due := changed(sent, c.ports)
+		sent = c.ports
+		if len(due) == 0 {
+			break
+		}
+		if _, err := d.produce(ctx, due); err != nil {
+			return nil, err
+		}
+	}
+	return sent, d.signalConfig(ctx, len(sent))
+}
+
+// changed are the ports that were not sent yet as they are now.
+func changed(sent, now []portConfig) (due []portConfig) {
+	before := make(map[string][]string, len(sent))
+	for _, p := range sent {
+		before[p.name] = p.fields
+	}
+	for _, p := range now {
+		if fields, known := before[p.name]; !known || !slices.Equal(fields, p.fields) {
+			due = append(due, p)
+		}
+	}
+	return due
+}
+
+// LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
+func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
+	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
+	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
+	if err := pipeline(ctx, d, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
+		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+	}
+	if f.count, err = strconv.Atoi(count.Val()); err != nil {
+		f.count = -1
+	}
+	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
+	if f.held, err = d.entries(ctx, ports); err != nil {
+		return f, err
+	}
+	if f.old, err = d.recalledOld(ctx); err != nil {
+		return f, err
+	}
+	f.split = d.applAddr.server() != d.cfgAddr.server()
+	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
+	f.warm, err = d.decideWarmStart(ctx)
+	return f, err
+}
+
+// entries reads what STATE_DB has of ours about ports. An entry that is not whole, or of another type, is not ours.
+func (d *sonicDB) entries(ctx context.Context, ports []portConfig) (map[string]portState, error) {
+	commands := make([]redis.Cmder, len(ports))
+	for i, p := range ports {
+		commands[i] = d.entryCommand(ctx, d.stateKey(p.name))
+	}
+	if err := pipeline(ctx, d, d.state, commands); err != nil {
+		return nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
+	}
+	held := make(map[string]portState)
+	for i, command := range commands {
+		if state, whole := stateFrom(command.(*redis.SliceCmd).Val()); whole {
+			held[ports[i].name] = state
+		}
+	}
+	return held, nil
+}
+
+// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between PortConfigDone and the first entry would
+// otherwise take for old what orchagent has made meanwhile.
+const (
+	startRows = "PORTSYNCD_START_TABLE"
+	oldRow    = "old_interfaces"
+)
+
+// recordedOld is such a row.
+type recordedOld struct{ indexes map[int32]string }
+
+func (r *recordedOld) has(index int32, name string) bool { return r.indexes[index] == name }
+
+func (d *sonicDB) oldKey() string { return startRows + d.stateAddr.separator + oldRow }
+
+// recordOld writes the row, and recalledOld reads it; one of another boot means nothing.
+func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
+	words := make([]string, len(old))
+	for i, o := range old {
+		words[i] = fmt.Sprintf("%d:%s", o.index, o.name)
+	}
+	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
+	if err := pipeline(ctx, d, d.state, []redis.Cmder{write}); err != nil {
+		return fmt.Errorf("write %s to STATE_DB: %w", d.oldKey(), err)
+	}
+	return nil
+}
+
+func (d *sonicDB) recalledOld(ctx context.Context) (*recordedOld, error) {
+	read := redis.NewSliceCmd(ctx, "hmget", d.oldKey(), "boot_id", "ifindexes")
+	if err := pipeline(ctx, d, d.state, []redis.Cmder{read}); err != nil {
+		return nil, fmt.Errorf("read %s of STATE_DB: %w", d.oldKey(), err)
+	}
+	if found := read.Val(); len(found) == 2 && found[0] == d.bootID && d.bootID != "" {
+		indexes, whole := found[1].(string)
+		if !whole {
+			return nil, nil
+		}
+		r := &recordedOld{make(map[int32]string)}
+		for word := range strings.FieldsSeq(indexes) {
+			number, name, _ := strings.Cut(word, ":")
+			if index, err := strconv.ParseInt(number, 10, 32); err == nil {
+				r.indexes[int32(index)] = name
+			}
+		}
+		return r, nil
+	}
+	return nil, nil
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// CONFIG_DB, as far as it concerns a port sync daemon.
+
+// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value…
+type portConfig struct {
+	name   string
+	fields []string
+}
+
+// switchConfig is CONFIG_DB as one reading found it.
+type switchConfig struct {
+	ports      []portConfig
+	odd        []string // keys of the PORT table that are no hashes
+	complete   bool     // CONFIG_DB_INITIALIZED is 1
+	lost       bool     // it was before, and now there is nothing
+	switchType string   // DEVICE_METADATA; "dpu" has no old interfaces
+	logger     logSettings
+	eoiu       time.Duration // WARM_RESTART|swss portsyncd_timer, 0: not set
+}
+
+// logSettings are the fields of LOGGER|portsyncd; empty: missing.
+type logSettings struct{ level, output string }
+
+// names are the configured ports' names.
+func (c *switchConfig) names() (names []string) {
+	for _, p := range c.ports {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// filled is the settings with SONiC's defaults for what is missing.
+func (l logSettings) filled() logSettings {
+	if l.level == "" {
+		l.level = "NOTICE"
+	}
+	if l.output == "" {
+		l.output = "SYSLOG"
+	}
+	return l
+}
+
+// startFacts is what the databases tell about the run before, and about themselves.
+type startFacts struct {
+	warm       bool                 // a warm restart was asked for, and can be had
+	configDone bool                 // APPL_DB has PortConfigDone
+	initDone   bool                 // and PortInitDone
+	count      int                  // of PortConfigDone, -1: not known
+	held       map[string]portState // what STATE_DB has of ours about configured ports
+	old        *recordedOld         // which interfaces the run before took for old, nil: it has not said
+	events     bool                 // the servers of APPL_DB and CONFIG_DB send keyspace events
+	split      bool                 // CONFIG_DB is on another server than APPL_DB
+}
+
+// readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is complete, DEVICE_METADATA's
+// switch_type, the timer of a warm restart, the log's settings, and each port's key with its fields; a key that is no hash gives an empty string for
+// its fields. KEYS: the four keys in this order. ARGV: the pattern of the ports' keys.
+var readConfig = newScript(`
+local function field(key, name)
+	local value = redis.pcall('HGET', key, name)
+	return type(value) == 'string' and value
+end
+local ready = redis.pcall('GET', KEYS[1])
+local out = {type(ready) == 'string' and ready, field(KEYS[2], 'switch_type'), field(KEYS[3], 'portsyncd_timer'),
+	field(KEYS[4], 'LOGLEVEL'), field(KEYS[4], 'LOGOUTPUT')}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+	local fields = redis.pcall('HGETALL', key)
+	out[#out + 1] = key
+	out[#out + 1] = fields.err and '' or fields
+end
+return out
+`)
+
+// configHead is how many answers of readConfig come before the ports.
+const configHead = 5
+
+// Load reads CONFIG_DB. It may still be filled, or be filled again, by others: errConfigLoading. Where nothing ever said that it is complete, it is
+// taken as it is.
+func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
+	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName), d.configKey(loggerTable, appName)}
+	out, err := readConfig.run(ctx, d, d.config, keys, d.configKey(portConfigTable, "*")).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
+	}
+	var head [configHead]string
+	for i := range min(configHead, len(out)) {
+		head[i], _ = out[i].(string)
+	}
+	c := &switchConfig{switchType: head[1], logger: logSettings{head[3], head[4]}}
+	if seconds, err := strconv.Atoi(head[2]); err == nil && seconds >= 1 && seconds <= 9999 {
+		c.eoiu = time.Duration(seconds) * time.Second
+	}
+	for i := configHead; i+1 < len(out); i += 2 {
+		key, _ := out[i].(string)
+		name := strings.TrimPrefix(key, d.configKey(portConfigTable, ""))
+		if fields, isHash := out[i+1].([]any); isHash {
+			c.ports = append(c.ports, portConfig{name, texts(fields)})
+		} else {
+			c.odd = append(c.odd, name)
+		}
+	}
+	slices.SortFunc(c.ports, func(a, b portConfig) int { return comparePorts(a.name, b.name) })
+	slices.Sort(c.odd)
+	switch ready := head[0]; {
+	case ready == "1":
+		c.complete, d.ready = true, true
+	case ready != "" || d.ready && len(c.ports) > 0:
+		return nil, errConfigLoading
+	default:
+		c.lost = d.ready
+	}
+	return c, nil
+}
+
+// SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.
+func (d *sonicDB) SetLogger(ctx context.Context, l logSettings) error {
+	set := redis.NewIntCmd(ctx, "hset", d.configKey(loggerTable, appName), "LOGLEVEL", l.level, "LOGOUTPUT", l.output)
+	return pipeline(ctx, d, d.config, []redis.Cmder{set})
+}

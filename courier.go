@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// courier is the way from the loop to the databases: one errand at a time on a goroutine of its own, so that link intake never waits for a
+// Redis; pauses between tries; and who does not answer.
+type courier struct {
+	m      *metrics
+	log    *slog.Logger
+	random random
+	spawn  func(func())          // runs an errand; nil: the goroutine of serve
+	post   func(func())          // hands what came of it to the loop
+	jobs   chan func()           // for serve
+	split  bool                  // CONFIG_DB is on a server of its own
+	busy   bool                  // an errand is under way
+	tries  [len(errands)]attempt // of each errand
+	told   bool                  // the log says that CONFIG_DB is being loaded
+}
+
+// errand is one of the kinds of work for the databases. Each has its own pauses: CONFIG_DB's trouble does not delay what is written to STATE_DB.
+type errand int
+
+const (
+	startErrand errand = iota // read what a start needs, announce: all databases
+	flushErrand               // APPL_DB and STATE_DB
+	lookErrand                // CONFIG_DB, and PortConfigDone to APPL_DB
+)
+
+var errands = [...]errand{startErrand, flushErrand, lookErrand}
+
+// attempt is how an errand fares.
+type attempt struct {
+	err       error // why it failed last, nil: it did not
+	pauses    backoff
+	notBefore time.Time
+}
+
+// serve carries errands out until ended is closed.
+func (c *courier) serve(ended <-chan struct{}) {
+	for {
+		select {
+		case job := <-c.jobs:
+			job()
+		case <-ended:
+			return
+		}
+	}
+}
+
+// send carries out job, and then done with its error on the loop. One errand at a time: the caller asks free first.
+func (c *courier) send(ctx context.Context, job func(context.Context) error, done func(error)) {
+	c.busy = true
+	carry := func() {
+		err := job(ctx)
+		c.post(func() {
+			c.busy = false
+			done(err)
+		})
+	}
+	if c.spawn != nil {
+		c.spawn(carry)
+		return
+	}
+	c.jobs <- carry
+}
+
+// free says that no errand is under way.
+func (c *courier) free() bool { return !c.busy }
+
+// separate notes that CONFIG_DB is on a server of its own.
+func (c *courier) separate() { c.split = true }
+
+// wait is how long an errand is not to be tried.
+func (c *courier) wait(e errand, now time.Time) time.Duration {
+	return max(0, c.tries[e].notBefore.Sub(now))
+}
+
+// failing says that an errand's last try failed.
+func (c *courier) failing(e errand) bool { return c.tries[e].err != nil }
+
+// trouble is why the databases do not do as they are told, nil: they do.
+func (c *courier) trouble() error {
+	for i := range c.tries {
+		if err := c.tries[i].err; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn takes in an errand's outcome. An outage is said once, when it begins and when it has ended; back tells that it has, and what is known of
+// the databases' content is then in doubt.
+func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
+	try := &c.tries[e]
+	if errors.Is(err, errConfigLoading) {
+		if !c.told {
+			c.told = true
+			c.log.Log(ctxNone, levelNotice, "waiting", "for", err)
+		}
+		err = nil // CONFIG_DB has answered
+		try.notBefore = now.Add(try.pauses.next(c.random))
+	} else if err == nil {
+		try.pauses, try.notBefore = backoff{}, time.Time{}
+		if e != flushErrand {
+			c.told = false
+		}
+	}
+	was := c.down(e)
+	try.err = err
+	if err != nil {
+		try.notBefore = now.Add(try.pauses.next(c.random))
+	}
+	c.m.redisConnected.SetBool(c.trouble() == nil)
+	switch down := c.down(e); {
+	case down && !was:
+		c.log.Warn(c.outage(e, err), "err", err)
+	case was && !down:
+		c.log.Log(ctxNone, levelNotice, "the databases answer again")
+		return true
+	}
+	return false
+}
+
+// down says that an errand fails, or another one that goes to the same server.
+func (c *courier) down(e errand) bool {
+	if c.split && e == lookErrand {
+		return c.failing(lookErrand)
+	}
+	return c.failing(startErrand) || c.failing(flushErrand) || !c.split && c.failing(lookErrand)
+}
+
+// outage says in a few words what keeps the databases from being read or written.
+func (c *courier) outage(e errand, err error) string {
+	var reply redis.Error
+	switch {
+	case errors.Is(err, errNoDBConfig):
+		return "the database configuration is not there yet, waiting for it (-db.config)"
+	case errors.As(err, &reply):
+		return "a database refuses commands, trying again"
+	case c.split && e == lookErrand:
+		return "CONFIG_DB does not answer, trying again until it does; ports are still written"
+	}
+	return "the databases do not answer, trying again until they do"
+}

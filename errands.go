@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// What the mirror has done in the databases: each errand is carried out by the courier, and its outcome taken in by the loop.
+
+// do sends job by the courier, and then calls done with its error on the loop, after learning from it whether the databases answer.
+func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
+	s.courier.send(s.work, job, func(err error) {
+		if errors.Is(err, errConfig) {
+			s.failure = err
+			return
+		}
+		back := s.courier.learn(e, err, s.now())
+		done(err)
+		if back {
+			s.distrust()
+		}
+		trouble := s.courier.trouble()
+		if trouble == nil {
+			trouble = s.outbox.refused()
+		}
+		s.status.database(trouble, s.now())
+	})
+}
+
+// load reads the configuration that a start needs, and what the run before left.
+func (s *mirror) load() {
+	var loaded *switchConfig
+	var facts startFacts
+	s.do(startErrand, func(ctx context.Context) (err error) {
+		if s.db == nil {
+			if s.db, err = s.openDB(); err != nil {
+				s.db = nil
+				return err
+			}
+		}
+		if loaded, err = s.db.Load(ctx); err != nil {
+			return err
+		}
+		if filled := loaded.logger.filled(); filled != loaded.logger {
+			if err := s.db.SetLogger(ctx, filled); err != nil {
+				return err
+			}
+		}
+		facts, err = s.db.LookBack(ctx, loaded.ports)
+		return err
+	}, func(err error) {
+		if err != nil {
+			return
+		}
+		if facts.split {
+			s.courier.separate()
+		}
+		if loaded.eoiu > 0 {
+			s.listing.within(loaded.eoiu)
+		}
+		s.followLogger(loaded.logger)
+		s.start.loaded(loaded, facts)
+	})
+}
+
+// followLogger takes up what CONFIG_DB says about the log.
+func (s *mirror) followLogger(l logSettings) {
+	if l = l.filled(); s.options.logger != nil && l != s.logger {
+		s.options.logger(l)
+	}
+	s.logger = l
+}
+
+// decide is where the start knows enough: what becomes of the interfaces that existed before, and whether ports and signals are announced.
+func (s *mirror) decide() {
+	c, f := s.start.known()
+	mode := s.start.mode(s.options.old)
+	dismissed := s.links.decideOld(mode.old)
+	for _, p := range dismissed {
+		s.m.ignoredOld.Add(s.outbox.dismiss(p))
+	}
+	if f.warm {
+		s.warm.begin()
+	} else {
+		s.warm.enter(warmDisabled, false) // STATE_DB has it already
+	}
+	s.configure(c.names())
+	for _, p := range dismissed {
+		s.forget(p)
+	}
+	s.restore()
+	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why, "old", len(s.links.leftovers()),
+		"announce", mode.announce, "warm", f.warm, "keyspace_events", f.events)
+	if mode.announce {
+		s.start.on(toAnnounce)
+		return
+	}
+	s.start.on(toAdopt)
+	if f.initDone && !f.warm {
+		s.start.on(initDoneSent)
+		s.status.initDone.Store(true)
+	}
+	s.setOldDown()
+	s.publish()
+}
+
+// restore takes STATE_DB's entries of configured ports as the baseline: only what the kernel says otherwise is written.
+func (s *mirror) restore() {
+	config, facts := s.start.known()
+	for _, c := range config.ports {
+		held, found := facts.held[c.name]
+		if !found {
+			continue
+		}
+		p := s.links.port(c.name)
+		index, state := s.links.interfaceOf(p)
+		s.outbox.baseline(p, held)
+		s.warm.found(p, index != 0 && held == state)
+	}
+}
+
+// announce pushes the ports and PortConfigDone to APPL_DB, as CONFIG_DB has them at that moment.
+func (s *mirror) announce() {
+	var fallback []portConfig // for a CONFIG_DB that lost its ports together with APPL_DB
+	if known, _ := s.start.known(); s.start.in(reannouncing) {
+		fallback = known.ports
+	}
+	old := s.links.leftovers()
+	var ports []portConfig
+	s.do(startErrand, func(ctx context.Context) (err error) {
+		ports, err = s.db.Announce(ctx, fallback, old)
+		return err
+	}, func(err error) {
+		if err != nil {
+			return
+		}
+		first := s.start.in(announcing)
+		s.start.told(ports)
+		s.configure(s.start.names())
+		if first {
+			s.setOldDown()
+		}
+		s.publish()
+	})
+}
+
+// setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only warnings (rule 5).
+func (s *mirror) setOldDown() {
+	old := s.links.leftovers()
+	if len(old) == 0 {
+		return
+	}
+	s.notice("setting old interfaces down", "count", len(old))
+	s.beside(func() {
+		s.source.SetDown(old.indexes(), func(index int32, err error) {
+			s.log.Warn("setting an old interface down failed", "port", old.name(index), "ifindex", index, "err", err)
+		})
+	})
+}
+
+// beside runs fn without waiting for it.
+func (s *mirror) beside(fn func()) {
+	if s.options.spawn != nil {
+		s.options.spawn(fn)
+		return
+	}
+	go fn()
+}
+
+// publish is where link messages reach STATE_DB from. What the run before left there is compared, and the databases' events are followed.
+func (s *mirror) publish() {
+	s.links.all(s.outbox.touch)
+	if s.watching {
+		return
+	}
+	s.watching = true
+	s.compare.askList()
+	s.start.wantLook(false) // what was changed since the ports were read
+	s.compare.plan(s.now())
+	w := watcher{
+		pings:     s.pings,
+		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
+		config:    func(event bool) { s.post(func() { s.start.wantLook(event) }) },
+		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
+	}
+	s.beside(func() { s.db.Watch(s.work, w) })
+}
+
+// lookAgain reads what may have changed in CONFIG_DB.
+func (s *mirror) lookAgain() {
+	var c *switchConfig
+	certain := s.start.takeLook()
+	s.do(lookErrand, func(ctx context.Context) (err error) {
+		c, err = s.db.Load(ctx)
+		return err
+	}, func(err error) {
+		if err != nil {
+			s.start.wantLook(certain)
+			return
+		}
+		s.followLogger(c.logger)
+		if c.lost || len(c.ports) == 0 && !certain { // without an event, a CONFIG_DB without ports is one that was lost
+			return
+		}
+		s.start.read(c)
+		s.configure(c.names())
+		if count, wrong := s.start.miscounted(); wrong && s.start.running() {
+			s.recount(count)
+		}
+	})
+}
+
+// recount sends PortConfigDone again when the number of ports has changed.
+func (s *mirror) recount(count int) {
+	s.do(lookErrand, func(ctx context.Context) error { return s.db.Recount(ctx, count) }, func(err error) {
+		if err != nil {
+			s.start.wantLook(false)
+			return
+		}
+		s.start.counted(count)
+	})
+}
+
+// checkInterval is how often APPL_DB is asked when its server sends no events.
+const checkInterval = time.Second
+
+// checkAppl is the view of APPL_DB when its server sends no events: ports believed to be there are counted, and those that
+// have an interface and were not found are asked for again. It returns how long that is not due.
+func (s *mirror) checkAppl(now time.Time) time.Duration {
+	if _, facts := s.start.known(); facts.events {
+		return beatInterval
+	}
+	if now.Before(s.nextCheck) {
+		return s.nextCheck.Sub(now)
+	}
+	s.nextCheck = now.Add(checkInterval)
+	s.outbox.confirmNone()
+	s.links.all(func(p *port) {
+		s.outbox.confirm(p)
+		s.outbox.touch(p)
+	})
+	s.start.wantLook(false)
+	return checkInterval
+}
+
+// flush hands every dirty port's latest state to the databases, and some of the ports to be compared.
+func (s *mirror) flush(signal bool) {
+	now := s.now()
+	for _, p := range s.compare.take() {
+		if s.present(p) { // what has no interface is found in the list
+			s.compare.believe(p, s.outbox.doubt(p))
+		}
+	}
+	f := s.outbox.send(now)
+	f.initDone, f.warm = signal, s.warm.owes()
+	f.list, f.signals = s.compare.ask()
+	s.do(flushErrand, func(ctx context.Context) error { return s.db.Flush(ctx, f) }, func(err error) { s.flushed(f, err) })
+}
+
+// flushed takes in what came of a flush.
+func (s *mirror) flushed(f *flush, err error) {
+	for _, p := range s.outbox.landed(s.now()) {
+		w := s.outbox.result(p)
+		s.compare.judge(p, w, !s.present(p), s.warm.underWay())
+		s.warm.judge(p, w)
+		s.forget(p)
+	}
+	if f.missing {
+		s.links.all(s.outbox.askAgain)
+	}
+	if err != nil {
+		s.compare.unanswered(f.list, f.signals)
+		return
+	}
+	s.warm.acknowledged(f.warm)
+	switch {
+	case f.initDone && f.refused != nil:
+		s.start.refusedInitDone(f.refused, s.now())
+	case f.initDone:
+		s.start.sentInitDone()
+		s.status.initDone.Store(true)
+	}
+	s.compared(f)
+}
+
+// compared takes in what a flush found out beside its writes.
+func (s *mirror) compared(f *flush) {
+	for _, name := range f.listed {
+		if p := s.links.named(name); p != nil {
+			s.outbox.suspect(p)
+		}
+	}
+	if f.signals && f.signalsGone && s.start.mayAnnounce() {
+		s.start.lost()
+		s.status.initDone.Store(false)
+	}
+	if repairs, over := s.compare.outcome(); over {
+		s.status.repaired.Store(int64(repairs))
+	}
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// database is where the syncer writes; *sonicDB is the real one. One goroutine calls it at a time, but for Watch.
+type database interface {
+	Load(ctx context.Context) (*switchConfig, error)
+	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
+	Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error)
+	Flush(ctx context.Context, f *flush) error
+	Recount(ctx context.Context, count int) error
+	SetLogger(ctx context.Context, l logSettings) error
+	Watch(ctx context.Context, w watcher)
+	Close()
+}
+
+// syncOptions is what the flags decide, and what a simulation takes the place of.
+type syncOptions struct {
+	links     globs             // which links are ports; nil: SONiC's rule
+	old       string            // what becomes of interfaces that exist at the start: auto, down or adopt
+	reconcile time.Duration     // how often everything is compared; 0: never
+	eoiu      time.Duration     // how long a listing may take before it is asked for again
+	logger    func(logSettings) // takes what CONFIG_DB says about the log
+	spawn     func(func())      // runs what takes its time beside the loop; nil: goroutines
+	random    random            // for jitter; nil: the library's
+}
+
+// mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each the only one to touch its
+// own; the mirror tells them what happened elsewhere.
+type mirror struct {
+	options syncOptions
+	source  linkSource
+	openDB  func() (database, error) // nil: no databases at all
+	m       *metrics
+	status  *health
+	log     *slog.Logger
+	now     func() time.Time
+	post    func(func()) // hands something to the loop
+
+	start   start
+	links   *linkTable
+	listing *listing
+	outbox  outbox
+	compare comparison
+	warm    warmRestart
+	courier courier
+
+	at        time.Time // when the messages at hand were received
+	begun     time.Time
+	nextCheck time.Time
+	pings     chan struct{} // a beat has come: are the databases still there?
+	watching  bool          // keyspace events are followed
+	watchLost bool          // or were, before their subscription broke
+	logger    logSettings
+	db        database
+	work      context.Context
+
+	malformedLogged time.Time
+	failure         error // ends the loop
+}
+
+func newMirror(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health, log *slog.Logger,
+	now func() time.Time, post func(func())) mirror {
+	return mirror{
+		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post, pings: make(chan struct{}, 1),
+		start: start{m: m, log: log}, links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
+		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
+		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
+		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, post: post, jobs: make(chan func(), 1)},
+	}
+}
+
+// wake is what comes before everything else: the first listing is asked for.
+func (s *mirror) wake() {
+	s.begun = s.now()
+	s.listing.want(&s.m.resyncStart, s.begun, 0)
+	if s.openDB == nil {
+		s.start.loaded(new(switchConfig), startFacts{})
+	}
+}
+
+func (s *mirror) notice(msg string, args ...any) { s.log.Log(ctxNone, levelNotice, msg, args...) }
+
+// received, live, dumped, dumpDone, lost and malformed take what the kernel says.
+
+func (s *mirror) received(at time.Time, messages int) {
+	s.at = at
+	s.m.messages.Add(uint64(messages))
+}
+
+func (s *mirror) live(m *linkMessage) {
+	if aboutDevice(m) {
+		s.listing.hear(m.index)
+	}
+	h := s.links.live(m, s.at)
+	s.follow(h)
+	switch {
+	case h.port != nil:
+		s.outbox.note(h.port, s.at)
+	case m.deleted && h.gone[0] != nil:
+		s.outbox.note(h.gone[0], s.at)
+	}
+}
+
+func (s *mirror) dumped(m *linkMessage) {
+	if s.listing.counts(m.index) {
+		s.follow(s.links.line(m, s.at))
+	}
+}
+
+// follow carries out what a message about a link meant.
+func (s *mirror) follow(h heard) {
+	for _, p := range h.gone {
+		if p != nil {
+			s.outbox.drop(p)
+		}
+	}
+	if h.port == nil {
+		return
+	}
+	_, state := s.links.interfaceOf(h.port)
+	s.outbox.aim(h.port, state)
+	if h.appeared {
+		s.start.saw(h.port)
+	}
+}
+
+// dumpDone ends a listing: what it did not have is gone.
+func (s *mirror) dumpDone(interrupted bool, err error) {
+	now := s.now()
+	defer func() { s.owe(now) }()
+	if err != nil {
+		s.log.Warn("listing all links failed, trying again", "err", err, "pause", s.listing.failed(now))
+		return
+	}
+	s.listing.done(interrupted, now)
+	if !interrupted {
+		for _, p := range s.links.dropMissing(s.listing.mentioned) {
+			s.outbox.drop(p)
+		}
+	}
+	switch {
+	case !s.start.firstListing():
+		if s.start.running() && s.openDB != nil {
+			s.compare.begin(s.links.all)
+		}
+	case !interrupted || s.listing.hopeless():
+		s.listed(now)
+	}
+}
+
+// listed notes the end of the initial update: the first listing was complete. From here on "not in the kernel" means gone.
+func (s *mirror) listed(now time.Time) {
+	took := now.Sub(s.begun)
+	s.m.eoiuReached.Set(1)
+	s.m.eoiuSeconds.Set(took.Seconds())
+	s.status.listed.Store(true)
+	s.log.Info("links listed: end of initial update", "ports", s.m.portsPresent.Load(), "took", took)
+	s.start.on(linksListed)
+}
+
+func (s *mirror) lost(why string) {
+	s.m.overruns.Inc()
+	now := s.now()
+	if s.listing.lost(now) {
+		s.log.Warn("link messages were lost, listing all links again", "why", why)
+	}
+	s.owe(now)
+}
+
+// owe keeps health informed of a listing that is owed because messages were lost or one before was not whole.
+func (s *mirror) owe(now time.Time) {
+	owed := s.listing.owed()
+	s.status.resync.Store(owed)
+	since(&s.status.resyncAt, owed, now)
+}
+
+// logLimit is the time between two lines about malformed messages.
+const logLimit = time.Second
+
+func (s *mirror) malformed(err error) {
+	s.m.malformed.Inc()
+	if now := s.now(); now.Sub(s.malformedLogged) >= logLimit {
+		s.malformedLogged = now
+		s.log.Warn("netlink message dropped", "err", err, "malformed_total", s.m.malformed.Load())
+	}
+}
+
+// advanceListing gives up a listing that does not end, begins one that is due, and returns how long there is nothing of either. None is begun while
+// messages wait (more): after an overrun those are older than what was lost, and must not pass for news that is newer than the listing.
+func (s *mirror) advanceListing(now time.Time, more bool) time.Duration {
+	if s.listing.giveUp(now) {
+		s.log.Warn("the listing of all links does not end, asking for it again", "timeout", s.listing.within(0))
+	}
+	if !more && s.listing.isDue(now) {
+		s.listing.begin(now)
+		if err := s.source.StartDump(); err != nil {
+			s.dumpDone(false, err)
+		}
+	}
+	return s.listing.wait(now)
+}
+
+// settle ends everything pending where there is nothing to write to.
+func (s *mirror) settle() {
+	if s.start.in(deciding) {
+		s.links.decideOld(none)
+		s.start.on(toAdopt)
+		s.status.noDB.Store(true)
+	}
+	for _, p := range s.outbox.settle() {
+		s.forget(p)
+	}
+	s.m.queueDepth.Set(0)
+}
+
+// forget drops a port that is neither configured nor in the kernel, and of which nothing has to be written.
+func (s *mirror) forget(p *port) {
+	if index, _ := s.links.interfaceOf(p); index != 0 || s.start.configured(p) || !s.outbox.idle(p) {
+		return
+	}
+	s.start.forget(p)
+	s.outbox.forget(p)
+	s.compare.forget(p)
+	s.warm.forget(p)
+	s.links.forget(p)
+}
+
+// present says that a port has an interface that is no left-over.
+func (s *mirror) present(p *port) bool {
+	index, _ := s.links.interfaceOf(p)
+	return index != 0
+}
+
+// configure sets which ports are configured.
+func (s *mirror) configure(names []string) {
+	ports := make([]*port, len(names))
+	for i, name := range names {
+		ports[i] = s.links.port(name)
+	}
+	for _, p := range s.start.configure(ports, s.links.all, s.present) {
+		s.forget(p)
+	}
+}
+
+// distrust is for databases that were away and may have come back with other content, or none: everything is asked and compared.
+func (s *mirror) distrust() {
+	s.links.all(func(p *port) { s.outbox.doubt(p) })
+	s.compare.askAll()
+	s.start.wantLook(false)
+}
+
+// applChanged takes what is heard of a port's entry in APPL_DB. One that is not known is asked for when its interface appears.
+func (s *mirror) applChanged(c applChange) {
+	p := s.links.known(c.port)
+	if p == nil {
+		return
+	}
+	s.outbox.appl(p, c.exists)
+	if c.exists {
+		s.compare.entered(p)
+	}
+}
+
+// watchChanged is told when the subscription to APPL_DB's events stands or breaks. What happened before it stood is not known.
+func (s *mirror) watchChanged(connected bool, err error) {
+	switch {
+	case !connected:
+		s.watchLost = true
+		s.compare.askSignals() // asks the server something, so that an outage shows although nothing has to be written
+		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
+	case s.watchLost:
+		s.watchLost = false
+		s.distrust()
+	default: // a port may have entered APPL_DB after it was asked for, and before events could tell
+		s.links.all(s.outbox.askAgain)
+	}
+}

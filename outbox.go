@@ -1,0 +1,347 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+)
+
+// outbox is what has yet to be written to STATE_DB: the ports whose entries may differ from what they should be, what is in flight, and since when
+// each change is known. It remembers what was acknowledged, so that the same state is not written twice, and forgets it where it is in doubt.
+type outbox struct {
+	m    *metrics
+	log  *slog.Logger
+	now  func() time.Time
+	rows rows[outRow]
+
+	dirty, flying []*port
+	resting       []*port // a database refused their keys: dirty again at restUntil
+	restUntil     time.Time
+	refusal       error // what it said last
+	work          flush // the one in flight, or the last one
+	pace          pace
+}
+
+// outRow is a port's entry.
+type outRow struct {
+	present bool      // the port has an interface, and its entry is to hold
+	target  portState // this
+	held    portState // what STATE_DB holds,
+	known   bool      // if that is known
+	del     deletion  // owed, before anything else
+	inAppl  bool      // APPL_DB has the port; false means unknown, and asked at the next write
+	doubts  uint32    // times that known or inAppl became doubtful: an answer to what was asked before does not count then
+
+	dirty, inFlight, resting bool
+	refused                  bool      // and the log says so
+	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
+	doubtsSent               uint32    // doubts when it was sent
+	write                    portWrite // what is, or was, in flight
+}
+
+// mail is link messages of one port.
+type mail struct {
+	n      uint64
+	failed uint64    // of these, already counted as failed
+	since  time.Time // when the first was received
+}
+
+const (
+	flushBurst  = 8                    // so many changes are flushed at once each,
+	flushGap    = 4 * time.Millisecond // a storm of them at this distance
+	refusalRest = time.Second          // before a key that was refused is tried again
+)
+
+// aim sets what a port's entry is to hold.
+func (o *outbox) aim(p *port, state portState) {
+	row := o.rows.of(p)
+	row.present, row.target = true, state
+	o.touch(p)
+}
+
+// drop notes that a port's interface was seen to go: its entry is to be deleted, whatever it holds.
+func (o *outbox) drop(p *port) {
+	row := o.rows.of(p)
+	row.present, row.del = false, delCertain
+	o.markDirty(p)
+}
+
+// dismiss is for a port whose interface turned out to be a left-over: neither an entry nor a deletion is owed. It returns how many messages
+// of it were waiting.
+func (o *outbox) dismiss(p *port) uint64 {
+	row := o.rows.of(p)
+	n := row.waiting.n
+	row.present, row.waiting = false, mail{}
+	return n
+}
+
+// suspect is for a port that has an entry, and neither an interface nor a deletion under way: the entry is stale if it is ours.
+func (o *outbox) suspect(p *port) {
+	if row := o.rows.of(p); !row.present && row.del == delNone && !row.inFlight {
+		row.del = delIfOurs
+		o.markDirty(p)
+	}
+}
+
+// note accounts for a link message of a port: processed now if nothing has to be written, else when the write is durable.
+func (o *outbox) note(p *port, at time.Time) {
+	row := o.rows.of(p)
+	if !row.dirty && !row.resting {
+		o.processed(mail{n: 1, since: at})
+		return
+	}
+	if row.waiting.n == 0 {
+		row.waiting.since = at
+	}
+	row.waiting.n++
+}
+
+// touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are not.
+func (o *outbox) touch(p *port) {
+	if row := o.rows.of(p); row.inFlight || !o.inStep(row) {
+		o.markDirty(p)
+	}
+}
+
+// inStep says that a port needs no write: its last acknowledged state is the wanted one.
+func (o *outbox) inStep(row *outRow) bool {
+	return row.del == delNone && (!row.present || row.known && row.held == row.target)
+}
+
+func (o *outbox) markDirty(p *port) {
+	if row := o.rows.of(p); !row.dirty && !row.resting {
+		row.dirty = true
+		o.dirty = append(o.dirty, p)
+	}
+}
+
+// doubt forgets what is known of a port: its entry is compared with what it should be, and APPL_DB asked. It tells whether the entry was
+// believed to be right.
+func (o *outbox) doubt(p *port) (wasRight bool) {
+	row := o.rows.of(p)
+	wasRight = row.known && !row.inFlight && o.inStep(row)
+	row.known, row.inAppl = false, false
+	row.doubts++
+	o.touch(p)
+	return wasRight
+}
+
+// appl takes what is heard of a port's entry in APPL_DB. A port that enters it after its link message is published now.
+func (o *outbox) appl(p *port, exists bool) {
+	row := o.rows.of(p)
+	row.inAppl = exists
+	row.doubts++
+	o.touch(p)
+}
+
+// askAgain makes a port's existence in APPL_DB unknown, and has it asked for if something is to be written.
+func (o *outbox) askAgain(p *port) {
+	row := o.rows.of(p)
+	row.inAppl = false
+	row.doubts++
+	o.touch(p)
+}
+
+// baseline takes an entry that was found as what STATE_DB holds.
+func (o *outbox) baseline(p *port, held portState) {
+	row := o.rows.of(p)
+	row.held, row.known = held, true
+}
+
+// confirmNone begins the list of confirm anew.
+func (o *outbox) confirmNone() { o.work.confirm = o.work.confirm[:0] }
+
+// confirm adds a port to those that the next flush counts in APPL_DB, if it is believed to be there.
+func (o *outbox) confirm(p *port) {
+	if row := o.rows.of(p); row.inAppl {
+		row.write.port = p.name
+		o.work.confirm = append(o.work.confirm, &row.write)
+	}
+}
+
+// forget drops a port that is idle.
+func (o *outbox) forget(p *port) { o.rows.drop(p) }
+
+// idle says that a port has nothing waiting or in flight.
+func (o *outbox) idle(p *port) bool {
+	row := o.rows.of(p)
+	return !row.dirty && !row.inFlight && !row.resting
+}
+
+// settled says that nothing is waiting or in flight at all.
+func (o *outbox) settled() bool { return len(o.dirty)+len(o.flying)+len(o.resting) == 0 }
+
+// unwritten is how many ports are not written yet.
+func (o *outbox) unwritten() int { return len(o.dirty) + len(o.flying) + len(o.resting) }
+
+// wake makes the ports dirty whose keys were refused, when their rest is over, and returns how long it lasts.
+func (o *outbox) wake(now time.Time) time.Duration {
+	if len(o.resting) == 0 {
+		return beatInterval
+	}
+	if wait := o.restUntil.Sub(now); wait > 0 {
+		return wait
+	}
+	for _, p := range o.resting {
+		o.rows.of(p).resting = false
+		o.markDirty(p)
+	}
+	o.resting = o.resting[:0]
+	return 0
+}
+
+// pause is how long the next flush has to wait for the sake of pace.
+func (o *outbox) pause(now time.Time) time.Duration { return o.pace.wait(now) }
+
+// waiting says that there are ports to be written, ready that nothing holds them back, and storming that pace does.
+func (o *outbox) waiting() bool               { return len(o.dirty) > 0 }
+func (o *outbox) ready(now time.Time) bool    { return o.waiting() && o.pause(now) == 0 }
+func (o *outbox) storming(now time.Time) bool { return o.waiting() && o.pause(now) > 0 }
+
+// refused is why a database refused a port's key, nil: none is refused.
+func (o *outbox) refused() error { return o.refusal }
+
+// send makes a flush of every dirty port's latest state. The caller adds what else it wants of it.
+func (o *outbox) send(now time.Time) *flush {
+	o.pace.take(now)
+	o.work.writes = o.work.writes[:0]
+	for _, p := range o.dirty {
+		row := o.rows.of(p)
+		w := &row.write
+		w.port, w.state, w.del = p.name, row.target, row.del
+		w.set = row.present && !o.inStep(row)
+		w.ask = w.set && !row.inAppl
+		w.check = w.set && !row.known && w.del == delNone
+		row.dirty, row.inFlight, row.del, row.doubtsSent = false, true, delNone, row.doubts
+		row.sent, row.waiting = row.waiting, mail{}
+		o.work.writes = append(o.work.writes, w)
+	}
+	o.flying, o.dirty = o.dirty, o.flying[:0]
+	return &o.work
+}
+
+// landed takes in what came of the flush, and returns the ports that were in it, until the next one is sent: what is acknowledged is
+// remembered, what is not is dirty again, and what was refused rests.
+func (o *outbox) landed(now time.Time) []*port {
+	if len(o.resting) == 0 {
+		o.refusal = nil
+	}
+	for _, p := range o.flying {
+		row := o.rows.of(p)
+		row.inFlight = false
+		if row.write.err != nil {
+			o.bounced(p, row, now)
+			continue
+		}
+		o.acknowledged(p, row)
+	}
+	o.confirmNone()
+	landed := o.flying
+	o.flying = o.flying[:0]
+	return landed
+}
+
+// bounced is for a write without an acknowledgement: it may have happened or not.
+func (o *outbox) bounced(p *port, row *outRow, now time.Time) {
+	o.m.eventsFailed.Add(row.sent.n - row.sent.failed)
+	row.waiting = mail{n: row.sent.n + row.waiting.n, failed: row.sent.n, since: earlier(row.sent, row.waiting)}
+	row.sent = mail{}
+	row.known, row.inAppl = false, false
+	row.del = max(row.del, min(row.write.del, delIfOurs))
+	if unavailable(row.write.err) {
+		o.markDirty(p)
+		return
+	}
+	o.refusal = row.write.err
+	if !row.refused {
+		row.refused = true
+		o.log.Warn("a database refuses a port's entry, trying again; the other ports do not wait for it", "port", p.name, "err", row.write.err,
+			"remedy", "look at the key's type, and delete it if it is no hash")
+	}
+	if len(o.resting) == 0 {
+		o.restUntil = now.Add(refusalRest)
+	}
+	if row.dirty { // it changed meanwhile
+		o.dirty = without(o.dirty, p)
+		row.dirty = false
+	}
+	row.resting = true
+	o.resting = append(o.resting, p)
+}
+
+// acknowledged is for a write that was carried out.
+func (o *outbox) acknowledged(p *port, row *outRow) {
+	o.processed(row.sent)
+	row.sent, row.refused = mail{}, false
+	w := &row.write
+	current := row.doubts == row.doubtsSent
+	switch {
+	case w.written || w.same:
+		row.held, row.known = w.state, current
+	case w.del != delNone || w.set:
+		row.known = false
+	}
+	if w.ask && current {
+		row.inAppl = w.exists
+	}
+	if row.present && (w.exists || !w.ask || !current) {
+		o.touch(p) // the link may have changed meanwhile, and back to what was held before
+	}
+}
+
+// result is the last write of a port and what came of it.
+func (o *outbox) result(p *port) *portWrite { return &o.rows.of(p).write }
+
+func (o *outbox) processed(m mail) {
+	if m.n > 0 {
+		o.m.eventsProcessed.Add(m.n)
+		o.m.eventLatency.ObserveN(o.now().Sub(m.since), m.n)
+	}
+}
+
+// settle ends everything that waits, where there is nothing to write to. It returns the ports that were dirty.
+func (o *outbox) settle() []*port {
+	for _, p := range o.dirty {
+		row := o.rows.of(p)
+		row.dirty, row.del = false, delNone
+		row.held, row.known = row.target, true
+		o.processed(row.waiting)
+		row.waiting = mail{}
+	}
+	settled := o.dirty
+	o.dirty = o.dirty[:0]
+	return settled
+}
+
+// earlier is when the first message of two mails was received.
+func earlier(a, b mail) time.Time {
+	if a.n == 0 || b.n > 0 && b.since.Before(a.since) {
+		return b.since
+	}
+	return a.since
+}
+
+// without takes a port out of a list, whose order stays.
+func without(ports []*port, p *port) []*port {
+	kept := ports[:0]
+	for _, other := range ports {
+		if other != p {
+			kept = append(kept, other)
+		}
+	}
+	return kept
+}
+
+// pace is a token bucket: flushBurst flushes at once, one more every flushGap. The zero value is full.
+type pace struct{ full time.Time } // when the bucket is full again
+
+// wait returns how long the next flush has to wait.
+func (p *pace) wait(now time.Time) time.Duration {
+	return max(0, p.full.Add(-(flushBurst-1)*flushGap).Sub(now))
+}
+
+func (p *pace) take(now time.Time) {
+	if p.full.Before(now) {
+		p.full = now
+	}
+	p.full = p.full.Add(flushGap)
+}

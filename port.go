@@ -1,0 +1,31 @@
+package main
+
+// port is one port: its name, its series, and a number under which every room keeps what it knows of it. What a room knows is nobody else's.
+type port struct {
+	name   string
+	slot   int // small, and another port's once this one is forgotten
+	series *portSeries
+}
+
+// rows is what one room knows about each port, by the port's slot. The zero value is empty.
+type rows[T any] struct{ bySlot []*T }
+
+// of returns a port's row, which is made, zero, when it is first asked for. It stays where it is until it is dropped.
+func (r *rows[T]) of(p *port) *T {
+	for len(r.bySlot) <= p.slot {
+		r.bySlot = append(r.bySlot, nil)
+	}
+	row := r.bySlot[p.slot]
+	if row == nil {
+		row = new(T)
+		r.bySlot[p.slot] = row
+	}
+	return row
+}
+
+// drop forgets a port's row, before its slot becomes another port's.
+func (r *rows[T]) drop(p *port) {
+	if p.slot < len(r.bySlot) {
+		r.bySlot[p.slot] = nil
+	}
+}
