@@ -42,7 +42,7 @@ const portsPerCall = 256
 // produce hands ports to the consumers of APPL_DB's PORT_TABLE, and returns the names of those that it refused.
 func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []string, err error) {
 	for part := range slices.Chunk(ports, portsPerCall) {
-		keys := []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
+		keys := d.producerKeys()
 		var args []any
 		for _, p := range part {
 			keys = append(keys, "_"+d.applKey(p.name))
@@ -65,9 +65,29 @@ func (d *sonicDB) signalKeys(signal string) []any {
 	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
 }
 
-// Recount sends PortConfigDone with the present number of ports.
-func (d *sonicDB) Recount(ctx context.Context, count int) error {
-	return d.signalConfig(ctx, count)
+// recountSignal sends PortConfigDone again, but only to an APPL_DB that has it: alone it would hide from us, and from everybody, that the ports were lost.
+// KEYS: the key set, the channel, the signal as a consumer has it, and on its way there. ARGV: the signal, its fields. It returns 1 if it did.
+var recountSignal = newScript(`
+if redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then return 0 end
+redis.call('HSET', KEYS[4], unpack(ARGV, 2))
+if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', KEYS[2], 'G') end
+return 1
+`)
+
+// Recount sends PortConfigDone with the present number of ports, or says that APPL_DB has lost it.
+func (d *sonicDB) Recount(ctx context.Context, count int) (lost bool, err error) {
+	signal := d.applKey(portConfigDone)
+	keys := append(d.producerKeys(), signal, "_"+signal)
+	sent, err := recountSignal.run(ctx, d, d.appl, keys, portConfigDone, "count", count).Int()
+	if err != nil {
+		return false, fmt.Errorf("send PortConfigDone to APPL_DB again: %w", err)
+	}
+	return sent == 0, nil
+}
+
+// producerKeys are the key set and the channel of the protocol.
+func (d *sonicDB) producerKeys() []string {
+	return []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
 }
 
 func (d *sonicDB) signalConfig(ctx context.Context, count int) error {

@@ -213,13 +213,28 @@ func (s *mirror) lookAgain() {
 
 // recount sends PortConfigDone again when the number of ports has changed.
 func (s *mirror) recount(count int) {
-	s.do(lookErrand, func(ctx context.Context) error { return s.db.Recount(ctx, count) }, func(err error) {
-		if err != nil {
+	var lost bool
+	s.do(lookErrand, func(ctx context.Context) (err error) {
+		lost, err = s.db.Recount(ctx, count)
+		return err
+	}, func(err error) {
+		switch {
+		case err != nil:
 			s.start.wantLook(false)
-			return
+		case lost:
+			s.lostSignals()
+		default:
+			s.start.counted(count)
 		}
-		s.start.counted(count)
 	})
+}
+
+// lostSignals has ports and signals announced again, unless that is not ours to do, or under way.
+func (s *mirror) lostSignals() {
+	if s.start.mayAnnounce() {
+		s.start.lost()
+		s.status.initDone.Store(false)
+	}
 }
 
 // checkInterval is how often APPL_DB is asked when its server sends no events.
@@ -291,9 +306,8 @@ func (s *mirror) compared(f *flush) {
 			s.outbox.suspect(p)
 		}
 	}
-	if f.signals && f.signalsGone && s.start.mayAnnounce() {
-		s.start.lost()
-		s.status.initDone.Store(false)
+	if f.signals && f.signalsGone {
+		s.lostSignals()
 	}
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))

@@ -12,7 +12,7 @@ type database interface {
 	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
 	Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error)
 	Flush(ctx context.Context, f *flush) error
-	Recount(ctx context.Context, count int) error
+	Recount(ctx context.Context, count int) (lost bool, err error)
 	SetLogger(ctx context.Context, l logSettings) error
 	Watch(ctx context.Context, w watcher)
 	Close()

@@ -70,11 +70,11 @@ func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers
 
 func (d *mapDB) Watch(context.Context, watcher) {}
 
-func (d *mapDB) Recount(_ context.Context, count int) error {
-	if d.broken == nil {
+func (d *mapDB) Recount(_ context.Context, count int) (lost bool, err error) {
+	if d.broken == nil && !d.signalsGone {
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", count))
 	}
-	return d.broken
+	return d.signalsGone, d.broken
 }
 
 func (d *mapDB) SetLogger(_ context.Context, l logSettings) error {

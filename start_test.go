@@ -1,0 +1,409 @@
+package main
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+// The start and what may happen in the middle of it, on the real thing: answers that come late, configuration that changes while it is announced, a
+// daemon that ends between two steps.
+
+// proxied puts a proxy before the first server.
+func (s *testSwitch) proxied(judge func(request []byte) switchtest.Verdict) {
+	s.t.Helper()
+	stop, err := s.Redis[0].Proxy(judge)
+	s.must(err)
+	s.t.Cleanup(stop)
+	s.must(s.WriteConfigFile())
+}
+
+// announces says that a request is the script that carries a key to APPL_DB.
+func announces(request []byte, key string) bool {
+	return bytes.Contains(request, []byte("PORT_TABLE_KEY_SET")) && bytes.Contains(request, []byte("\r\n"+key+"\r\n"))
+}
+
+// TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced: they exist long before its acknowledgement is read, at the start and when it is announced again.
+func TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced(t *testing.T) {
+	for _, late := range []time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond} {
+		t.Run(late.String(), func(t *testing.T) {
+			s := newSwitch(t, switchtest.Options{})
+			s.proxied(func(request []byte) (v switchtest.Verdict) {
+				if announces(request, portConfigDone) {
+					v.Hold = late
+				}
+				return v
+			})
+			d, o := s.start(4)
+			s.must(s.Appl.FlushAll(t.Context()).Err())
+			s.must(s.Configure(t.Context(), 5))
+			s.waitFor("PortInitDone again", func() bool {
+				popped := o.Popped()
+				return len(slices.DeleteFunc(popped, func(key string) bool { return key != portInitDone })) == 2
+			})
+			s.waitMetric(d, "portsyncd_port_init_done", "1")
+			if got := o.Signal("PortConfigDone")["count"]; got != "5" {
+				t.Errorf("count is %s", got)
+			}
+		})
+	}
+}
+
+// TestWhatIsAnnouncedIsWhatCONFIGDBHasThen: portmgrd has pushed a newer speed while the announcement failed, and in the middle of it.
+func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 2))
+	push := func(port, speed string) { // as an operator and portmgrd do
+		s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", port), "speed", speed).Err())
+		s.must(s.Appl.HSet(ctx, "_PORT_TABLE:"+port, "speed", speed).Err())
+	}
+	var tries atomic.Int32
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		if !announces(request, "Ethernet0") {
+			return v
+		}
+		switch tries.Add(1) {
+		case 1:
+			v.Cut = true
+			push("Ethernet0", "40000")
+		case 2:
+			push("Ethernet4", "25000") // after it was read, before it is written
+		}
+		return v
+	})
+	d := s.daemon()
+	s.waitMetric(d, "portsyncd_port_config_done", "1")
+	for port, want := range map[string]string{"Ethernet0": "40000", "Ethernet4": "25000"} {
+		if got := s.Appl.HGet(ctx, "_PORT_TABLE:"+port, "speed").Val(); got != want {
+			t.Errorf("%s has speed %s in APPL_DB, want %s", port, got, want)
+		}
+	}
+}
+
+// TestPortsAreAnnouncedAgainAsTheyAreNow: after a breakout, Redis loses everything, CONFIG_DB too.
+func TestPortsAreAnnouncedAgainAsTheyAreNow(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	d, o := s.start(3)
+	s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet40"), "lanes", "41", "speed", "10000").Err())
+	s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet8")).Err())
+	s.waitFor("the breakout to be seen", func() bool { return s.metric(d, `portsyncd_port_pending{port="Ethernet40"}`) == "1" })
+	s.waitFor("", func() bool { return s.metric(d, `portsyncd_port_pending{port="Ethernet8"}`) == "" })
+	before := len(o.Popped())
+	s.must(s.Appl.FlushAll(ctx).Err())
+	s.must(s.Appl.ClientKillByFilter(ctx, "TYPE", "pubsub", "SKIPME", "yes").Err())
+	s.waitFor("PortConfigDone again", func() bool { return slices.Contains(o.Popped()[before:], portConfigDone) })
+	if got := o.Signal("PortConfigDone")["count"]; got != "3" {
+		t.Errorf("count is %s", got)
+	}
+	if got := s.Appl.HGet(ctx, "PORT_TABLE:Ethernet40", "speed").Val(); got != "10000" {
+		t.Errorf("Ethernet40 is announced with speed %q", got)
+	}
+	if s.Appl.Exists(ctx, "PORT_TABLE:Ethernet8").Val() != 0 {
+		t.Error("Ethernet8 is announced, which CONFIG_DB had dropped")
+	}
+}
+
+// TestPortThatReturnsToAPPLDBAfterFLUSHDB: flushing a database sends no events, and nobody is disconnected.
+func TestPortThatReturnsToAPPLDBAfterFLUSHDB(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	const port = "Ethernet40" // CONFIG_DB does not have it, so it is forgotten when its interface goes
+	d, _ := s.start(2, "-reconcile-interval", "0")
+	s.waitFor("the events", func() bool { return s.Appl.PubSubNumPat(ctx).Val() >= 1 })
+	s.must(s.Appl.HSet(ctx, "PORT_TABLE:"+port, "lanes", "1").Err())
+	s.must(s.AddPorts(port))
+	s.waitEntry(port, fields("up", "up", 1500))
+	s.must(s.Appl.FlushDB(ctx).Err())
+	s.must(s.IP("link", "del", port))
+	s.waitFor("the entry to go", func() bool { return s.State.Exists(ctx, s.StateKey(port)).Val() == 0 })
+	s.waitMetric(d, "portsyncd_queue_depth", "0")
+	events := s.number(d, "portsyncd_events_processed_total")
+	s.must(s.AddPorts(port))
+	s.waitFor("APPL_DB to be asked", func() bool { return s.number(d, "portsyncd_events_processed_total") > events })
+	if s.State.Exists(ctx, s.StateKey(port)).Val() == 1 {
+		t.Fatal("published although APPL_DB does not have it: the test tests nothing")
+	}
+	s.must(s.Appl.HSet(ctx, "PORT_TABLE:"+port, "lanes", "1").Err())
+	s.waitEntry(port, fields("up", "up", 1500))
+}
+
+// TestKeyThatRefusesConcernsItsPortAlone: a string where a hash should be, at the start and later.
+func TestKeyThatRefusesConcernsItsPortAlone(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 4))
+	s.must(s.State.Set(ctx, s.StateKey("Ethernet0"), "not a hash", 0).Err())
+	s.must(s.Config.Set(ctx, s.ConfigKey("PORT", "Ethernet90"), "not a hash", 0).Err())
+	o := s.orchagent(true)
+	d := s.daemon("-reconcile-interval", "0")
+	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
+	if got := o.Signal("PortConfigDone")["count"]; got != "4" {
+		t.Errorf("count is %s", got)
+	}
+	for i, port := range []string{"Ethernet4", "Ethernet8", "Ethernet12"} {
+		s.waitEntry(port, fields("up", "up", 1500))
+		s.must(s.IP("link", "set", port, "mtu", strconv.Itoa(1400+i)))
+		s.waitEntry(port, fields("up", "up", 1400+i))
+	}
+	s.waitMetric(d, `portsyncd_health_check{check="redis"}`, "0.5")
+	s.waitMetric(d, "portsyncd_redis_connected", "1")
+	if d.Logged("refuses a port's entry", "port=Ethernet0") != 1 || d.Logged("Ethernet90", "no hashes") != 1 {
+		t.Error("the log does not name the port and the key, once")
+	}
+	s.must(s.State.Del(ctx, s.StateKey("Ethernet0")).Err())
+	s.waitEntry("Ethernet0", fields("up", "up", 1500))
+	s.waitMetric(d, "portsyncd_health_status", "1")
+}
+
+// TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway: config reload flushes it, fills it port by port, and says when it is done.
+func TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	d, o := s.start(4, "-reconcile-interval", "1s")
+	before := s.number(d, "portsyncd_redis_commands_total")
+	s.must(s.Config.Del(ctx, configReady).Err())
+	for _, port := range portNames(4) {
+		s.must(s.Config.Del(ctx, s.ConfigKey("PORT", port)).Err())
+	}
+	for i := range 5 {
+		s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", switchtest.PortName(i)), "lanes", strconv.Itoa(i)).Err())
+		s.waitFor("a look at it", func() bool {
+			now := s.number(d, "portsyncd_redis_commands_total")
+			looked := now > before+1
+			if looked {
+				before = now
+			}
+			return looked
+		})
+	}
+	s.must(s.Config.Set(ctx, configReady, "1", 0).Err())
+	s.waitFor("the new count", func() bool { return o.Signal("PortConfigDone")["count"] == "5" })
+	signals := slices.DeleteFunc(o.Popped(), func(key string) bool { return key != portConfigDone })
+	if len(signals) != 2 {
+		t.Errorf("PortConfigDone was sent %d times, want at the start and at the end", len(signals))
+	}
+}
+
+// TestDaemonThatEndsAfterPortConfigDoneKnowsTheOldInterfaces: nothing is in STATE_DB yet that would tell.
+func TestDaemonThatEndsAfterPortConfigDoneKnowsTheOldInterfaces(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.AddPorts("Ethernet0")) // a left-over
+	s.must(s.Configure(t.Context(), 2))
+	o := s.orchagent(false)
+	d := s.daemon()
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.must(d.Signal(syscall.SIGKILL))
+	if _, err := d.Wait(patience); err != nil {
+		t.Fatal(err)
+	}
+	s.must(s.AddPorts("Ethernet4")) // orchagent's
+	d = s.daemon()
+	s.waitEntry("Ethernet4", fields("up", "up", 1500))
+	s.waitFor("the left-over to be set down", func() bool { return !s.adminUp("Ethernet0") })
+	if got := s.metric(d, `portsyncd_port_pending{port="Ethernet0"}`); got != "1" || o.Signal("PortInitDone") != nil {
+		t.Errorf("pending of the port whose left-over exists is %s, and PortInitDone %v", got, o.Signal("PortInitDone"))
+	}
+	if !s.adminUp("Ethernet4") {
+		t.Error("orchagent's interface was set down")
+	}
+	s.must(s.IP("link", "del", "Ethernet0"))
+	s.must(s.AddPorts("Ethernet0"))
+	s.waitEntry("Ethernet0", fields("up", "up", 1500))
+	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
+}
+
+// TestCONFIGDBsOutageDoesNotTouchThePorts: it is on a server of its own, which is down, and ports are written as ever, without being compared all the time.
+func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
+	d, _ := s.start(8, "-reconcile-interval", "1s")
+	s.Redis[1].Stop()
+	s.waitMetric(d, "portsyncd_redis_connected", "0")
+	commands := s.number(d, "portsyncd_redis_commands_total")
+	resyncs := func() float64 { return s.number(d, `portsyncd_resyncs_total{reason="reconcile"}`) }
+	from := resyncs()
+	for i := 0; resyncs() < from+3; i++ {
+		s.must(s.IP("link", "set", "Ethernet0", "mtu", strconv.Itoa(1400+i)))
+		start := time.Now()
+		s.waitEntry("Ethernet0", fields("up", "up", 1400+i))
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("a change took %v", took)
+		}
+	}
+	if d.Logged("level=WARN", "CONFIG_DB does not answer") != 1 || d.Logged("answer again") != 0 {
+		t.Error("the outage is not in the log once")
+	}
+	t.Logf("%v commands through three comparisons", s.number(d, "portsyncd_redis_commands_total")-commands)
+	s.must(s.Redis[1].Start())
+	s.must(s.Configure(t.Context(), 9))
+	s.waitFor("the new port", func() bool { return s.metric(d, `portsyncd_port_pending{port="Ethernet32"}`) == "1" })
+	s.waitMetric(d, "portsyncd_redis_connected", "1")
+}
+
+// --- On the bench ---------------------------------------------------------------------------------------------------------------
+
+// oldBench is a bench in its first listing.
+func oldBench(t *testing.T, ports ...string) *bench {
+	b := newBench(t, ports...)
+	b.db.facts.events = true
+	for _, p := range ports {
+		b.db.appl[p] = true
+	}
+	b.turn()
+	return b
+}
+
+// TestLineOlderThanALiveMessageRevivesNothing: an interface that goes during a listing, and one that is renamed to what is no port, whatever rule the
+// live message falls under.
+func TestLineOlderThanALiveMessageRevivesNothing(t *testing.T) {
+	b := oldBench(t, "Ethernet0", "Ethernet4")
+	b.line(news(7, running), "Ethernet0")
+	b.dumpDone(false, nil) // 7 is old
+	b.settleDown()
+	b.say(news(8, running), "Ethernet4")
+	b.settleDown()
+	b.db.done = nil
+	b.lost("test")
+	b.turn()
+	b.say(gone(7), "Ethernet0")
+	b.say(news(8, running), "eth8")
+	b.line(news(7, running), "Ethernet0") // late
+	b.line(news(8, running), "Ethernet4") // late
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.want("two lines that were late", "DEL Ethernet4")
+	if b.start.done() {
+		t.Error("PortInitDone came for an interface that is gone")
+	}
+}
+
+// TestBridgeMessagesDoNotMakeALineLate: they say nothing of the device, so the line is all there is.
+func TestBridgeMessagesDoNotMakeALineLate(t *testing.T) {
+	b := runningBench(t, "Ethernet0")
+	b.say(news(1, running), "Ethernet0")
+	b.settleDown()
+	b.db.done = nil
+	b.lost("test")
+	b.turn()
+	for _, m := range []linkMessage{{index: 1, family: 7, mtu: 1500}, {index: 1, family: 7, deleted: true}, {index: 1, deleted: true, master: 9}} {
+		b.say(m, "Ethernet0")
+	}
+	b.line(news(1, up), "Ethernet0")
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.want("a change whose message was lost", "SET Ethernet0 down/up 1500")
+}
+
+// TestEveryListingHasALimit, not only the first one.
+func TestEveryListingHasALimit(t *testing.T) {
+	b := runningBench(t, "Ethernet0")
+	b.lost("test")
+	b.turn()
+	dumps := b.source.dumps
+	b.clock = b.clock.Add(b.options.eoiu)
+	b.turn()
+	if b.source.dumps != dumps+1 {
+		t.Errorf("%d listings were asked for, want %d", b.source.dumps, dumps+1)
+	}
+}
+
+// TestLinkCreatedSinceTheSubscriptionIsNeverOld, however often the first listing is interrupted, and if it is ahead of the message.
+func TestLinkCreatedSinceTheSubscriptionIsNeverOld(t *testing.T) {
+	created := func(index int32) linkMessage { m := news(index, running); m.created = true; return m }
+	b := oldBench(t, "Ethernet0", "Ethernet4", "Ethernet8")
+	b.line(news(1, running), "Ethernet0")
+	b.dumpDone(true, nil)
+	b.say(created(2), "Ethernet4")
+	b.clock = b.clock.Add(beatInterval)
+	b.turn()
+	b.line(news(1, running), "Ethernet0")
+	b.line(news(2, running), "Ethernet4")
+	b.line(news(3, running), "Ethernet8") // its message is still to come
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.say(created(3), "Ethernet8")
+	b.say(news(1, running), "Ethernet0")
+	b.settleDown()
+	if got := b.db.state; len(got) != 2 || got["Ethernet0"].oper {
+		t.Errorf("published are %v", got)
+	}
+}
+
+// TestWhatIsAskedForDuringAFlushIsNotForgotten: a comparison, and a look at the signals.
+func TestWhatIsAskedForDuringAFlushIsNotForgotten(t *testing.T) {
+	b := runningBench(t, "Ethernet0")
+	b.say(news(1, running), "Ethernet0")
+	var asked []flush
+	b.db.onFlush = func(f *flush) {
+		if asked = append(asked, *f); len(asked) == 1 {
+			b.compare.askAll()
+		}
+	}
+	b.compare.askAll()
+	b.settleDown()
+	if len(asked) < 2 || !asked[1].list || !asked[1].signals {
+		t.Errorf("%d flushes, and what was asked for during the first one is lost", len(asked))
+	}
+}
+
+func TestRestInAFightIsBounded(t *testing.T) {
+	last := 0
+	for _, repairs := range []int{fightAfter, fightAfter + 1, fightAfter + 5, 43, 75, 1000, math.MaxInt32} {
+		rest := restOf(repairs)
+		if rest < last || rest < 1 || rest > restAtMost {
+			t.Errorf("%d comparisons are sat out after %d repairs", rest, repairs)
+		}
+		last = rest
+	}
+	if last != restAtMost {
+		t.Errorf("it grows to %d", last)
+	}
+}
+
+// TestCreationsAreTold: the kernel says of a message that the link is new, and of no other.
+func TestCreationsAreTold(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	links := s.openLinks()
+	defer links.Close()
+	s.must(s.AddPorts("Ethernet0"))
+	s.must(s.IP("link", "set", "Ethernet0", "mtu", "1400"))
+	s.must(s.IP("link", "set", "Ethernet0", "name", "Ethernet4"))
+	s.must(s.IP("link", "del", "Ethernet4"))
+	var sink creations
+	s.waitFor("the deletion", func() bool {
+		_, err := links.Receive(&sink)
+		s.must(err)
+		return sink.deleted
+	})
+	if sink.created != 1 || sink.others < 3 {
+		t.Errorf("%d messages say that the link is new, %d others came", sink.created, sink.others)
+	}
+}
+
+// creations counts messages about front-panel ports.
+type creations struct {
+	syncer
+	created, others int
+	deleted         bool
+}
+
+func (r *creations) received(time.Time, int) {}
+func (r *creations) live(m *linkMessage) {
+	switch name := string(m.name); {
+	case name != "Ethernet0" && name != "Ethernet4":
+	case m.created:
+		r.created++
+	case m.deleted:
+		r.deleted = true
+	default:
+		r.others++
+	}
+}
