@@ -2,19 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // APPL_DB's PORT_TABLE: the producer's side of its protocol, the signals, and what a start finds there.
-
-// errWrongType is a key of another type than the one that it should have: somebody else's.
-var errWrongType = errors.New("the key is of another type")
 
 // producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
 // keys a notification, so each key that was not waiting already gets a notification of its own. The fields come before the key set: a key without
@@ -51,7 +44,7 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 				args = append(args, s)
 			}
 		}
-		names, err := producerSet.run(ctx, d, d.appl, keys, args...).StringSlice()
+		names, err := producerSet.run(ctx, d.m, d.appl, keys, args...).StringSlice()
 		if err != nil {
 			return nil, fmt.Errorf("write %s and %d more ports to APPL_DB: %w", part[0].name, len(part)-1, err)
 		}
@@ -78,7 +71,7 @@ return 1
 func (d *sonicDB) Recount(ctx context.Context, count int) (lost bool, err error) {
 	signal := d.applKey(portConfigDone)
 	keys := append(d.producerKeys(), signal, "_"+signal)
-	sent, err := recountSignal.run(ctx, d, d.appl, keys, portConfigDone, "count", count).Int()
+	sent, err := recountSignal.run(ctx, d.m, d.appl, keys, portConfigDone, "count", count).Int()
 	if err != nil {
 		return false, fmt.Errorf("send PortConfigDone to APPL_DB again: %w", err)
 	}
@@ -145,94 +138,4 @@ func changed(sent, now []portConfig) (due []portConfig) {
 		}
 	}
 	return due
-}
-
-// LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
-func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
-	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
-	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
-	if err := pipeline(ctx, d, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
-		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
-	}
-	if f.count, err = strconv.Atoi(count.Val()); err != nil {
-		f.count = -1
-	}
-	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
-	if f.held, err = d.entries(ctx, ports); err != nil {
-		return f, err
-	}
-	if f.old, err = d.recalledOld(ctx); err != nil {
-		return f, err
-	}
-	f.split = d.applAddr.server() != d.cfgAddr.server()
-	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
-	f.warm, err = d.decideWarmStart(ctx)
-	return f, err
-}
-
-// entries reads what STATE_DB has of ours about ports. An entry that is not whole, or of another type, is not ours.
-func (d *sonicDB) entries(ctx context.Context, ports []portConfig) (map[string]portState, error) {
-	commands := make([]redis.Cmder, len(ports))
-	for i, p := range ports {
-		commands[i] = d.entryCommand(ctx, d.stateKey(p.name))
-	}
-	if err := pipeline(ctx, d, d.state, commands); err != nil {
-		return nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
-	}
-	held := make(map[string]portState)
-	for i, command := range commands {
-		if state, whole := stateFrom(command.(*redis.SliceCmd).Val()); whole {
-			held[ports[i].name] = state
-		}
-	}
-	return held, nil
-}
-
-// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between PortConfigDone and the first entry would
-// otherwise take for old what orchagent has made meanwhile.
-const (
-	startRows = "PORTSYNCD_START_TABLE"
-	oldRow    = "old_interfaces"
-)
-
-// recordedOld is such a row.
-type recordedOld struct{ indexes map[int32]string }
-
-func (r *recordedOld) has(index int32, name string) bool { return r.indexes[index] == name }
-
-func (d *sonicDB) oldKey() string { return startRows + d.stateAddr.separator + oldRow }
-
-// recordOld writes the row, and recalledOld reads it; one of another boot means nothing.
-func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
-	words := make([]string, len(old))
-	for i, o := range old {
-		words[i] = fmt.Sprintf("%d:%s", o.index, o.name)
-	}
-	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
-	if err := pipeline(ctx, d, d.state, []redis.Cmder{write}); err != nil {
-		return fmt.Errorf("write %s to STATE_DB: %w", d.oldKey(), err)
-	}
-	return nil
-}
-
-func (d *sonicDB) recalledOld(ctx context.Context) (*recordedOld, error) {
-	read := redis.NewSliceCmd(ctx, "hmget", d.oldKey(), "boot_id", "ifindexes")
-	if err := pipeline(ctx, d, d.state, []redis.Cmder{read}); err != nil {
-		return nil, fmt.Errorf("read %s of STATE_DB: %w", d.oldKey(), err)
-	}
-	if found := read.Val(); len(found) == 2 && found[0] == d.bootID && d.bootID != "" {
-		indexes, whole := found[1].(string)
-		if !whole {
-			return nil, nil
-		}
-		r := &recordedOld{make(map[int32]string)}
-		for word := range strings.FieldsSeq(indexes) {
-			number, name, _ := strings.Cut(word, ":")
-			if index, err := strconv.ParseInt(number, 10, 32); err == nil {
-				r.indexes[int32(index)] = name
-			}
-		}
-		return r, nil
-	}
-	return nil, nil
 }

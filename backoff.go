@@ -32,6 +32,15 @@ func (b *backoff) next(r random) time.Duration {
 	return pause - time.Duration(r.below(int64(pause/4)))
 }
 
+// skip takes the first try, which has no pause, and tells whether it was.
+func (b *backoff) skip() (first bool) {
+	if b.tries > 0 {
+		return false
+	}
+	b.tries++
+	return true
+}
+
 func (b *backoff) sleep(ctx context.Context) {
 	select {
 	case <-time.After(b.next(nil)):

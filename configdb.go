@@ -52,18 +52,6 @@ func (l logSettings) filled() logSettings {
 	return l
 }
 
-// startFacts is what the databases tell about the run before, and about themselves.
-type startFacts struct {
-	warm       bool                 // a warm restart was asked for, and can be had
-	configDone bool                 // APPL_DB has PortConfigDone
-	initDone   bool                 // and PortInitDone
-	count      int                  // of PortConfigDone, -1: not known
-	held       map[string]portState // what STATE_DB has of ours about configured ports
-	old        *recordedOld         // which interfaces the run before took for old, nil: it has not said
-	events     bool                 // the servers of APPL_DB and CONFIG_DB send keyspace events
-	split      bool                 // CONFIG_DB is on another server than APPL_DB
-}
-
 // readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is complete, DEVICE_METADATA's
 // switch_type, the timer of a warm restart, the log's settings, and each port's key with its fields; a key that is no hash gives an empty string for
 // its fields. KEYS: the four keys in this order. ARGV: the pattern of the ports' keys.
@@ -90,7 +78,7 @@ const configHead = 5
 // taken as it is.
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName), d.configKey(loggerTable, appName)}
-	out, err := readConfig.run(ctx, d, d.config, keys, d.configKey(portConfigTable, "*")).Slice()
+	out, err := readConfig.run(ctx, d.m, d.config, keys, d.configKey(portConfigTable, "*")).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
@@ -127,5 +115,5 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.
 func (d *sonicDB) SetLogger(ctx context.Context, l logSettings) error {
 	set := redis.NewIntCmd(ctx, "hset", d.configKey(loggerTable, appName), "LOGLEVEL", l.level, "LOGOUTPUT", l.output)
-	return pipeline(ctx, d, d.config, []redis.Cmder{set})
+	return pipeline(ctx, d.m, d.config, []redis.Cmder{set})
 }

@@ -248,37 +248,13 @@ func (t *linkTable) named(name string) *port {
 	return t.port(name)
 }
 
-// leftovers are the old interfaces, by ifindex and with their names.
-type leftovers []leftover
-
-type leftover struct {
-	index int32
-	name  string
-}
-
+// leftovers are the old interfaces.
 func (t *linkTable) leftovers() (all leftovers) {
 	for index, name := range t.old {
 		all = append(all, leftover{index, name})
 	}
 	slices.SortFunc(all, func(a, b leftover) int { return int(a.index - b.index) })
 	return all
-}
-
-func (l leftovers) indexes() (indexes []int32) {
-	for _, old := range l {
-		indexes = append(indexes, old.index)
-	}
-	return indexes
-}
-
-// name is that of an ifindex, empty: it is not among them.
-func (l leftovers) name(index int32) string {
-	for _, old := range l {
-		if old.index == index {
-			return old.name
-		}
-	}
-	return ""
 }
 
 // forget drops a port that no room has any use for, and keeps its flap count for its return.

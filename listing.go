@@ -62,9 +62,7 @@ func (l *listing) lost(now time.Time) (first bool) {
 		return false
 	}
 	var pause time.Duration
-	if first = l.storm.tries == 0; first {
-		l.storm.tries++
-	} else {
+	if first = l.storm.skip(); !first {
 		pause = l.storm.next(l.random)
 	}
 	l.want(&l.m.resyncOverrun, now, pause)

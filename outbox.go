@@ -320,17 +320,6 @@ func earlier(a, b mail) time.Time {
 	return a.since
 }
 
-// without takes a port out of a list, whose order stays.
-func without(ports []*port, p *port) []*port {
-	kept := ports[:0]
-	for _, other := range ports {
-		if other != p {
-			kept = append(kept, other)
-		}
-	}
-	return kept
-}
-
 // pace is a token bucket: flushBurst flushes at once, one more every flushGap. The zero value is full.
 type pace struct{ full time.Time } // when the bucket is full again
 

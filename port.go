@@ -7,6 +7,12 @@ type port struct {
 	series *portSeries
 }
 
+// portState is what STATE_DB says about a port, beside state=ok.
+type portState struct {
+	admin, oper bool
+	mtu         uint32
+}
+
 // rows is what one room knows about each port, by the port's slot. The zero value is empty.
 type rows[T any] struct{ bySlot []*T }
 
@@ -28,4 +34,15 @@ func (r *rows[T]) drop(p *port) {
 	if p.slot < len(r.bySlot) {
 		r.bySlot[p.slot] = nil
 	}
+}
+
+// without takes a port out of a list, whose order stays.
+func without(ports []*port, p *port) []*port {
+	kept := ports[:0]
+	for _, other := range ports {
+		if other != p {
+			kept = append(kept, other)
+		}
+	}
+	return kept
 }

@@ -53,7 +53,7 @@ const (
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
 // so are the client's own retries: they would hide an outage from the metrics.
-func (d *sonicDB) connect(a dbAddress) redisConn {
+func connect(a dbAddress, m *metrics) redisConn {
 	var connected atomic.Bool
 	return &redisClient{redis.NewClient(&redis.Options{
 		Network: a.network, Addr: a.address, DB: a.id,
@@ -72,12 +72,15 @@ func (d *sonicDB) connect(a dbAddress) redisConn {
 		WriteBufferSize:          16 << 10,
 		OnConnect: func(context.Context, *redis.Conn) error {
 			if connected.Swap(true) {
-				d.m.redisReconnects.Inc()
+				m.redisReconnects.Inc()
 			}
 			return nil
 		},
 	})}
 }
+
+// errWrongType is a key of another type than the one that it should have: somebody else's.
+var errWrongType = errors.New("the key is of another type")
 
 // unavailable tells an error that concerns a server, or the way to it, from one that concerns a single key: one of another type than ours.
 func unavailable(err error) bool {
@@ -85,22 +88,22 @@ func unavailable(err error) bool {
 }
 
 // account counts the commands of one round trip, its duration and its failure.
-func (d *sonicDB) account(start time.Time, commands int, err error) {
-	d.m.redisLatency.Observe(time.Since(start))
-	d.m.redisCommands.Add(uint64(commands))
+func account(m *metrics, start time.Time, commands int, err error) {
+	m.redisLatency.Observe(time.Since(start))
+	m.redisCommands.Add(uint64(commands))
 	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "NOSCRIPT") {
-		d.m.redisErrors.Inc()
+		m.redisErrors.Inc()
 	}
 }
 
 // pipeline sends commands, at most pipelineLen at a time, and returns the first error that makes the server unavailable. The answer to each, or that
 // its key was refused, is in the command itself.
-func pipeline(ctx context.Context, d *sonicDB, c redisConn, commands []redis.Cmder) error {
+func pipeline(ctx context.Context, m *metrics, c redisConn, commands []redis.Cmder) error {
 	var first error
 	for part := range slices.Chunk(commands, pipelineLen) {
 		start := time.Now()
 		err := c.Exec(ctx, part)
-		d.account(start, len(part), err)
+		account(m, start, len(part), err)
 		blame(part, err)
 		for _, command := range part {
 			if first == nil && unavailable(command.Err()) {
@@ -136,12 +139,12 @@ func newScript(text string) *script {
 }
 
 // run carries out a script by its digest, and sends its text where the server does not know it (any more).
-func (s *script) run(ctx context.Context, d *sonicDB, c redisConn, keys []string, args ...any) *redis.Cmd {
+func (s *script) run(ctx context.Context, m *metrics, c redisConn, keys []string, args ...any) *redis.Cmd {
 	command := s.command(ctx, "evalsha", s.sha, keys, args)
-	err := pipeline(ctx, d, c, []redis.Cmder{command})
+	err := pipeline(ctx, m, c, []redis.Cmder{command})
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		command = s.command(ctx, "eval", s.text, keys, args)
-		_ = pipeline(ctx, d, c, []redis.Cmder{command})
+		_ = pipeline(ctx, m, c, []redis.Cmder{command})
 	}
 	return command
 }
@@ -153,3 +156,6 @@ func (s *script) command(ctx context.Context, name, body string, keys []string, 
 	}
 	return redis.NewCmd(ctx, append(all, args...)...)
 }
+
+// intOf is the integer that a command was answered with.
+func intOf(c redis.Cmder) int64 { return c.(*redis.IntCmd).Val() }

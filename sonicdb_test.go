@@ -164,7 +164,7 @@ func TestWatchOnTwoServers(t *testing.T) {
 	d, _ := s.openDB()
 	d.cfgAddr = d.stateAddr
 	d.cfgAddr.id = s.ConfigID
-	d.config = d.connect(d.cfgAddr)
+	d.config = connect(d.cfgAddr, d.m)
 	ctx := t.Context()
 	var appl, config atomic.Int64
 	connected := make(chan bool, 10)

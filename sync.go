@@ -11,21 +11,8 @@ import (
 // ports where the two may differ. It is level-triggered: a link message marks its port dirty, and a flush writes each
 // dirty port's latest state. Start, resync, retry and recovery are all the same: mark and flush.
 
-const (
-	beatInterval = 5 * time.Second        // an idle process wakes up this often, see untilBeat
-	shortBeat    = time.Second            // the same where something is wrong, or not ready
-	stopLimit    = 900 * time.Millisecond // for the last flush
-)
-
-// untilBeat is the time until the next beat. Whatever has to happen every now and then happens at the same moments, which the clock on the wall
-// gives: what an idle process costs is wake-ups. It is at least shortBeat, also when that clock is set.
-func untilBeat(now time.Time) time.Duration {
-	d := beatInterval - time.Duration(now.UnixNano())%beatInterval
-	if d < shortBeat {
-		d += beatInterval
-	}
-	return d
-}
+// stopLimit is how long the last flush may take when the daemon stops.
+const stopLimit = 900 * time.Millisecond
 
 // syncer keeps one set of ports in step: the loop around a mirror. Everything it needs is handed to it; it has no global state.
 type syncer struct {

@@ -25,7 +25,7 @@ func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
 	system := redis.NewStringCmd(ctx, "hget", warmEnableTable+separator+"system", "enable")
 	docker := redis.NewStringCmd(ctx, "hget", warmEnableTable+separator+dockerName, "enable")
 	restored := redis.NewStringCmd(ctx, "hget", row, "restore_count")
-	if err := pipeline(ctx, d, d.state, []redis.Cmder{system, docker, restored}); err != nil {
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{system, docker, restored}); err != nil {
 		return false, fmt.Errorf("read the warm restart tables of STATE_DB: %w", err)
 	}
 	asked := system.Val() == "true" || docker.Val() == "true"
@@ -38,7 +38,7 @@ func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
 		count = 0
 	}
 	write := redis.NewIntCmd(ctx, "hset", row, "restore_count", strconv.FormatUint(count, 10), "state", state)
-	if err := pipeline(ctx, d, d.state, []redis.Cmder{write}); err != nil {
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return false, fmt.Errorf("write restore_count to STATE_DB: %w", err)
 	}
 	return warm, nil
@@ -46,7 +46,7 @@ func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
 
 func (d *sonicDB) setWarmState(ctx context.Context, state string) error {
 	write := redis.NewIntCmd(ctx, "hset", warmRestartTable+d.stateAddr.separator+appName, "state", state)
-	if err := pipeline(ctx, d, d.state, []redis.Cmder{write}); err != nil {
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return fmt.Errorf("write the warm restart's state %s to STATE_DB: %w", state, err)
 	}
 	return nil

@@ -1,0 +1,31 @@
+package main
+
+// leftovers are interfaces of the switch software's previous run (SONIC.md, rule 5), by ifindex and with their names.
+type leftovers []leftover
+
+type leftover struct {
+	index int32
+	name  string
+}
+
+func (l leftovers) indexes() (indexes []int32) {
+	for _, old := range l {
+		indexes = append(indexes, old.index)
+	}
+	return indexes
+}
+
+// name is that of an ifindex, empty: it is not among them.
+func (l leftovers) name(index int32) string {
+	for _, old := range l {
+		if old.index == index {
+			return old.name
+		}
+	}
+	return ""
+}
+
+// recordedOld is what the run before wrote down of them, names by ifindex. No ifindex is a valid answer, too.
+type recordedOld struct{ indexes map[int32]string }
+
+func (r *recordedOld) has(index int32, name string) bool { return r.indexes[index] == name }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// STATE_DB's PORT_TABLE: what a port's entry holds, and how it is read and written.
+
+// deletion is whether a port's entry is to be deleted.
+type deletion uint8
+
+const (
+	delNone    deletion = iota
+	delIfOurs           // only a suspicion: an entry that is ours, one with the field state, and no other
+	delCertain          // the interface was seen to go: whatever the entry holds
+)
+
+// portWrite is a question about one port's entry, and what came of it. It stays with its port, so that a flush makes no strings.
+type portWrite struct {
+	port  string
+	state portState
+	del   deletion // before set
+	set   bool     // publish state
+	ask   bool     // only if APPL_DB has the port: ask now
+	check bool     // what STATE_DB holds is not known: read it, and write only if it differs
+
+	outcome
+	stateKey, applKey string
+	mtu               uint32
+	mtuText           string
+	args              [10]any
+}
+
+// outcome is what came of a portWrite.
+type outcome struct {
+	err     error  // the outcome is unknown, or the key was refused; nil: as asked
+	exists  bool   // APPL_DB has the port (if asked)
+	deleted bool   // a DEL was sent and acknowledged
+	written bool   // an HSET was sent and acknowledged
+	same    bool   // STATE_DB held this state already
+	found   string // what STATE_DB held, if it was read and is not as it should be
+}
+
+// flush is one round trip's worth of work for the databases.
+type flush struct {
+	writes   []*portWrite
+	confirm  []*portWrite // ports believed to be in APPL_DB, to be counted there
+	initDone bool         // send PortInitDone after the writes
+	list     bool         // list the ports that STATE_DB has entries of
+	signals  bool         // look whether APPL_DB still has PortConfigDone
+	warm     string       // write this state of the warm restart, after everything else
+
+	refused     error    // out: APPL_DB refused PortInitDone's key
+	missing     bool     // out: not all of confirm are in APPL_DB
+	listed      []string // out
+	signalsGone bool     // out: it has not
+}
+
+// wanted says that a port's state is to be published, as far as is known by now.
+func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (w.exists || !w.ask) }
+
+// entryCommand reads our four fields of an entry.
+func (d *sonicDB) entryCommand(ctx context.Context, key string) *redis.SliceCmd {
+	return redis.NewSliceCmd(ctx, "hmget", key, "state", "netdev_oper_status", "admin_status", "mtu")
+}
+
+// stateFrom reads a state from our four fields; whole says that all of them are there and make sense.
+func stateFrom(found []any) (state portState, whole bool) {
+	if len(found) != 4 || found[0] != "ok" {
+		return state, false
+	}
+	mtu, _ := found[3].(string)
+	n, err := strconv.ParseUint(mtu, 10, 32)
+	state = portState{oper: found[1] == "up", admin: found[2] == "up", mtu: uint32(n)}
+	return state, err == nil && (state.oper || found[1] == "down") && (state.admin || found[2] == "down")
+}
+
+// listState names the ports that STATE_DB has entries of, ours or not.
+func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
+	for cursor := uint64(0); ; {
+		scan := redis.NewScanCmd(ctx, nil, "scan", cursor, "match", d.stateKey("*"), "count", pipelineLen)
+		if err := pipeline(ctx, d.m, d.state, []redis.Cmder{scan}); err != nil {
+			return nil, fmt.Errorf("list the entries of STATE_DB: %w", err)
+		}
+		keys, next := scan.Val()
+		for _, key := range keys {
+			ports = append(ports, strings.TrimPrefix(key, d.stateKey("")))
+		}
+		if cursor = next; cursor == 0 {
+			return ports, nil
+		}
+	}
+}
+
+// checkState reads the entries that are in doubt, and drops the writes that would change nothing.
+func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
+	var commands []redis.Cmder
+	var checked []*portWrite
+	for _, w := range writes {
+		if w.err == nil && w.del == delIfOurs || w.check && w.wanted() {
+			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
+			checked = append(checked, w)
+		}
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d.m, d.state, commands)
+	for i, w := range checked {
+		if w.err = commands[i].Err(); w.err != nil {
+			continue
+		}
+		found := commands[i].(*redis.SliceCmd).Val()
+		w.deleted = w.del == delIfOurs && found[0] != nil // to be, until writeState has done it
+		state, whole := stateFrom(found)
+		w.same = w.set && !w.deleted && whole && state == w.state
+		if !w.same {
+			w.found = strings.Join(texts(found), " ")
+		}
+	}
+	return err
+}
+
+func (d *sonicDB) keyInState(w *portWrite) string {
+	if w.stateKey == "" {
+		w.stateKey = d.stateKey(w.port)
+	}
+	return w.stateKey
+}
+
+// texts are the fields found, - for one that was not there.
+func texts(found []any) (texts []string) {
+	for _, f := range found {
+		if f == nil {
+			f = "-"
+		}
+		texts = append(texts, fmt.Sprint(f))
+	}
+	return texts
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+func (w *portWrite) mtuString() string {
+	if w.mtuText == "" || w.mtu != w.state.mtu {
+		w.mtu, w.mtuText = w.state.mtu, strconv.FormatUint(uint64(w.state.mtu), 10)
+	}
+	return w.mtuText
+}
+
+// writeState sends the deletions and the four fields, a port's deletion before its fields.
+func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
+	commands := make([]redis.Cmder, 0, len(writes))
+	owners := make([]*portWrite, 0, len(writes))
+	for _, w := range writes {
+		if w.deleted = w.err == nil && (w.deleted || w.del == delCertain); w.deleted {
+			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
+			owners = append(owners, w)
+		}
+		if w.wanted() {
+			w.args = [...]any{"hset", d.keyInState(w), "state", "ok", "netdev_oper_status", upDown(w.state.oper),
+				"admin_status", upDown(w.state.admin), "mtu", w.mtuString()}
+			commands = append(commands, redis.NewIntCmd(ctx, w.args[:]...))
+			owners = append(owners, w)
+			w.written = true
+		}
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d.m, d.state, commands)
+	for i, w := range owners {
+		if cmdErr := commands[i].Err(); cmdErr != nil {
+			w.err, w.written, w.deleted = cmdErr, false, false
+		}
+	}
+	return err
+}
+
+// entries reads what STATE_DB has of ours about ports. An entry that is not whole, or of another type, is not ours.
+func (d *sonicDB) entries(ctx context.Context, ports []portConfig) (map[string]portState, error) {
+	commands := make([]redis.Cmder, len(ports))
+	for i, p := range ports {
+		commands[i] = d.entryCommand(ctx, d.stateKey(p.name))
+	}
+	if err := pipeline(ctx, d.m, d.state, commands); err != nil {
+		return nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
+	}
+	held := make(map[string]portState)
+	for i, command := range commands {
+		if state, whole := stateFrom(command.(*redis.SliceCmd).Val()); whole {
+			held[ports[i].name] = state
+		}
+	}
+	return held, nil
+}
+
+// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between PortConfigDone and the first entry would
+// otherwise take for old what orchagent has made meanwhile.
+const (
+	startRows = "PORTSYNCD_START_TABLE"
+	oldRow    = "old_interfaces"
+)
+
+func (d *sonicDB) oldKey() string { return startRows + d.stateAddr.separator + oldRow }
+
+// recordOld writes the row, and recalledOld reads it; one of another boot means nothing.
+func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
+	words := make([]string, len(old))
+	for i, o := range old {
+		words[i] = fmt.Sprintf("%d:%s", o.index, o.name)
+	}
+	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
+		return fmt.Errorf("write %s to STATE_DB: %w", d.oldKey(), err)
+	}
+	return nil
+}
+
+func (d *sonicDB) recalledOld(ctx context.Context) (*recordedOld, error) {
+	read := redis.NewSliceCmd(ctx, "hmget", d.oldKey(), "boot_id", "ifindexes")
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{read}); err != nil {
+		return nil, fmt.Errorf("read %s of STATE_DB: %w", d.oldKey(), err)
+	}
+	if found := read.Val(); len(found) == 2 && found[0] == d.bootID && d.bootID != "" {
+		indexes, whole := found[1].(string)
+		if !whole {
+			return nil, nil
+		}
+		r := &recordedOld{make(map[int32]string)}
+		for word := range strings.FieldsSeq(indexes) {
+			number, name, _ := strings.Cut(word, ":")
+			if index, err := strconv.ParseInt(number, 10, 32); err == nil {
+				r.indexes[int32(index)] = name
+			}
+		}
+		return r, nil
+	}
+	return nil, nil
+}
