@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"portsyncd/internal/switchtest"
 )
@@ -556,6 +557,21 @@ func TestStandalone(t *testing.T) {
 	}
 	if got := s.metric(d, "portsyncd_events_processed_total"); got == "0" {
 		t.Error("no events were counted")
+	}
+}
+
+// TestScrapeSurvivesNamesThatAreNotUTF8: the kernel takes any bytes for a name; Prometheus refuses a scrape with one that is not UTF-8.
+func TestScrapeSurvivesNamesThatAreNotUTF8(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true, NoConfigFile: true})
+	s.must(s.AddPorts("Ethernet0"))
+	s.must(s.IP("link", "add", "Ethernet\xff", "type", "veth", "peer", "name", "Ethernet\xfe"))
+	d := s.daemon("-standalone", "-links", "Ethernet*")
+	s.waitMetric(d, `portsyncd_port_oper_up{port="Ethernet0"}`, "1")
+	for _, port := range []string{"Ethernet/ff", "Ethernet/fe"} {
+		s.waitMetric(d, `portsyncd_port_admin_up{port="`+port+`"}`, "0")
+	}
+	if text := s.scrape(d); !utf8.ValidString(text) {
+		t.Errorf("the scrape is not UTF-8:\n%q", text)
 	}
 }
 

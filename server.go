@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -88,7 +89,7 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 
 // serveMetrics renders and sends the metrics, compressed if the client asks for it.
 func (s *server) serveMetrics(w http.ResponseWriter, r *http.Request) {
-	p := s.render(strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"))
+	p := s.render(acceptsGzip(r.Header.Values("Accept-Encoding")))
 	body := p.text
 	header := w.Header()
 	if len(p.zipped) > 0 {
@@ -309,17 +310,19 @@ func listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeStale removes a unix socket that nobody listens on any more.
+// removeStale removes a unix socket that nobody listens on any more. Only a refused connection proves that: a listener whose
+// queue is full, or whose socket is of another type or another user's, lives.
 func removeStale(path string) {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode()&os.ModeSocket == 0 {
 		return
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
 		c.Close()
-		return
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		_ = os.Remove(path)
 	}
-	_ = os.Remove(path)
 }
 
 // activated returns the listeners of systemd's socket activation, sd_listen_fds(3).
