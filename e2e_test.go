@@ -600,6 +600,7 @@ func TestBadInput(t *testing.T) {
 		"TLS incomplete":    {"-standalone -web.tls-cert a.crt -web.tls-client-ca ca.crt", []string{"-web.tls-key", "all three"}},
 		"TLS file missing":  {"-standalone -web.tls-cert nowhere.crt -web.tls-key a.key -web.tls-client-ca ca.crt", []string{"-web.tls-cert", "nowhere.crt"}},
 		"names without TLS": {"-standalone -web.tls-allowed-names me", []string{"-web.tls-allowed-names", "-web.tls-cert"}},
+		"an empty name":     {"-standalone -web.tls-cert a.crt -web.tls-key a.key -web.tls-client-ca ca.crt -web.tls-allowed-names prometheus.example.net,", []string{"-web.tls-allowed-names", `"prometheus.example.net,"`}},
 		"memory limit":      {"-standalone -memory-limit 1MiB", []string{"-memory-limit", "1MiB", "8MiB"}},
 		"receive buffer":    {"-standalone -netlink.receive-buffer lots", []string{"-netlink.receive-buffer", "lots", "KiB"}},
 		"old interfaces":    {"-old-interfaces keep", []string{"-old-interfaces", `"keep"`, "adopt"}},

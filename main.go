@@ -111,8 +111,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
 		return nil, fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
 	}
-	if *allowed != "" {
-		o.tls.allowed = strings.Split(*allowed, ",")
+	if err := o.tls.allow(*allowed); err != nil {
+		return nil, err
 	}
 	if err := o.tls.validate(); err != nil {
 		return nil, err

@@ -347,7 +347,7 @@ func (a *authority) issue(name string, template *x509.Certificate) (*x509.Certif
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(a.t, err)
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	if template.Subject.CommonName == "" {
+	if template.Subject.String() == "" {
 		template.Subject = pkix.Name{CommonName: name}
 	}
 	if template.NotBefore.IsZero() {
@@ -467,6 +467,35 @@ func TestWhoGetsIn(t *testing.T) {
 			t.Errorf("%s: %d", c.what, code)
 		}
 		must(t, switchtest.WaitFor(patience, "a log line about "+c.what, func() bool { return d.Logged("TLS client refused", "peer=127.0.0.1:", c.reason) == 1 }))
+	}
+}
+
+// TestNoNameLetsNobodyIn: a certificate without a name is none of the allowed ones, blanks around those do not count, and a list with an empty
+// name in it is an error.
+func TestNoNameLetsNobodyIn(t *testing.T) {
+	needTool(t, "curl")
+	d := newTLSDaemon(t, "-web.tls-allowed-names", " prometheus.example.net , backup")
+	nameless := clientTemplate()
+	nameless.Subject = pkix.Name{Organization: []string{"Example"}}
+	d.ca.issue("nameless", nameless)
+	d.ca.issue("right", clientTemplate("prometheus.example.net"))
+	if code := d.curl(d.as("right")...); code != 200 {
+		t.Errorf("a name with blanks around it in the flag: %d", code)
+	}
+	if code := d.curl(d.as("nameless")...); code != 0 {
+		t.Errorf("without a name: %d", code)
+	}
+	cert, _ := d.ca.issue("nobody", nameless)
+	for _, allowed := range [][]string{{""}, {"a", ""}, {" "}} {
+		files := tlsFiles{allowed: allowed}
+		if err := files.verifyName(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}); err == nil {
+			t.Errorf("a certificate without a name passes for one of %q", allowed)
+		}
+	}
+	for _, list := range []string{"a,", ",a", "a,,b", " ", "a, "} {
+		if err := new(tlsFiles).allow(list); err == nil || !strings.Contains(err.Error(), "-web.tls-allowed-names") {
+			t.Errorf("-web.tls-allowed-names %q: %v", list, err)
+		}
 	}
 }
 

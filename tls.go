@@ -46,6 +46,21 @@ func (f *tlsFiles) validate() error {
 	return nil
 }
 
+// allow reads the list of names. An empty one, which a trailing comma makes, is an error: it would match a certificate that
+// has no common name.
+func (f *tlsFiles) allow(list string) error {
+	if list == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			return fmt.Errorf("-web.tls-allowed-names: there is an empty name in %q", list)
+		}
+		f.allowed = append(f.allowed, name)
+	}
+	return nil
+}
+
 func (f *tlsFiles) enabled() bool { return f.cert != "" }
 
 // pemFiles is the content of the three files.
@@ -158,6 +173,7 @@ func (f *tlsFiles) verifyName(state tls.ConnectionState) error {
 	return fmt.Errorf("client certificate with the names %q has none of -web.tls-allowed-names", names)
 }
 
+// certificateNames lists the names that there are: a common name that is missing is none.
 func certificateNames(c *x509.Certificate) []string {
 	names := append([]string{c.Subject.CommonName}, c.DNSNames...)
 	for _, uri := range c.URIs {
@@ -166,7 +182,7 @@ func certificateNames(c *x509.Certificate) []string {
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
-	return names
+	return slices.DeleteFunc(names, func(name string) bool { return strings.TrimSpace(name) == "" })
 }
 
 // certificateCheck is how often the files are looked at: a replaced pair is in use within two of these.
