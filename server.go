@@ -23,11 +23,10 @@ import (
 
 const (
 	contentType    = "text/plain; version=0.0.4; charset=utf-8"
-	maxConnections = 32
 	maxHeaderBytes = 16 << 10
 	headerLimit    = 3 * time.Second // also for a TLS handshake
 	requestLimit   = 10 * time.Second
-	idleLimit      = time.Minute
+	idleLimit      = 20 * time.Second // a scrape every 15 s needs no new handshake
 	drainLimit     = time.Second
 	refusalsASec   = 10 // log lines about refused clients
 	listenFDsStart = 3  // SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -50,7 +49,7 @@ type server struct {
 	m      *metrics
 	health *health
 	log    *slog.Logger
-	slots  chan struct{} // one for each open connection
+	slots  *slots
 
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
 	zip    packer
@@ -65,7 +64,7 @@ type page struct {
 
 // newServer makes a server. keep is nil for plain HTTP.
 func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
-	s := &server{m: m, health: h, log: log, slots: make(chan struct{}, maxConnections), spares: make(chan *page, 1)}
+	s := &server{m: m, health: h, log: log, slots: newSlots(m), spares: make(chan *page, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) })
@@ -78,6 +77,7 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 		Handler:           s.contain(mux),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeaderBytes,
+		ConnState:      s.slots.state,
 		ErrorLog:       stdlog.New(&refusals{m: m, log: log, now: time.Now}, "", 0),
 		TLSNextProto:   map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: a scrape does not need it
 	}
@@ -153,12 +153,11 @@ func (s *server) contain(next http.Handler) http.Handler {
 
 // Serve serves on a listener until Drain.
 func (s *server) Serve(l net.Listener) error {
-	bounded := &boundedListener{Listener: l, server: s, closed: make(chan struct{})}
 	var err error
 	if s.http.TLSConfig != nil {
-		err = s.http.ServeTLS(bounded, "", "")
+		err = s.http.ServeTLS(s.slots.Listener(l), "", "")
 	} else {
-		err = s.http.Serve(bounded)
+		err = s.http.Serve(s.slots.Listener(l))
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -173,50 +172,6 @@ func (s *server) Drain() {
 	if s.http.Shutdown(ctx) != nil {
 		_ = s.http.Close()
 	}
-}
-
-// boundedListener hands on a connection only when there is a slot for it; the next one waits, and the rest in the kernel's
-// queue, which is bounded, too.
-type boundedListener struct {
-	net.Listener
-	server *server
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case l.server.slots <- struct{}{}:
-	case <-l.closed:
-		c.Close()
-		return nil, net.ErrClosed
-	}
-	l.server.m.httpConnections.Set(float64(len(l.server.slots)))
-	return &boundedConn{Conn: c, server: l.server}, nil
-}
-
-func (l *boundedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// boundedConn gives its slot back when it is closed.
-type boundedConn struct {
-	net.Conn
-	server *server
-	once   sync.Once
-}
-
-func (c *boundedConn) Close() error {
-	c.once.Do(func() {
-		<-c.server.slots
-		c.server.m.httpConnections.Set(float64(len(c.server.slots)))
-	})
-	return c.Conn.Close()
 }
 
 // refusals turns what net/http says of clients that it turned away into log lines, a few a second.
@@ -235,6 +190,9 @@ func (r *refusals) Write(line []byte) (int, error) {
 	peer, reason, tlsError := "", text, false
 	if rest, found := strings.CutPrefix(text, "http: TLS handshake error from "); found {
 		peer, reason, tlsError = cutPeer(rest)
+	}
+	if tlsError && strings.HasSuffix(reason, net.ErrClosed.Error()) {
+		return len(line), nil // we closed it: it had to make room, or we end
 	}
 	if tlsError {
 		r.m.tlsRefused.Inc()

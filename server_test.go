@@ -193,7 +193,7 @@ func TestPanicIsContained(t *testing.T) {
 	}
 }
 
-// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold one of the slots for a while, and nothing else.
+// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold a peer's share of the slots at most, and nothing else.
 func TestSlowClientsCostLittle(t *testing.T) {
 	w := newWebTest(t, nil)
 	response := func(c net.Conn) int {
@@ -224,13 +224,13 @@ func TestSlowClientsCostLittle(t *testing.T) {
 		fmt.Fprint(c, "GET /metrics HTTP/1.1\r\nHost: x\r\n") // and no more
 		slow = append(slow, c)
 	}
-	must(t, switchtest.WaitFor(patience, "all slots to be taken", func() bool { return w.m.httpConnections.Load() == maxConnections }))
+	must(t, switchtest.WaitFor(patience, "all of the peer's slots to be taken", func() bool { return w.m.httpConnections.Load() == maxPerPeer }))
 	start := time.Now()
 	if response, _ := w.do("GET", "/healthz"); response.StatusCode != 200 {
 		t.Errorf("a client behind the slow ones got %d", response.StatusCode)
 	}
 	t.Logf("a client behind %d slow ones was served after %v", len(slow), time.Since(start).Round(time.Millisecond))
-	if got := w.m.httpConnections.Load(); got > maxConnections {
+	if got := w.m.httpConnections.Load(); got > maxPerPeer {
 		t.Errorf("%v connections", got)
 	}
 }
@@ -406,13 +406,7 @@ func newTLSDaemon(t *testing.T, flags ...string) *tlsDaemon {
 			t.Log(d.Log())
 		}
 	})
-	must(t, switchtest.WaitFor(patience, "the daemon to listen", func() bool {
-		c, err := net.Dial("tcp", d.Metrics)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}))
+	waitListening(t, d.Metrics)
 	return d
 }
 
