@@ -161,8 +161,8 @@ var (
 	escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-// labelSet renders name, value pairs as {name="value",…} with the values escaped. A value that is not UTF-8 would make a
-// parser refuse the whole scrape, and the kernel takes any bytes for an interface's name.
+// labelSet renders name, value pairs as {name="value",…} with the values escaped. A value that is not UTF-8 would make
+// a parser refuse the whole scrape, and the kernel takes any bytes for an interface's name.
 func labelSet(pairs ...string) string {
 	b := []byte{'{'}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -175,8 +175,8 @@ func labelSet(pairs ...string) string {
 	return string(append(b, '}'))
 }
 
-// readable makes UTF-8 of any bytes: each that is not part of a character becomes a slash and two hexadecimal digits. The
-// kernel allows no slash in an interface's name, so two names never become one.
+// readable makes UTF-8 of any bytes: each that is not part of a character becomes a slash and two hexadecimal digits.
+// The kernel allows no slash in an interface's name, so two names never become one.
 func readable(text string) string {
 	if utf8.ValidString(text) {
 		return text

@@ -59,9 +59,11 @@ t_inf +Inf
 	}
 }
 
-// TestNamesThatAreNotUTF8StayApart: whatever bytes the kernel has for names, the scrape is UTF-8 and has a series for each.
+// TestNamesThatAreNotUTF8StayApart: whatever bytes the kernel has for names, the scrape is UTF-8 and has a series for
+// each.
 func TestNamesThatAreNotUTF8StayApart(t *testing.T) {
-	names := []string{"Ethernet\xff", "Ethernet\xfe", "Ethernet\xff\xfe", "Ethernet\ufffd", `Ethernet\xff`, "\xc3Ethernet", "\xc3", "é", "\xe9", "\xed\xa0\x80", "Ethernet\\\"\xff"}
+	names := []string{"Ethernet\xff", "Ethernet\xfe", "Ethernet\xff\xfe", "Ethernet\ufffd", `Ethernet\xff`, "\xc3Ethernet",
+		"\xc3", "é", "\xe9", "\xed\xa0\x80", "Ethernet\\\"\xff"}
 	seen := map[string]string{}
 	for _, name := range names {
 		set := labelSet("port", name)
@@ -70,7 +72,10 @@ func TestNamesThatAreNotUTF8StayApart(t *testing.T) {
 		}
 		seen[set] = name
 	}
-	for name, want := range map[string]string{"Ethernet\xff": `{port="Ethernet/ff"}`, "\xc3é\xa9\"": `{port="/c3é/a9\""}`, "é\ufffd": "{port=\"é\ufffd\"}"} {
+	for name, want := range map[string]string{
+		"Ethernet\xff": `{port="Ethernet/ff"}`, "\xc3é\xa9\"": `{port="/c3é/a9\""}`,
+		"é\ufffd": "{port=\"é\ufffd\"}",
+	} {
 		if got := labelSet("port", name); got != want {
 			t.Errorf("%q is labelled %s, want %s", name, got, want)
 		}

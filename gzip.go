@@ -109,8 +109,9 @@ func (p *packer) match(dst []byte, length, distance uint) []byte {
 	return p.put(dst, d&(1<<extra-1), extra)
 }
 
-// acceptsGzip tells whether the fields of Accept-Encoding ask for gzip (RFC 9110, 12.5.3): by its name or, if that is not
-// there, by *; not with a weight of 0, and not where identity is liked better. What does not parse counts as not said.
+// acceptsGzip tells whether the fields of Accept-Encoding ask for gzip (RFC 9110, 12.5.3): by its name or, if that is
+// not there, by *; not with a weight of 0, and not where identity is liked better. What does not parse counts as not
+// said.
 func acceptsGzip(fields []string) bool {
 	zipped, any, identity := -1, -1, -1 // weights in thousandths
 	for _, field := range fields {

@@ -4,18 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -29,7 +26,6 @@ const (
 	idleLimit      = 20 * time.Second // a scrape every 15 s needs no new handshake
 	drainLimit     = time.Second
 	refusalsASec   = 10 // log lines about refused clients
-	listenFDsStart = 3  // SD_LISTEN_FDS_START of sd_listen_fds(3)
 )
 
 const landingPage = `<!DOCTYPE html>
@@ -222,91 +218,4 @@ func (r *refusals) Write(line []byte) (int, error) {
 // cutPeer splits "address: reason"; the address has colons of its own, but none before a space.
 func cutPeer(text string) (peer, reason string, found bool) {
 	return strings.Cut(text, ": ")
-}
-
-// openListeners opens every address that the flags name, after what systemd hands over. unset says that the flags name none, and then systemd's listeners
-// replace the default.
-func openListeners(addresses []string, unset bool) (listeners []net.Listener, err error) {
-	listeners, err = activated()
-	if unset && len(listeners) > 0 {
-		return listeners, nil
-	}
-	for _, address := range addresses {
-		if err != nil {
-			break
-		}
-		if address == "" {
-			continue
-		}
-		var l net.Listener
-		if l, err = listen(address); err == nil {
-			listeners = append(listeners, l)
-		}
-	}
-	if err != nil {
-		for _, l := range listeners {
-			l.Close()
-		}
-		return nil, err
-	}
-	return listeners, nil
-}
-
-// listen opens host:port or unix:/path. An address that cannot be had is the operator's to mend.
-func listen(address string) (net.Listener, error) {
-	network, where := "tcp", address
-	if path, found := strings.CutPrefix(address, "unix:"); found {
-		network, where = "unix", path
-		removeStale(path)
-	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
-		network = "tcp4" // or 0.0.0.0 would mean IPv6, too
-	}
-	l, err := net.Listen(network, where)
-	if err != nil {
-		return nil, fmt.Errorf("%w: -web.listen-address %s: %v", errConfig, address, err)
-	}
-	return l, nil
-}
-
-// removeStale removes a unix socket that nobody listens on any more. Only a refused connection proves that: a listener whose
-// queue is full, or whose socket is of another type or another user's, lives.
-func removeStale(path string) {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		c.Close()
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		_ = os.Remove(path)
-	}
-}
-
-// activated returns the listeners of systemd's socket activation, sd_listen_fds(3).
-func activated() (listeners []net.Listener, err error) {
-	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
-	count, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	if pid != os.Getpid() {
-		return nil, nil
-	}
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		_ = os.Unsetenv(name)
-	}
-	for fd := listenFDsStart; fd < listenFDsStart+count; fd++ {
-		file := os.NewFile(uintptr(fd), "systemd socket")
-		l, err := net.FileListener(file)
-		file.Close()
-		if err != nil {
-			return listeners, fmt.Errorf("%w: descriptor %d handed over by systemd (LISTEN_FDS) is no listening socket: %v", errConfig, fd, err)
-		}
-		listeners = append(listeners, l)
-	}
-	return listeners, nil
-}
-
-// exposed tells whether others than this machine can reach a listener.
-func exposed(l net.Listener) bool {
-	a, ok := l.Addr().(*net.TCPAddr)
-	return ok && !a.IP.IsLoopback()
 }

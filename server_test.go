@@ -193,7 +193,8 @@ func TestPanicIsContained(t *testing.T) {
 	}
 }
 
-// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold a peer's share of the slots at most, and nothing else.
+// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold a peer's share of the
+// slots at most, and nothing else.
 func TestSlowClientsCostLittle(t *testing.T) {
 	w := newWebTest(t, nil)
 	response := func(c net.Conn) int {
@@ -224,7 +225,9 @@ func TestSlowClientsCostLittle(t *testing.T) {
 		fmt.Fprint(c, "GET /metrics HTTP/1.1\r\nHost: x\r\n") // and no more
 		slow = append(slow, c)
 	}
-	must(t, switchtest.WaitFor(patience, "all of the peer's slots to be taken", func() bool { return w.m.httpConnections.Load() == maxPerPeer }))
+	must(t, switchtest.WaitFor(patience, "all of the peer's slots to be taken", func() bool {
+		return w.m.httpConnections.Load() == maxPerPeer
+	}))
 	start := time.Now()
 	if response, _ := w.do("GET", "/healthz"); response.StatusCode != 200 {
 		t.Errorf("a client behind the slow ones got %d", response.StatusCode)
@@ -464,8 +467,8 @@ func TestWhoGetsIn(t *testing.T) {
 	}
 }
 
-// TestNoNameLetsNobodyIn: a certificate without a name is none of the allowed ones, blanks around those do not count, and a list with an empty
-// name in it is an error.
+// TestNoNameLetsNobodyIn: a certificate without a name is none of the allowed ones, blanks around those do not count,
+// and a list with an empty name in it is an error.
 func TestNoNameLetsNobodyIn(t *testing.T) {
 	needTool(t, "curl")
 	d := newTLSDaemon(t, "-web.tls-allowed-names", " prometheus.example.net , backup")
@@ -585,8 +588,8 @@ func TestTLSFilesAreChecked(t *testing.T) {
 		"CA without a cert": {newFiles("server.crt", "server.key", "ca.key"), []string{"-web.tls-client-ca", "ca.key", "no certificate"}},
 		"CA expired":        {newFiles("server.crt", "server.key", "old.crt"), []string{"-web.tls-client-ca", "old.crt", "expired at"}},
 	} {
-		_, err := newKeeper(c.files, newMetrics(""), slog.New(slog.DiscardHandler), time.Now())
-		if (err == nil) != (c.want == nil) || err != nil && (!errors.Is(err, errConfig) || strings.Contains(err.Error(), "\n")) {
+		err := newKeeper(c.files, newMetrics(""), slog.New(slog.DiscardHandler)).Load(time.Now())
+		if (err == nil) != (c.want == nil) || errors.Is(err, errConfig) || err != nil && strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", name, err)
 		}
 		for _, word := range c.want {
@@ -597,7 +600,9 @@ func TestTLSFilesAreChecked(t *testing.T) {
 	}
 	must(t, os.Chmod(filepath.Join(dir, "server.key"), 0o644))
 	out := new(lockedBuffer)
-	if _, err := newKeeper(newFiles("server.crt", "server.key", "ca.crt"), newMetrics(""), slog.New(newLineLog(out, slog.LevelInfo)), time.Now()); err != nil || !strings.Contains(out.String(), "chmod o=") {
+	log := slog.New(newLineLog(out, slog.LevelInfo))
+	open := newKeeper(newFiles("server.crt", "server.key", "ca.crt"), newMetrics(""), log)
+	if err := open.Load(time.Now()); err != nil || !strings.Contains(out.String(), "chmod o=") {
 		t.Errorf("an open key: %v; the log is %s", err, out)
 	}
 }

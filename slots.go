@@ -40,8 +40,8 @@ const (
 	slotWait              // all that there are are at work
 )
 
-// admit gives c a slot, if need be that of the connection that has been idle or silent longest: of the same peer if that has
-// all it may have, else of all.
+// admit gives c a slot, if need be that of the connection that has been idle or silent longest: of the same peer if
+// that has all it may have, else of all.
 func (s *slots) admit(c *slotConn, now time.Time) admission {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,8 +168,8 @@ func (c *slotConn) Close() error {
 	return c.Conn.Close()
 }
 
-// slotListener hands on connections that have a slot. While all are at work the next one waits, and the rest in the kernel's
-// queue, which is bounded, too.
+// slotListener hands on connections that have a slot. While all are at work the next one waits, and the rest in the
+// kernel's queue, which is bounded, too.
 type slotListener struct {
 	net.Listener
 	slots  *slots

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +20,9 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
-// TestScrapeIsAnsweredWithinASecondAmongIdleAndSilentClients: 40 connections that have had an answer and stay, and 160 that never say a word, all
-// from Prometheus' own address, do not keep it out. Its connection that was closed meanwhile is made again.
+// TestScrapeIsAnsweredWithinASecondAmongIdleAndSilentClients: 40 connections that have had an answer and stay, and 160
+// that never say a word, all from Prometheus' own address, do not keep it out. Its connection that was closed meanwhile
+// is made again.
 func TestScrapeIsAnsweredWithinASecondAmongIdleAndSilentClients(t *testing.T) {
 	among := func(t *testing.T, address string, dial func() (net.Conn, error), prometheus *http.Client, url string) {
 		scrape := func() {
@@ -29,8 +31,10 @@ func TestScrapeIsAnsweredWithinASecondAmongIdleAndSilentClients(t *testing.T) {
 			response, err := prometheus.Get(url)
 			must(t, err)
 			defer response.Body.Close()
-			if text, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 || sample(string(text), "portsyncd_http_connections") == "" {
-				t.Errorf("the scrape got status %d, %d bytes, %v", response.StatusCode, len(text), err)
+			text, err := io.ReadAll(response.Body)
+			must(t, err)
+			if response.StatusCode != http.StatusOK || sample(string(text), "portsyncd_http_connections") == "" {
+				t.Errorf("the scrape got status %d, %d bytes", response.StatusCode, len(text))
 			}
 			if took := time.Since(start); took > time.Second {
 				t.Errorf("the scrape took %v", took)
@@ -55,7 +59,8 @@ func TestScrapeIsAnsweredWithinASecondAmongIdleAndSilentClients(t *testing.T) {
 	}
 	t.Run("plain", func(t *testing.T) {
 		d := newStandalone(t)
-		among(t, d.Metrics, func() (net.Conn, error) { return net.Dial("tcp", d.Metrics) }, &http.Client{}, "http://"+d.Metrics+"/metrics")
+		dial := func() (net.Conn, error) { return net.Dial("tcp", d.Metrics) }
+		among(t, d.Metrics, dial, &http.Client{}, "http://"+d.Metrics+"/metrics")
 	})
 	t.Run("TLS", func(t *testing.T) {
 		d := newTLSDaemon(t)
@@ -103,7 +108,8 @@ func newStandalone(t *testing.T, flags ...string) *switchtest.Daemon {
 func startStandalone(t *testing.T, flags ...string) *switchtest.Daemon {
 	t.Helper()
 	program := daemonProgram(t)
-	d, err := switchtest.StartProgram(program[0], append(append(program[1:len(program):len(program)], "-standalone", "-log.output", "stderr"), flags...)...)
+	args := append(slices.Clone(program[1:]), "-standalone", "-log.output", "stderr")
+	d, err := switchtest.StartProgram(program[0], append(args, flags...)...)
 	must(t, err)
 	t.Cleanup(func() {
 		d.Stop()
@@ -125,7 +131,8 @@ func waitListening(t *testing.T, address string) {
 	}))
 }
 
-// TestOnePeerTakesHalfOfTheSlotsAtMost: what one address opens is closed again for its own next connection, not for others'.
+// TestOnePeerTakesHalfOfTheSlotsAtMost: what one address opens is closed again for its own next connection, not for
+// others'.
 func TestOnePeerTakesHalfOfTheSlotsAtMost(t *testing.T) {
 	w := newWebTest(t, nil)
 	quiet, err := net.Dial("tcp", w.address)
@@ -161,8 +168,8 @@ func blockingWeb(t *testing.T) (w *webTest, entered chan struct{}, leave chan st
 	return w, entered, leave
 }
 
-// TestRequestUnderWayIsNotDisturbed: room is made by those who do nothing, however many come, and a peer whose connections are all at work is told
-// so at once, for nobody else has to wait behind it.
+// TestRequestUnderWayIsNotDisturbed: room is made by those who do nothing, however many come, and a peer whose
+// connections are all at work is told so at once, for nobody else has to wait behind it.
 func TestRequestUnderWayIsNotDisturbed(t *testing.T) {
 	w, entered, leave := blockingWeb(t)
 	var scrapes sync.WaitGroup
@@ -267,14 +274,18 @@ func TestWhoHasToMakeRoom(t *testing.T) {
 		t.Error("a request under way is disturbed although somebody is idle")
 	}
 	for name, pair := range map[string][2]string{
-		"addresses of one /64": {"[2001:db8::1]:1", "[2001:db8::ffff:2]:2"}, "an address in both forms": {"192.0.2.1:1", "[::ffff:192.0.2.1]:2"}, "zones": {"[fe80::1%eth0]:1", "[fe80::1%eth1]:1"},
+		"addresses of one /64":     {"[2001:db8::1]:1", "[2001:db8::ffff:2]:2"},
+		"an address in both forms": {"192.0.2.1:1", "[::ffff:192.0.2.1]:2"},
+		"zones":                    {"[fe80::1%eth0]:1", "[fe80::1%eth1]:1"},
 	} {
 		if !conn(pair[0]).shares(conn(pair[1])) {
 			t.Errorf("%s are two peers", name)
 		}
 	}
-	if conn("192.0.2.1:1").shares(conn("192.0.2.2:1")) || conn("[2001:db8::1]:1").shares(conn("[2001:db8:0:1::1]:1")) || conn("").shares(conn("")) {
-		t.Error("two peers are one")
+	for _, pair := range [][2]string{{"192.0.2.1:1", "192.0.2.2:1"}, {"[2001:db8::]:1", "[2001:db8:0:1::]:1"}, {"", ""}} {
+		if conn(pair[0]).shares(conn(pair[1])) {
+			t.Errorf("%q are one peer", pair)
+		}
 	}
 }
 
