@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"portsyncd/internal/switchtest"
 )
@@ -559,6 +559,22 @@ func TestStandalone(t *testing.T) {
 	}
 }
 
+// TestScrapeSurvivesNamesThatAreNotUTF8: the kernel takes any bytes for a name; Prometheus refuses a scrape with one
+// that is not UTF-8.
+func TestScrapeSurvivesNamesThatAreNotUTF8(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true, NoConfigFile: true})
+	s.must(s.AddPorts("Ethernet0"))
+	s.must(s.IP("link", "add", "Ethernet\xff", "type", "veth", "peer", "name", "Ethernet\xfe"))
+	d := s.daemon("-standalone", "-links", "Ethernet*")
+	s.waitMetric(d, `portsyncd_port_oper_up{port="Ethernet0"}`, "1")
+	for _, port := range []string{"Ethernet/ff", "Ethernet/fe"} {
+		s.waitMetric(d, `portsyncd_port_admin_up{port="`+port+`"}`, "0")
+	}
+	if text := s.scrape(d); !utf8.ValidString(text) {
+		t.Errorf("the scrape is not UTF-8:\n%q", text)
+	}
+}
+
 // TestBadInput: one clear line that names the flag or file, and exit code 2.
 func TestBadInput(t *testing.T) {
 	dir := t.TempDir()
@@ -570,7 +586,6 @@ func TestBadInput(t *testing.T) {
 		return path
 	}
 	instance := `"INSTANCES":{"redis":{"unix_socket_path":"/nowhere"}}`
-	taken := newTakenPort(t)
 	for name, c := range map[string]struct {
 		args string
 		want []string
@@ -582,19 +597,23 @@ func TestBadInput(t *testing.T) {
 		"pattern":           {"-standalone -links a,[", []string{"-links", `"["`}},
 		"links alone":       {"-links eth*", []string{"-links", "-standalone"}},
 		"TLS incomplete":    {"-standalone -web.tls-cert a.crt -web.tls-client-ca ca.crt", []string{"-web.tls-key", "all three"}},
-		"TLS file missing":  {"-standalone -web.tls-cert nowhere.crt -web.tls-key a.key -web.tls-client-ca ca.crt", []string{"-web.tls-cert", "nowhere.crt"}},
 		"names without TLS": {"-standalone -web.tls-allowed-names me", []string{"-web.tls-allowed-names", "-web.tls-cert"}},
 		"memory limit":      {"-standalone -memory-limit 1MiB", []string{"-memory-limit", "1MiB", "8MiB"}},
 		"receive buffer":    {"-standalone -netlink.receive-buffer lots", []string{"-netlink.receive-buffer", "lots", "KiB"}},
 		"old interfaces":    {"-old-interfaces keep", []string{"-old-interfaces", `"keep"`, "adopt"}},
 		"reconcile":         {"-reconcile-interval 1ms", []string{"-reconcile-interval", "1ms"}},
 		"namespace":         {"-netns no-such-namespace", []string{"-netns", "no-such-namespace"}},
-		"port in use":       {"-standalone -web.listen-address " + taken, []string{"-web.listen-address", taken, "in use"}},
 		"broken file":       {"-db.config " + file("broken.json", `{"INSTANCES":`), []string{"-db.config", "broken.json"}},
 		"no such database":  {"-db.config " + file("nodb.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis"}}}`), []string{"nodb.json", "CONFIG_DB"}},
 		"no such instance":  {"-db.config " + file("noinst.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis7"}}}`), []string{"noinst.json", "redis7"}},
 		"no separator":      {"-db.config " + file("nosep.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"instance":"redis"}}}`), []string{"nosep.json", "separator"}},
 		"instance, no door": {"-db.config " + file("nodoor.json", `{"INSTANCES":{"redis":{}},"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis"}}}`), []string{"nodoor.json", "unix_socket_path"}},
+		"no address":        {"-standalone -web.listen-address nonsense", []string{"-web.listen-address", "host:port"}},
+		"no such port":      {"-standalone -web.listen-address localhost:99999", []string{"-web.listen-address", "99999"}},
+		"no socket":         {"-standalone -web.listen-address unix:", []string{"-web.listen-address", "unix:", "path"}},
+		"address twice":     {"-web.listen-address :9090 -web.listen-address :9090", []string{":9090", "twice"}},
+		"an empty name": {"-web.tls-cert a -web.tls-key a -web.tls-client-ca a -web.tls-allowed-names me.example,",
+			[]string{"-web.tls-allowed-names", `"me.example,"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"-log.output", "stderr", "-web.listen-address", ""}, strings.Fields(c.args)...)
@@ -614,14 +633,4 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
-}
-
-// newTakenPort is an address on which somebody listens already.
-func newTakenPort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l.Addr().String()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // The Prometheus text format 0.0.4, written by hand. Names, help and labels are escaped and laid out
@@ -159,7 +161,8 @@ var (
 	escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-// labelSet renders name, value pairs as {name="value",…} with the values escaped.
+// labelSet renders name, value pairs as {name="value",…} with the values escaped. A value that is not UTF-8 would make
+// a parser refuse the whole scrape, and the kernel takes any bytes for an interface's name.
 func labelSet(pairs ...string) string {
 	b := []byte{'{'}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -167,9 +170,28 @@ func labelSet(pairs ...string) string {
 			b = append(b, ',')
 		}
 		b = append(append(b, pairs[i]...), '=', '"')
-		b = append(append(b, escapeLabel.Replace(pairs[i+1])...), '"')
+		b = append(append(b, escapeLabel.Replace(readable(pairs[i+1]))...), '"')
 	}
 	return string(append(b, '}'))
+}
+
+// readable makes UTF-8 of any bytes: each that is not part of a character becomes a slash and two hexadecimal digits.
+// The kernel allows no slash in an interface's name, so two names never become one.
+func readable(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	var b []byte
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		if r == utf8.RuneError && n == 1 {
+			b = fmt.Appendf(b, "/%02x", text[0])
+		} else {
+			b = append(b, text[:n]...)
+		}
+		text = text[n:]
+	}
+	return string(b)
 }
 
 // appendUint is strconv.AppendUint with a short cut for one digit, which most values have.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func TestTextFormat(t *testing.T) {
@@ -55,6 +56,29 @@ t_inf +Inf
 `
 	if got := string(e.Append(nil)); got != want {
 		t.Errorf("rendered:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestNamesThatAreNotUTF8StayApart: whatever bytes the kernel has for names, the scrape is UTF-8 and has a series for
+// each.
+func TestNamesThatAreNotUTF8StayApart(t *testing.T) {
+	names := []string{"Ethernet\xff", "Ethernet\xfe", "Ethernet\xff\xfe", "Ethernet\ufffd", `Ethernet\xff`, "\xc3Ethernet",
+		"\xc3", "é", "\xe9", "\xed\xa0\x80", "Ethernet\\\"\xff"}
+	seen := map[string]string{}
+	for _, name := range names {
+		set := labelSet("port", name)
+		if other, taken := seen[set]; taken || !utf8.ValidString(set) {
+			t.Errorf("%q is labelled %q, valid %v; so is %q", name, set, utf8.ValidString(set), other)
+		}
+		seen[set] = name
+	}
+	for name, want := range map[string]string{
+		"Ethernet\xff": `{port="Ethernet/ff"}`, "\xc3é\xa9\"": `{port="/c3é/a9\""}`,
+		"é\ufffd": "{port=\"é\ufffd\"}",
+	} {
+		if got := labelSet("port", name); got != want {
+			t.Errorf("%q is labelled %s, want %s", name, got, want)
+		}
 	}
 }
 

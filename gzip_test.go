@@ -83,3 +83,29 @@ func BenchmarkPack(b *testing.B) {
 		b.ReportMetric(float64(len(text))/float64(out.Len()), "ratio")
 	})
 }
+
+// TestGzipIsSentToThoseWhoWantIt: the cases of RFC 9110, section 12.5.3.
+func TestGzipIsSentToThoseWhoWantIt(t *testing.T) {
+	for fields, want := range map[string]bool{
+		"": false, "gzip": true, "GZip": true, "x-gzip": true, "deflate, gzip;q=1.0, *;q=0.5": true,
+		"br , gzip ; q=0.1": true, "gzip;q=0": false, "gzip;q=0.000": false, "gzip; q=0": false, "gzip;Q=0.001": true,
+		"*": true, "*;q=0": false, "gzip;q=0, *": false, "*;q=0, gzip": true, "gzip, *;q=0": true, "identity": false,
+		"identity, gzip": true, "identity;q=0.5, gzip;q=1.0": true, "identity, gzip;q=0.5": false, "deflate": false,
+		"notgzip": false, "gzip2": false, "gzip;q=2": false, "gzip;q=0.0001": false, "gzip;q=-1": false,
+		"gzip;q=": false, "gzip;level=9": false, "gzip;q=NaN": false, "gzip;q=1.001": false, "gzip;q=0.": false,
+	} {
+		if got := acceptsGzip([]string{fields}); got != want {
+			t.Errorf("Accept-Encoding: %s: gzip %v, want %v", fields, got, want)
+		}
+	}
+	if !acceptsGzip([]string{"deflate", "gzip"}) || acceptsGzip(nil) {
+		t.Error("several fields, or none, are not read as one list")
+	}
+	w := newWebTest(t, nil)
+	for accept, want := range map[string]string{"gzip;q=0": "", "gzip;q=0.5": "gzip"} {
+		response, _ := w.do("GET", "/metrics", "Accept-Encoding", accept)
+		if got := response.Header.Get("Content-Encoding"); got != want {
+			t.Errorf("for %s the encoding is %q, want %q", accept, got, want)
+		}
+	}
+}

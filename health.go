@@ -54,8 +54,11 @@ type health struct {
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
 
+	web atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
+
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
+	begun       chan struct{} // closed once the loop has turned, and so asked for the first listing; nil: nobody waits
 
 	mu   sync.Mutex
 	last string // what was last logged
@@ -63,7 +66,9 @@ type health struct {
 
 // turn notes that the loop turns, and whether ports wait to be written.
 func (h *health) turn(now time.Time, unwritten int) {
-	h.turns.Add(1)
+	if h.turns.Add(1) == 1 && h.begun != nil {
+		close(h.begun)
+	}
 	h.turned.Store(now.UnixNano())
 	since(&h.behind, unwritten > 0, now)
 }
@@ -146,6 +151,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 			if h.memoryLimit > 0 && resident > float64(h.memoryLimit) {
 				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB", resident/(1<<20), float64(h.memoryLimit)/(1<<20))
 			}
+		case "web":
+			if why := h.web.Load(); why != nil && *why != "" {
+				c.level, c.reason = degraded, *why
+			}
 		}
 		checks[i] = c
 	}
@@ -203,7 +212,7 @@ func (h *health) Alive(now time.Time) (failing []string) {
 // Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that PortInitDone waits for.
 func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
-		if c.level != ok && c.name != "reconcile" {
+		if c.level != ok && c.name != "reconcile" && c.name != "web" {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}

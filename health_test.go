@@ -32,6 +32,8 @@ func TestHealthTable(t *testing.T) {
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
 		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), 0) }, "loop", failed, "11s"},
 		"too much memory":         {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
+		"metrics not served":      {func(h *health) { why := "taken"; h.web.Store(&why) }, "web", degraded, "taken"},
+		"metrics served again":    {func(h *health) { h.web.Store(new(string)) }, "", ok, ""},
 	} {
 		h := new(health)
 		h.listed.Store(true)

@@ -74,7 +74,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Var(&o.buffer, "netlink.receive-buffer", "`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
 	f.BoolVar(&o.standalone, "standalone", false, "no databases: every link that matches -links is a port, and its state is in the metrics")
 	links := f.String("links", "*", "comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
-	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; may be repeated; empty: nowhere (default 0.0.0.0:9090)")
+	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
+		"may be repeated; empty: nowhere (default "+defaultAddress+")")
 	f.StringVar(&o.tls.cert, "web.tls-cert", "", "PEM `file` with the server's certificate; with -web.tls-key and -web.tls-client-ca: mutual TLS")
 	f.StringVar(&o.tls.key, "web.tls-key", "", "PEM `file` with the server's private key")
 	f.StringVar(&o.tls.clientCA, "web.tls-client-ca", "", "PEM `file` with the CA whose clients get in")
@@ -111,10 +112,13 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
 		return nil, fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
 	}
-	if *allowed != "" {
-		o.tls.allowed = strings.Split(*allowed, ",")
+	if err := o.tls.allow(*allowed); err != nil {
+		return nil, err
 	}
 	if err := o.tls.validate(); err != nil {
+		return nil, err
+	}
+	if err := o.listen.validate(); err != nil {
 		return nil, err
 	}
 	if *links != "*" && !o.standalone {
@@ -156,6 +160,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
+	sockets := inheritedSockets()
 	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"])
 	if err != nil {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
@@ -167,7 +173,7 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer source.Close()
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
+	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1), begun: make(chan struct{})}
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
@@ -182,11 +188,7 @@ func serve(o *options, stderr io.Writer) error {
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
 	guard := &watchdog{health: status, m: m, log: log.Logger, notify: notify, exit: os.Exit}
 	go guard.Run(ctx)
-	stopWeb, err := startWeb(ctx, o, m, status, log.Logger)
-	if err != nil {
-		return err
-	}
-	defer stopWeb()
+	defer startWeb(ctx, o, sockets, m, status, log.Logger)()
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
 	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
 	if o.standalone {
@@ -200,56 +202,6 @@ func serve(o *options, stderr io.Writer) error {
 type quiet struct{}
 
 func (quiet) Printf(context.Context, string, ...any) {}
-
-// startWeb starts the metrics server and returns how to end it.
-func startWeb(ctx context.Context, o *options, m *metrics, status *health, log *slog.Logger) (stop func(), err error) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	var keep *keeper
-	if o.tls.enabled() {
-		if keep, err = newKeeper(o.tls, m, log, time.Now()); err != nil {
-			return nil, err
-		}
-		go keep.Watch(ctx, hangup)
-	}
-	listeners, err := openListeners(o.listen.list(), !o.listen.set)
-	if err != nil {
-		return nil, err
-	}
-	web := newServer(m, status, log, keep)
-	for _, l := range listeners {
-		if keep == nil && exposed(l) {
-			log.Warn("the metrics are served without TLS to everyone who reaches this address", "address", l.Addr().String(),
-				"remedy", "-web.tls-cert, -web.tls-key and -web.tls-client-ca, or a loopback address")
-		}
-		go func() {
-			if err := web.Serve(l); err != nil {
-				log.Error("the metrics server failed", "address", l.Addr().String(), "err", err)
-			}
-		}()
-	}
-	return web.Drain, nil
-}
-
-// addresses is a flag that may be repeated; its first use replaces the default.
-type addresses struct {
-	values []string
-	set    bool
-}
-
-func (a *addresses) String() string { return strings.Join(a.values, ",") }
-
-func (a *addresses) Set(value string) error {
-	a.values, a.set = append(a.values, value), true
-	return nil
-}
-
-func (a *addresses) list() []string {
-	if !a.set {
-		return []string{"0.0.0.0:9090"}
-	}
-	return a.values
-}
 
 // memorySize is a flag in bytes, with or without a unit.
 type memorySize uint64

@@ -8,7 +8,7 @@ import (
 )
 
 // checkNames are the rows of the health table, and the values of the label check.
-var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "loop", "memory"}
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "loop", "memory", "web"}
 
 // The states of a warm restart, as the field state of WARM_RESTART_TABLE|portsyncd has them. A cold start writes disabled, as intfmgrd,
 // vrfmgrd, buffermgrd and fpmsyncd do.
@@ -43,7 +43,7 @@ type metrics struct {
 	redisCommands, redisErrors, redisReconnects                                  counter
 	portsConfigured, portsPresent                                                gauge
 	portConfigDone, portInitDone, warmStart                                      gauge
-	httpPanics, tlsRefused                                                       counter
+	httpPanics, httpEvicted, httpRefused, tlsRefused                             counter
 	httpConnections, tlsReloadOK, tlsExpiry                                      gauge
 	tlsNotAfter                                                                  vector // empty without TLS
 
@@ -117,6 +117,9 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_eoiu_reached", gaugeKind, nil, "Whether the initial update has ended: the kernel's links were listed to the end.", &m.eoiuReached},
 		{"portsyncd_eoiu_seconds", gaugeKind, nil, "How long the initial update took.", &m.eoiuSeconds},
 		{"portsyncd_http_connections", gaugeKind, nil, "Open connections to the metrics server.", &m.httpConnections},
+		{"portsyncd_http_closed_total", counterKind, reason,
+			"Connections closed for want of a slot: the one idle longest, or the new one if all of its peer's are at work.",
+			byLabel("reason", map[string]*counter{"evicted": &m.httpEvicted, "refused": &m.httpRefused})},
 		{"portsyncd_http_panics_total", counterKind, nil, "Requests whose handler panicked.", &m.httpPanics},
 		{"portsyncd_tls_refused_total", counterKind, nil, "Clients turned away in the TLS handshake; the log says why.", &m.tlsRefused},
 		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},

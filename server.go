@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -22,14 +20,12 @@ import (
 
 const (
 	contentType    = "text/plain; version=0.0.4; charset=utf-8"
-	maxConnections = 32
 	maxHeaderBytes = 16 << 10
 	headerLimit    = 3 * time.Second // also for a TLS handshake
 	requestLimit   = 10 * time.Second
-	idleLimit      = time.Minute
+	idleLimit      = 20 * time.Second // a scrape every 15 s needs no new handshake
 	drainLimit     = time.Second
 	refusalsASec   = 10 // log lines about refused clients
-	listenFDsStart = 3  // SD_LISTEN_FDS_START of sd_listen_fds(3)
 )
 
 const landingPage = `<!DOCTYPE html>
@@ -49,7 +45,7 @@ type server struct {
 	m      *metrics
 	health *health
 	log    *slog.Logger
-	slots  chan struct{} // one for each open connection
+	slots  *slots
 
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
 	zip    packer
@@ -64,7 +60,7 @@ type page struct {
 
 // newServer makes a server. keep is nil for plain HTTP.
 func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
-	s := &server{m: m, health: h, log: log, slots: make(chan struct{}, maxConnections), spares: make(chan *page, 1)}
+	s := &server{m: m, health: h, log: log, slots: newSlots(m), spares: make(chan *page, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) })
@@ -77,6 +73,7 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 		Handler:           s.contain(mux),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeaderBytes,
+		ConnState:      s.slots.state,
 		ErrorLog:       stdlog.New(&refusals{m: m, log: log, now: time.Now}, "", 0),
 		TLSNextProto:   map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: a scrape does not need it
 	}
@@ -88,7 +85,7 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 
 // serveMetrics renders and sends the metrics, compressed if the client asks for it.
 func (s *server) serveMetrics(w http.ResponseWriter, r *http.Request) {
-	p := s.render(strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"))
+	p := s.render(acceptsGzip(r.Header.Values("Accept-Encoding")))
 	body := p.text
 	header := w.Header()
 	if len(p.zipped) > 0 {
@@ -152,12 +149,11 @@ func (s *server) contain(next http.Handler) http.Handler {
 
 // Serve serves on a listener until Drain.
 func (s *server) Serve(l net.Listener) error {
-	bounded := &boundedListener{Listener: l, server: s, closed: make(chan struct{})}
 	var err error
 	if s.http.TLSConfig != nil {
-		err = s.http.ServeTLS(bounded, "", "")
+		err = s.http.ServeTLS(s.slots.Listener(l), "", "")
 	} else {
-		err = s.http.Serve(bounded)
+		err = s.http.Serve(s.slots.Listener(l))
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -172,50 +168,6 @@ func (s *server) Drain() {
 	if s.http.Shutdown(ctx) != nil {
 		_ = s.http.Close()
 	}
-}
-
-// boundedListener hands on a connection only when there is a slot for it; the next one waits, and the rest in the kernel's
-// queue, which is bounded, too.
-type boundedListener struct {
-	net.Listener
-	server *server
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case l.server.slots <- struct{}{}:
-	case <-l.closed:
-		c.Close()
-		return nil, net.ErrClosed
-	}
-	l.server.m.httpConnections.Set(float64(len(l.server.slots)))
-	return &boundedConn{Conn: c, server: l.server}, nil
-}
-
-func (l *boundedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// boundedConn gives its slot back when it is closed.
-type boundedConn struct {
-	net.Conn
-	server *server
-	once   sync.Once
-}
-
-func (c *boundedConn) Close() error {
-	c.once.Do(func() {
-		<-c.server.slots
-		c.server.m.httpConnections.Set(float64(len(c.server.slots)))
-	})
-	return c.Conn.Close()
 }
 
 // refusals turns what net/http says of clients that it turned away into log lines, a few a second.
@@ -234,6 +186,9 @@ func (r *refusals) Write(line []byte) (int, error) {
 	peer, reason, tlsError := "", text, false
 	if rest, found := strings.CutPrefix(text, "http: TLS handshake error from "); found {
 		peer, reason, tlsError = cutPeer(rest)
+	}
+	if tlsError && strings.HasSuffix(reason, net.ErrClosed.Error()) {
+		return len(line), nil // we closed it: it had to make room, or we end
 	}
 	if tlsError {
 		r.m.tlsRefused.Inc()
@@ -263,89 +218,4 @@ func (r *refusals) Write(line []byte) (int, error) {
 // cutPeer splits "address: reason"; the address has colons of its own, but none before a space.
 func cutPeer(text string) (peer, reason string, found bool) {
 	return strings.Cut(text, ": ")
-}
-
-// openListeners opens every address that the flags name, after what systemd hands over. unset says that the flags name none, and then systemd's listeners
-// replace the default.
-func openListeners(addresses []string, unset bool) (listeners []net.Listener, err error) {
-	listeners, err = activated()
-	if unset && len(listeners) > 0 {
-		return listeners, nil
-	}
-	for _, address := range addresses {
-		if err != nil {
-			break
-		}
-		if address == "" {
-			continue
-		}
-		var l net.Listener
-		if l, err = listen(address); err == nil {
-			listeners = append(listeners, l)
-		}
-	}
-	if err != nil {
-		for _, l := range listeners {
-			l.Close()
-		}
-		return nil, err
-	}
-	return listeners, nil
-}
-
-// listen opens host:port or unix:/path. An address that cannot be had is the operator's to mend.
-func listen(address string) (net.Listener, error) {
-	network, where := "tcp", address
-	if path, found := strings.CutPrefix(address, "unix:"); found {
-		network, where = "unix", path
-		removeStale(path)
-	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
-		network = "tcp4" // or 0.0.0.0 would mean IPv6, too
-	}
-	l, err := net.Listen(network, where)
-	if err != nil {
-		return nil, fmt.Errorf("%w: -web.listen-address %s: %v", errConfig, address, err)
-	}
-	return l, nil
-}
-
-// removeStale removes a unix socket that nobody listens on any more.
-func removeStale(path string) {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return
-	}
-	_ = os.Remove(path)
-}
-
-// activated returns the listeners of systemd's socket activation, sd_listen_fds(3).
-func activated() (listeners []net.Listener, err error) {
-	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
-	count, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	if pid != os.Getpid() {
-		return nil, nil
-	}
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		_ = os.Unsetenv(name)
-	}
-	for fd := listenFDsStart; fd < listenFDsStart+count; fd++ {
-		file := os.NewFile(uintptr(fd), "systemd socket")
-		l, err := net.FileListener(file)
-		file.Close()
-		if err != nil {
-			return listeners, fmt.Errorf("%w: descriptor %d handed over by systemd (LISTEN_FDS) is no listening socket: %v", errConfig, fd, err)
-		}
-		listeners = append(listeners, l)
-	}
-	return listeners, nil
-}
-
-// exposed tells whether others than this machine can reach a listener.
-func exposed(l net.Listener) bool {
-	a, ok := l.Addr().(*net.TCPAddr)
-	return ok && !a.IP.IsLoopback()
 }

@@ -193,7 +193,8 @@ func TestPanicIsContained(t *testing.T) {
 	}
 }
 
-// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold one of the slots for a while, and nothing else.
+// TestSlowClientsCostLittle: clients that never finish their headers, or send too many, hold a peer's share of the
+// slots at most, and nothing else.
 func TestSlowClientsCostLittle(t *testing.T) {
 	w := newWebTest(t, nil)
 	response := func(c net.Conn) int {
@@ -224,13 +225,15 @@ func TestSlowClientsCostLittle(t *testing.T) {
 		fmt.Fprint(c, "GET /metrics HTTP/1.1\r\nHost: x\r\n") // and no more
 		slow = append(slow, c)
 	}
-	must(t, switchtest.WaitFor(patience, "all slots to be taken", func() bool { return w.m.httpConnections.Load() == maxConnections }))
+	must(t, switchtest.WaitFor(patience, "all of the peer's slots to be taken", func() bool {
+		return w.m.httpConnections.Load() == maxPerPeer
+	}))
 	start := time.Now()
 	if response, _ := w.do("GET", "/healthz"); response.StatusCode != 200 {
 		t.Errorf("a client behind the slow ones got %d", response.StatusCode)
 	}
 	t.Logf("a client behind %d slow ones was served after %v", len(slow), time.Since(start).Round(time.Millisecond))
-	if got := w.m.httpConnections.Load(); got > maxConnections {
+	if got := w.m.httpConnections.Load(); got > maxPerPeer {
 		t.Errorf("%v connections", got)
 	}
 }
@@ -347,7 +350,7 @@ func (a *authority) issue(name string, template *x509.Certificate) (*x509.Certif
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(a.t, err)
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	if template.Subject.CommonName == "" {
+	if template.Subject.String() == "" {
 		template.Subject = pkix.Name{CommonName: name}
 	}
 	if template.NotBefore.IsZero() {
@@ -406,13 +409,7 @@ func newTLSDaemon(t *testing.T, flags ...string) *tlsDaemon {
 			t.Log(d.Log())
 		}
 	})
-	must(t, switchtest.WaitFor(patience, "the daemon to listen", func() bool {
-		c, err := net.Dial("tcp", d.Metrics)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}))
+	waitListening(t, d.Metrics)
 	return d
 }
 
@@ -467,6 +464,35 @@ func TestWhoGetsIn(t *testing.T) {
 			t.Errorf("%s: %d", c.what, code)
 		}
 		must(t, switchtest.WaitFor(patience, "a log line about "+c.what, func() bool { return d.Logged("TLS client refused", "peer=127.0.0.1:", c.reason) == 1 }))
+	}
+}
+
+// TestNoNameLetsNobodyIn: a certificate without a name is none of the allowed ones, blanks around those do not count,
+// and a list with an empty name in it is an error.
+func TestNoNameLetsNobodyIn(t *testing.T) {
+	needTool(t, "curl")
+	d := newTLSDaemon(t, "-web.tls-allowed-names", " prometheus.example.net , backup")
+	nameless := clientTemplate()
+	nameless.Subject = pkix.Name{Organization: []string{"Example"}}
+	d.ca.issue("nameless", nameless)
+	d.ca.issue("right", clientTemplate("prometheus.example.net"))
+	if code := d.curl(d.as("right")...); code != 200 {
+		t.Errorf("a name with blanks around it in the flag: %d", code)
+	}
+	if code := d.curl(d.as("nameless")...); code != 0 {
+		t.Errorf("without a name: %d", code)
+	}
+	cert, _ := d.ca.issue("nobody", nameless)
+	for _, allowed := range [][]string{{""}, {"a", ""}, {" "}} {
+		files := tlsFiles{allowed: allowed}
+		if err := files.verifyName(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}); err == nil {
+			t.Errorf("a certificate without a name passes for one of %q", allowed)
+		}
+	}
+	for _, list := range []string{"a,", ",a", "a,,b", " ", "a, "} {
+		if err := new(tlsFiles).allow(list); err == nil || !strings.Contains(err.Error(), "-web.tls-allowed-names") {
+			t.Errorf("-web.tls-allowed-names %q: %v", list, err)
+		}
 	}
 }
 
@@ -562,8 +588,8 @@ func TestTLSFilesAreChecked(t *testing.T) {
 		"CA without a cert": {newFiles("server.crt", "server.key", "ca.key"), []string{"-web.tls-client-ca", "ca.key", "no certificate"}},
 		"CA expired":        {newFiles("server.crt", "server.key", "old.crt"), []string{"-web.tls-client-ca", "old.crt", "expired at"}},
 	} {
-		_, err := newKeeper(c.files, newMetrics(""), slog.New(slog.DiscardHandler), time.Now())
-		if (err == nil) != (c.want == nil) || err != nil && (!errors.Is(err, errConfig) || strings.Contains(err.Error(), "\n")) {
+		err := newKeeper(c.files, newMetrics(""), slog.New(slog.DiscardHandler)).Load(time.Now())
+		if (err == nil) != (c.want == nil) || errors.Is(err, errConfig) || err != nil && strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", name, err)
 		}
 		for _, word := range c.want {
@@ -574,7 +600,9 @@ func TestTLSFilesAreChecked(t *testing.T) {
 	}
 	must(t, os.Chmod(filepath.Join(dir, "server.key"), 0o644))
 	out := new(lockedBuffer)
-	if _, err := newKeeper(newFiles("server.crt", "server.key", "ca.crt"), newMetrics(""), slog.New(newLineLog(out, slog.LevelInfo)), time.Now()); err != nil || !strings.Contains(out.String(), "chmod o=") {
+	log := slog.New(newLineLog(out, slog.LevelInfo))
+	open := newKeeper(newFiles("server.crt", "server.key", "ca.crt"), newMetrics(""), log)
+	if err := open.Load(time.Now()); err != nil || !strings.Contains(out.String(), "chmod o=") {
 		t.Errorf("an open key: %v; the log is %s", err, out)
 	}
 }

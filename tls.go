@@ -11,9 +11,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -42,6 +44,21 @@ func (f *tlsFiles) validate() error {
 		return fmt.Errorf("%s without %s: mutual TLS needs all three", strings.Join(given, " and "), strings.Join(missing, " and "))
 	case len(given) == 0 && len(f.allowed) > 0:
 		return errors.New("-web.tls-allowed-names needs -web.tls-cert, -web.tls-key and -web.tls-client-ca")
+	}
+	return nil
+}
+
+// allow reads the list of names. An empty one, which a trailing comma makes, is an error: it would match a certificate
+// that has no common name.
+func (f *tlsFiles) allow(list string) error {
+	if list == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			return fmt.Errorf("-web.tls-allowed-names: there is an empty name in %q", list)
+		}
+		f.allowed = append(f.allowed, name)
 	}
 	return nil
 }
@@ -158,6 +175,7 @@ func (f *tlsFiles) verifyName(state tls.ConnectionState) error {
 	return fmt.Errorf("client certificate with the names %q has none of -web.tls-allowed-names", names)
 }
 
+// certificateNames lists the names that there are: a common name that is missing is none.
 func certificateNames(c *x509.Certificate) []string {
 	names := append([]string{c.Subject.CommonName}, c.DNSNames...)
 	for _, uri := range c.URIs {
@@ -166,7 +184,7 @@ func certificateNames(c *x509.Certificate) []string {
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
-	return names
+	return slices.DeleteFunc(names, func(name string) bool { return strings.TrimSpace(name) == "" })
 }
 
 // certificateCheck is how often the files are looked at: a replaced pair is in use within two of these.
@@ -183,22 +201,28 @@ type keeper struct {
 	told    bool     // and the log says so
 }
 
-// newKeeper reads and checks the files; an error is the operator's to mend.
-func newKeeper(files tlsFiles, m *metrics, log *slog.Logger, now time.Time) (*keeper, error) {
-	k := &keeper{files: files, m: m, log: log}
+func newKeeper(files tlsFiles, m *metrics, log *slog.Logger) *keeper {
+	return &keeper{files: files, m: m, log: log}
+}
+
+// Load reads and checks the files for the first time. An error is the operator's to mend, or the clock's: nothing is in
+// force until there is none.
+func (k *keeper) Load(now time.Time) error {
+	files := &k.files
 	content, err := files.read()
 	if err == nil {
 		err = k.use(content, now)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errConfig, err)
+		return err
 	}
 	if info, err := os.Stat(files.key); err == nil && info.Mode().Perm()&0o007 != 0 {
-		log.Warn("the TLS key is open to every user of this machine", "file", files.key, "mode", fs.FormatFileInfo(info)[:10], "remedy", "chmod o= "+files.key)
+		k.log.Warn("the TLS key is open to every user of this machine", "file", files.key,
+			"mode", fs.FormatFileInfo(info)[:10], "remedy", "chmod o= "+files.key)
 	}
-	m.tlsNotAfter.Add("", &m.tlsExpiry)
-	m.tlsReloadOK.Set(1)
-	return k, nil
+	k.m.tlsNotAfter.Add("", &k.m.tlsExpiry)
+	k.m.tlsReloadOK.Set(1)
+	return nil
 }
 
 func (k *keeper) use(content pemFiles, now time.Time) error {
@@ -212,23 +236,31 @@ func (k *keeper) use(content pemFiles, now time.Time) error {
 	return nil
 }
 
-// Config is for a listener: each connection gets the configuration in force.
+// Config is for a listener: each connection gets the configuration in force, and none without one.
 func (k *keeper) Config() *tls.Config {
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current.Load(), nil },
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if c := k.current.Load(); c != nil {
+				return c, nil
+			}
+			return nil, errors.New("there is no usable certificate yet")
+		},
 	}
 }
 
-// Watch takes up replaced files, at once when reload says so (SIGHUP) and by itself within three checks, until ctx ends.
-func (k *keeper) Watch(ctx context.Context, reload <-chan os.Signal) {
+// Watch takes up replaced files, at once after SIGHUP and by itself within three checks, until ctx ends.
+func (k *keeper) Watch(ctx context.Context) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	ticker := time.NewTicker(certificateCheck)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-reload:
+		case <-hangup:
 			k.reload(time.Now(), true)
 		case <-ticker.C:
 			k.reload(time.Now(), false)

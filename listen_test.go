@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// newFullSocket makes a unix socket whose listener lives and takes nobody more: its queue is full.
+func newFullSocket(t *testing.T) (path string, leave func()) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "full.sock")
+	open := func() int {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		must(t, err)
+		t.Cleanup(func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR); unix.Close(fd) })
+		return fd
+	}
+	listener := open()
+	must(t, unix.Bind(listener, &unix.SockaddrUnix{Name: path}))
+	must(t, unix.Listen(listener, 0))
+	for err := error(nil); err == nil; {
+		if err = unix.Connect(open(), &unix.SockaddrUnix{Name: path}); err != nil && !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+	}
+	return path, func() { must(t, unix.Shutdown(listener, unix.SHUT_RDWR)) }
+}
+
+// TestLiveSocketIsNeverRemoved: only a socket that refuses connections is left over from a crash.
+func TestLiveSocketIsNeverRemoved(t *testing.T) {
+	exists := func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	}
+	full, leave := newFullSocket(t)
+	removeStale(full)
+	if !exists(full) {
+		t.Fatal("the socket of a listener with a full queue was removed")
+	}
+	datagrams := filepath.Join(t.TempDir(), "datagrams.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: datagrams}))
+	removeStale(datagrams)
+	if !exists(datagrams) {
+		t.Error("a live socket of another type was removed")
+	}
+	leave()
+	removeStale(full)
+	if exists(full) {
+		t.Error("a socket whose listener has gone is still there")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	removeStale(file)
+	if !exists(file) {
+		t.Error("a file that is no socket was removed")
+	}
+}

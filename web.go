@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The metrics server's life. Port sync needs none of it: a port that is taken, a host that does not resolve, a
+// certificate that is not valid yet is said in the log and in health, and tried again until it works.
+
+const (
+	firstRetry   = 250 * time.Millisecond
+	lastRetry    = 10 * time.Second
+	listingGrace = time.Second // so long the server waits for the first listing of links to be asked for
+)
+
+// web opens and serves what the flags name, each listener for itself.
+type web struct {
+	server *server
+	keep   *keeper // nil: plain HTTP
+	doors  []door
+	health *health
+	log    *slog.Logger
+	after  func(time.Duration) <-chan time.Time
+
+	mu       sync.Mutex
+	troubles map[string]string // what does not work, and why
+}
+
+// startWeb has the metrics served as soon as that can be, and returns at once. stop lets requests under way finish.
+func startWeb(
+	ctx context.Context, o *options, sockets []inherited, m *metrics, status *health, log *slog.Logger,
+) (stop func()) {
+	w := &web{health: status, log: log, after: time.After, troubles: make(map[string]string)}
+	w.doors = doors(&o.listen, sockets)
+	if o.tls.enabled() {
+		w.keep = newKeeper(o.tls, m, log)
+	}
+	w.server = newServer(m, status, log, w.keep)
+	if len(w.doors) > 0 {
+		go w.run(ctx)
+	}
+	return w.server.Drain
+}
+
+// run waits its turn: the links are listed first. But a kernel that does not take the request is a reason to be there
+// for those who want to know why. With TLS flags nothing listens before the files are good, so nothing is ever served
+// in plain.
+func (w *web) run(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-w.health.begun:
+	case <-w.after(listingGrace):
+	}
+	if w.keep != nil {
+		if !w.until(ctx, "the TLS files", func(func()) error { return w.keep.Load(time.Now()) }) {
+			return
+		}
+		go w.keep.Watch(ctx)
+	}
+	for _, d := range w.doors {
+		go w.until(ctx, d.name, func(works func()) error { return w.serve(ctx, &d, works) })
+	}
+}
+
+// serve opens a door and serves until the server is drained, which is no error.
+func (w *web) serve(ctx context.Context, d *door, works func()) error {
+	opening, cancel := context.WithTimeout(ctx, lastRetry)
+	l, err := d.open(opening)
+	cancel()
+	if err != nil {
+		return err
+	}
+	works()
+	if w.keep == nil && exposed(l) {
+		w.log.Warn("the metrics are served without TLS to everyone who reaches this address", "address", l.Addr().String(),
+			"remedy", "-web.tls-cert, -web.tls-key and -web.tls-client-ca, or a loopback address")
+	}
+	return w.server.Serve(l)
+}
+
+// until tries something until it works: after growing pauses, and at once after SIGHUP. What takes long says by works()
+// that it does, and may fail later. false: ctx has ended.
+func (w *web) until(ctx context.Context, what string, try func(works func()) error) bool {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	pause := firstRetry
+	works := func() { pause = firstRetry; w.settled(what) }
+	for {
+		err := try(works)
+		if err == nil {
+			works()
+			return true
+		}
+		w.failed(what, err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-hangup:
+			pause = firstRetry
+		case <-w.after(pause):
+			pause = min(2*pause, lastRetry)
+		}
+	}
+}
+
+// failed notes why something does not work. The log says it once: a reason may be another one at every try.
+func (w *web) failed(what string, why error) {
+	w.mu.Lock()
+	_, known := w.troubles[what]
+	w.troubles[what] = why.Error()
+	w.tell()
+	w.mu.Unlock()
+	if !known {
+		w.log.Error("the metrics are not served as the flags say; it is tried again, and ports are synchronized meanwhile",
+			"what", what, "err", why)
+	}
+}
+
+// settled notes that it works.
+func (w *web) settled(what string) {
+	w.mu.Lock()
+	_, known := w.troubles[what]
+	delete(w.troubles, what)
+	w.tell()
+	w.mu.Unlock()
+	if known {
+		w.log.Log(ctxNone, levelNotice, "the metrics server has what it lacked", "what", what)
+	}
+}
+
+// tell gives health all reasons. The caller holds the lock.
+func (w *web) tell() {
+	var reasons []string
+	for _, what := range slices.Sorted(maps.Keys(w.troubles)) {
+		reasons = append(reasons, w.troubles[what])
+	}
+	reason := strings.Join(reasons, "; ")
+	w.health.web.Store(&reason)
+}
