@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -159,3 +160,14 @@ func (s *script) command(ctx context.Context, name, body string, keys []string, 
 
 // intOf is the integer that a command was answered with.
 func intOf(c redis.Cmder) int64 { return c.(*redis.IntCmd).Val() }
+
+// texts are the fields found, - for one that was not there.
+func texts(found []any) (texts []string) {
+	for _, f := range found {
+		if f == nil {
+			f = "-"
+		}
+		texts = append(texts, fmt.Sprint(f))
+	}
+	return texts
+}

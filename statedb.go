@@ -133,17 +133,6 @@ func (d *sonicDB) keyInState(w *portWrite) string {
 	return w.stateKey
 }
 
-// texts are the fields found, - for one that was not there.
-func texts(found []any) (texts []string) {
-	for _, f := range found {
-		if f == nil {
-			f = "-"
-		}
-		texts = append(texts, fmt.Sprint(f))
-	}
-	return texts
-}
-
 func upDown(up bool) string {
 	if up {
 		return "up"
