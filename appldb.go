@@ -9,10 +9,11 @@ import (
 
 // APPL_DB's PORT_TABLE: the producer's side of its protocol, the signals, and what a start finds there.
 
-// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded number of
-// keys a notification, so each key that was not waiting already gets a notification of its own. The fields come before the key set: a key without
-// fields would be a deletion. KEYS: the key set, the channel, then each port's pending hash. ARGV: for each port its name, the number of
-// strings that follow, and these: field, value, field, value… It returns the names of the ports whose pending hash is of another type.
+// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded
+// number of keys a notification, so each key that was not waiting already gets a notification of its own. The fields
+// come before the key set: a key without fields would be a deletion. KEYS: the key set, the channel, then each port's
+// pending hash. ARGV: for each port its name, the number of strings that follow, and these: field, value, field, value…
+// It returns the names of the ports whose pending hash is of another type.
 var producerSet = newScript(`
 local at, refused = 1, {}
 for i = 3, #KEYS do
@@ -58,8 +59,9 @@ func (d *sonicDB) signalKeys(signal string) []any {
 	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
 }
 
-// recountSignal sends PortConfigDone again, but only to an APPL_DB that has it: alone it would hide from us, and from everybody, that the ports were lost.
-// KEYS: the key set, the channel, the signal as a consumer has it, and on its way there. ARGV: the signal, its fields. It returns 1 if it did.
+// recountSignal sends PortConfigDone again, but only to an APPL_DB that has it: alone it would hide from us, and from
+// everybody, that the ports were lost. KEYS: the key set, the channel, the signal as a consumer has it, and on its way
+// there. ARGV: the signal, its fields. It returns 1 if it did.
 var recountSignal = newScript(`
 if redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then return 0 end
 redis.call('HSET', KEYS[4], unpack(ARGV, 2))
@@ -91,13 +93,14 @@ func (d *sonicDB) signalConfig(ctx context.Context, count int) error {
 	return err
 }
 
-// readings is how often CONFIG_DB is read while ports are being announced: as often as it changes meanwhile, but no oftener.
+// readings is how often CONFIG_DB is read while ports are being announced: as often as it changes meanwhile, but no
+// oftener.
 const readings = 8
 
-// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number, and returns them. They are read at that moment, and
-// again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. Where CONFIG_DB
-// has no ports, and does not say that it is complete, the fallback serves if there is one. Before anything else it writes down which interfaces are
-// old.
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number, and returns them. They
+// are read at that moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our
+// words in APPL_DB, and overwrites them with its own. Where CONFIG_DB has no ports, and does not say that it is
+// complete, the fallback serves if there is one. Before anything else it writes down which interfaces are old.
 func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error) {
 	if err := d.recordOld(ctx, old); err != nil {
 		return nil, err

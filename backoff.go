@@ -12,7 +12,8 @@ const (
 	lastPause  = time.Second
 )
 
-// random gives a number below n, which is positive; nil is the library's. A simulation has its own, so that a seed decides a run.
+// random gives a number below n, which is positive; nil is the library's. A simulation has its own, so that a seed
+// decides a run.
 type random func(n int64) int64
 
 func (r random) below(n int64) int64 {
@@ -22,8 +23,8 @@ func (r random) below(n int64) int64 {
 	return r(n)
 }
 
-// backoff gives growing pauses from firstPause to lastPause, with jitter so that many daemons do not come back in step. The zero value
-// begins with the first.
+// backoff gives growing pauses from firstPause to lastPause, with jitter so that many daemons do not come back in step.
+// The zero value begins with the first.
 type backoff struct{ tries int }
 
 func (b *backoff) next(r random) time.Duration {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// comparison is the look at kernel, APPL_DB and STATE_DB that happens now and then, and after everything that makes our view of them
-// doubtful: what is still to be compared, what was found wrong, and who fights us over it.
+// comparison is the look at kernel, APPL_DB and STATE_DB that happens now and then, and after everything that makes our
+// view of them doubtful: what is still to be compared, what was found wrong, and who fights us over it.
 type comparison struct {
 	m        *metrics
 	log      *slog.Logger
@@ -115,8 +115,8 @@ func (c *comparison) forget(p *port) {
 	c.waiting = without(c.waiting, p)
 }
 
-// judge says what came out for one port's write. gone says that the port has no interface; begun, that entries from before a warm start
-// are still being sorted out: to remove those is no repair.
+// judge says what came out for one port's write. gone says that the port has no interface; begun, that entries from
+// before a warm start are still being sorted out: to remove those is no repair.
 func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) {
 	row := c.rows.of(p)
 	believed := row.believed
@@ -146,8 +146,8 @@ func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) {
 	}
 }
 
-// repair counts and logs one repair. A dozen of the same port in a row are a fight: it is said once, and the port is left alone for longer and
-// longer.
+// repair counts and logs one repair. A dozen of the same port in a row are a fight: it is said once, and the port is
+// left alone for longer and longer.
 func (c *comparison) repair(p *port, kind *counter, what, found, right string) {
 	kind.Inc()
 	c.repairs++
@@ -157,15 +157,16 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) {
 	case row.repairs < fightAfter:
 		c.log.Warn("repaired: "+what, "port", p.name, "found", found, "right", right)
 	case row.repairs == fightAfter:
-		c.log.Error("another program keeps changing this port's entry: repairing it less and less often", "port", p.name, "found", found, "right", right)
+		c.log.Error("another program keeps changing this port's entry: repairing it less and less often",
+			"port", p.name, "found", found, "right", right)
 		row.rest = 1
 	default:
 		row.rest = restOf(row.repairs)
 	}
 }
 
-// restOf is how many comparisons a port sits out after so many repairs in a row: doubling, up to restAtMost. The count has no end, and a
-// shift by it would.
+// restOf is how many comparisons a port sits out after so many repairs in a row: doubling, up to restAtMost. The count
+// has no end, and a shift by it would.
 func restOf(repairs int) int {
 	rest := 1
 	for range min(repairs-fightAfter, restAtMost) {

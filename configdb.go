@@ -52,9 +52,10 @@ func (l logSettings) filled() logSettings {
 	return l
 }
 
-// readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is complete, DEVICE_METADATA's
-// switch_type, the timer of a warm restart, the log's settings, and each port's key with its fields; a key that is no hash gives an empty string for
-// its fields. KEYS: the four keys in this order. ARGV: the pattern of the ports' keys.
+// readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
+// complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
+// its fields; a key that is no hash gives an empty string for its fields. KEYS: the four keys in this order. ARGV: the
+// pattern of the ports' keys.
 var readConfig = newScript(`
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
@@ -74,10 +75,11 @@ return out
 // configHead is how many answers of readConfig come before the ports.
 const configHead = 5
 
-// Load reads CONFIG_DB. It may still be filled, or be filled again, by others: errConfigLoading. Where nothing ever said that it is complete, it is
-// taken as it is.
+// Load reads CONFIG_DB. It may still be filled, or be filled again, by others: errConfigLoading. Where nothing ever
+// said that it is complete, it is taken as it is.
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
-	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName), d.configKey(loggerTable, appName)}
+	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName),
+		d.configKey(loggerTable, appName)}
 	out, err := readConfig.run(ctx, d.m, d.config, keys, d.configKey(portConfigTable, "*")).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)

@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// courier is the way from the loop to the databases: one errand at a time on a goroutine of its own, so that link intake never waits for a
-// Redis; pauses between tries; and who does not answer.
+// courier is the way from the loop to the databases: one errand at a time on a goroutine of its own, so that link
+// intake never waits for a Redis; pauses between tries; and who does not answer.
 type courier struct {
 	m      *metrics
 	log    *slog.Logger
@@ -24,7 +24,8 @@ type courier struct {
 	told   bool                  // the log says that CONFIG_DB is being loaded
 }
 
-// errand is one of the kinds of work for the databases. Each has its own pauses: CONFIG_DB's trouble does not delay what is written to STATE_DB.
+// errand is one of the kinds of work for the databases. Each has its own pauses: CONFIG_DB's trouble does not delay
+// what is written to STATE_DB.
 type errand int
 
 const (
@@ -32,6 +33,9 @@ const (
 	flushErrand               // APPL_DB and STATE_DB
 	lookErrand                // CONFIG_DB, and PortConfigDone to APPL_DB
 )
+
+// lookRest is the time between two looks at CONFIG_DB: whoever changes many ports causes many events.
+const lookRest = 20 * time.Millisecond
 
 var errands = [...]errand{startErrand, flushErrand, lookErrand}
 
@@ -95,8 +99,8 @@ func (c *courier) trouble() error {
 	return nil
 }
 
-// learn takes in an errand's outcome. An outage is said once, when it begins and when it has ended; back tells that it has, and what is known of
-// the databases' content is then in doubt.
+// learn takes in an errand's outcome. An outage is said once, when it begins and when it has ended; back tells that it
+// has, and what is known of the databases' content is then in doubt.
 func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 	try := &c.tries[e]
 	if errors.Is(err, errConfigLoading) {
@@ -108,6 +112,9 @@ func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 		try.notBefore = now.Add(try.pauses.next(c.random))
 	} else if err == nil {
 		try.pauses, try.notBefore = backoff{}, time.Time{}
+		if e == lookErrand {
+			try.notBefore = now.Add(lookRest)
+		}
 		if e != flushErrand {
 			c.told = false
 		}

@@ -6,9 +6,11 @@ import (
 	"time"
 )
 
-// What the mirror has done in the databases: each errand is carried out by the courier, and its outcome taken in by the loop.
+// What the mirror has done in the databases: each errand is carried out by the courier, and its outcome taken in by the
+// loop.
 
-// do sends job by the courier, and then calls done with its error on the loop, after learning from it whether the databases answer.
+// do sends job by the courier, and then calls done with its error on the loop, after learning from it whether the
+// databases answer.
 func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
 	s.courier.send(s.work, job, func(err error) {
 		if errors.Is(err, errConfig) {
@@ -72,7 +74,8 @@ func (s *mirror) followLogger(l logSettings) {
 	s.logger = l
 }
 
-// decide is where the start knows enough: what becomes of the interfaces that existed before, and whether ports and signals are announced.
+// decide is where the start knows enough: what becomes of the interfaces that existed before, and whether ports and
+// signals are announced.
 func (s *mirror) decide() {
 	c, f := s.start.known()
 	mode := s.start.mode(s.options.old)
@@ -90,8 +93,8 @@ func (s *mirror) decide() {
 		s.forget(p)
 	}
 	s.restore()
-	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why, "old", len(s.links.leftovers()),
-		"announce", mode.announce, "warm", f.warm, "keyspace_events", f.events)
+	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why,
+		"old", len(s.links.leftovers()), "announce", mode.announce, "warm", f.warm, "keyspace_events", f.events)
 	if mode.announce {
 		s.start.on(toAnnounce)
 		return
@@ -145,7 +148,8 @@ func (s *mirror) announce() {
 	})
 }
 
-// setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only warnings (rule 5).
+// setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only
+// warnings (rule 5).
 func (s *mirror) setOldDown() {
 	old := s.links.leftovers()
 	if len(old) == 0 {
@@ -168,7 +172,8 @@ func (s *mirror) beside(fn func()) {
 	go fn()
 }
 
-// publish is where link messages reach STATE_DB from. What the run before left there is compared, and the databases' events are followed.
+// publish is where link messages reach STATE_DB from. What the run before left there is compared, and the databases'
+// events are followed.
 func (s *mirror) publish() {
 	s.links.all(s.outbox.touch)
 	if s.watching {
@@ -240,8 +245,8 @@ func (s *mirror) lostSignals() {
 // checkInterval is how often APPL_DB is asked when its server sends no events.
 const checkInterval = time.Second
 
-// checkAppl is the view of APPL_DB when its server sends no events: ports believed to be there are counted, and those that
-// have an interface and were not found are asked for again. It returns how long that is not due.
+// checkAppl is the view of APPL_DB when its server sends no events: ports believed to be there are counted, and those
+// that have an interface and were not found are asked for again. It returns how long that is not due.
 func (s *mirror) checkAppl(now time.Time) time.Duration {
 	if _, facts := s.start.known(); facts.events {
 		return beatInterval
@@ -270,7 +275,8 @@ func (s *mirror) flush(signal bool) {
 	f := s.outbox.send(now)
 	f.initDone, f.warm = signal, s.warm.owes()
 	f.list, f.signals = s.compare.ask()
-	s.do(flushErrand, func(ctx context.Context) error { return s.db.Flush(ctx, f) }, func(err error) { s.flushed(f, err) })
+	send := func(ctx context.Context) error { return s.db.Flush(ctx, f) }
+	s.do(flushErrand, send, func(err error) { s.flushed(f, err) })
 }
 
 // flushed takes in what came of a flush.

@@ -9,8 +9,8 @@ import (
 
 // A flush: one round trip to each database for everything that is to be written or asked.
 
-// Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to it, and not one port's
-// key alone.
+// Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to
+// it, and not one port's key alone.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	f.refused, f.missing, f.listed, f.signalsGone = nil, false, nil, false
 	for _, w := range f.writes {

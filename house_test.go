@@ -19,7 +19,8 @@ import (
 	"testing"
 )
 
-// How the house is built, as DESIGN and CONTRIBUTING.md draw it: who owns what, and who may call whom. These tests read the daemon's source.
+// How the house is built, as DESIGN and CONTRIBUTING.md draw it: who owns what, and who may call whom. These tests read
+// the daemon's source.
 
 // house is the daemon's source with its types.
 type house struct {
@@ -32,7 +33,8 @@ type house struct {
 // readHouse type-checks the daemon against what the compiler knows of the packages that it imports.
 func readHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{set: token.NewFileSet(), info: types.Info{Uses: map[*ast.Ident]types.Object{}, Selections: map[*ast.SelectorExpr]*types.Selection{}}}
+	h := &house{set: token.NewFileSet(), info: types.Info{Uses: map[*ast.Ident]types.Object{},
+		Selections: map[*ast.SelectorExpr]*types.Selection{}}}
 	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", ".").Output()
 	must(t, err)
 	exports := map[string]string{}
@@ -50,7 +52,8 @@ func readHouse(t *testing.T) *house {
 		must(t, err)
 		h.files = append(h.files, file)
 	}
-	config := types.Config{Importer: importer.ForCompiler(h.set, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })}
+	open := func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }
+	config := types.Config{Importer: importer.ForCompiler(h.set, "gc", open)}
 	h.pkg, err = config.Check("main", h.set, h.files, &h.info)
 	must(t, err)
 	return h
@@ -171,7 +174,8 @@ func TestFilesFunctionsAndLinesStayReadable(t *testing.T) {
 		number := 0
 		for line := range strings.Lines(string(text)) {
 			number++
-			if n := len([]rune(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "    "))); n > lineColumns && name != "metrics.go" {
+			if n := len([]rune(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "    "))); n > lineColumns &&
+				name != "metrics.go" {
 				t.Errorf("%s:%d has %d columns", name, number, n)
 			}
 		}
@@ -180,7 +184,8 @@ func TestFilesFunctionsAndLinesStayReadable(t *testing.T) {
 			if !isFunc {
 				continue
 			}
-			if n := h.set.Position(f.End()).Line - h.set.Position(f.Pos()).Line + 1; n > functionLong && f.Name.Name != "newMetrics" {
+			if n := h.set.Position(f.End()).Line - h.set.Position(f.Pos()).Line + 1; n > functionLong &&
+				f.Name.Name != "newMetrics" {
 				t.Errorf("%s: %s has %d lines", name, f.Name.Name, n)
 			}
 		}

@@ -19,8 +19,8 @@ type watcher struct {
 	pings     <-chan struct{}   // when to ask the servers whether they are there
 }
 
-// keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy switch wake nobody. It keeps
-// its own set of the ports that APPL_DB has.
+// keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy
+// switch wake nobody. It keeps its own set of the ports that APPL_DB has.
 type keyFilter struct {
 	w       watcher
 	applKey string // the channel of a port's key in APPL_DB, up to the port's name
@@ -39,8 +39,8 @@ func (f *keyFilter) ports() string { return f.applKey + "*" }
 // tell sets who is told.
 func (f *keyFilter) tell(w watcher) { f.w = w }
 
-// doubt forgets whether a port exists. It comes before APPL_DB is asked: what the answer misses is then told as an event, whatever was
-// told before (a database that is flushed sends none).
+// doubt forgets whether a port exists. It comes before APPL_DB is asked: what the answer misses is then told as an
+// event, whatever was told before (a database that is flushed sends none).
 func (f *keyFilter) doubt(port string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

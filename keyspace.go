@@ -12,8 +12,8 @@ import (
 
 // Keyspace events: what others do to the databases, heard at once where the server tells.
 
-// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask counts
-// as one that does not.
+// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask
+// counts as one that does not.
 func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
 	get := redis.NewStringSliceCmd(ctx, "config", "get", "notify-keyspace-events")
 	_ = pipeline(ctx, d.m, c, []redis.Cmder{get})
@@ -25,13 +25,14 @@ func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
 		(strings.Contains(set[1], "A") || strings.Contains(set[1], "h") && strings.Contains(set[1], "g"))
 }
 
-// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd. Databases of one server
-// share a subscription.
+// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd.
+// Databases of one server share a subscription.
 func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	filter := d.filter
 	filter.tell(w)
 	ports := filter.ports()
-	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
+	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")),
+		keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
 	var followed sync.WaitGroup
 	var subs []*redis.PubSub
 	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
@@ -60,9 +61,11 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	followed.Wait()
 }
 
-// follow reads a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of its patterns are
-// confirmed. One that is silent for long, although it is pinged at every beat, is asked once more before it counts as broken.
-func (d *sonicDB) follow(ctx context.Context, sub *redis.PubSub, patterns int, connected func(bool, error), event func(channel, payload string)) {
+// follow reads a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of
+// its patterns are confirmed. One that is silent for long, although it is pinged at every beat, is asked once more
+// before it counts as broken.
+func (d *sonicDB) follow(ctx context.Context, sub *redis.PubSub, patterns int, connected func(bool, error),
+	event func(channel, payload string)) {
 	defer sub.Close()
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer stop()

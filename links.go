@@ -13,22 +13,25 @@ import (
 
 // What the kernel says of its links: SONIC.md, "Which link messages count".
 
-// linkTable knows the ports by name and their interfaces by ifindex, as the kernel last told of them, and which interfaces are left-overs of the
-// switch software's previous run. It decides what a message means; what follows from that is the syncer's business.
+// linkTable knows the ports by name and their interfaces by ifindex, as the kernel last told of them, and which
+// interfaces are left-overs of the switch software's previous run. It decides what a message means; what follows from
+// that is the syncer's business.
 type linkTable struct {
 	globs globs // which links are ports; nil: SONiC's rule
 	m     *metrics
 	log   *slog.Logger
 
-	ports   map[string]*port
-	slots   []*port // by slot, nil: free. Whoever goes through all ports does so in this order: none may depend on a map's.
-	free    []int   // slots
+	ports map[string]*port
+	// by slot, nil: free. Whoever goes through all ports does so in this order: none may depend on a map's.
+	slots   []*port
+	free    []int // slots
 	rows    rows[linkRow]
 	byIndex map[int32]*port
 	flaps   map[string]uint64 // of ports that were forgotten, for their return
 
-	old      map[int32]string   // left-over interfaces and their names, rule 5
-	existing map[int32]string   // until that is decided: Ethernet* interfaces that were there before the subscription was
+	old map[int32]string // left-over interfaces and their names, rule 5
+	// until that is decided: Ethernet* interfaces that were there before the subscription was
+	existing map[int32]string
 	created  map[int32]struct{} // until then: interfaces that came into being since
 }
 
@@ -54,8 +57,9 @@ type heard struct {
 
 func newLinkTable(g globs, m *metrics, log *slog.Logger) *linkTable {
 	return &linkTable{
-		globs: g, m: m, log: log, ports: make(map[string]*port), byIndex: make(map[int32]*port), flaps: make(map[string]uint64),
-		old: make(map[int32]string), existing: make(map[int32]string), created: make(map[int32]struct{}),
+		globs: g, m: m, log: log, ports: make(map[string]*port), byIndex: make(map[int32]*port),
+		flaps: make(map[string]uint64),
+		old:   make(map[int32]string), existing: make(map[int32]string), created: make(map[int32]struct{}),
 	}
 }
 
@@ -88,15 +92,15 @@ func (t *linkTable) line(m *linkMessage, at time.Time) heard {
 	return t.linked(m, at)
 }
 
-// aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor that a link
-// has left a bridge or a LAG (rule 2).
+// aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor
+// that a link has left a bridge or a LAG (rule 2).
 func aboutDevice(m *linkMessage) bool {
 	return m.family == unix.AF_UNSPEC && (!m.deleted || m.master == 0)
 }
 
-// noteExisting tells interfaces that were there before the subscription from those that came since, until it is decided which are old: the
-// kernel says of a message whether it is about a new link. One that is about an old interface's ifindex says that the old one is gone, or
-// never was: a listing may be ahead of the message.
+// noteExisting tells interfaces that were there before the subscription from those that came since, until it is decided
+// which are old: the kernel says of a message whether it is about a new link. One that is about an old interface's
+// ifindex says that the old one is gone, or never was: a listing may be ahead of the message.
 func (t *linkTable) noteExisting(m *linkMessage) {
 	if m.created {
 		delete(t.old, m.index)
@@ -154,8 +158,8 @@ func (t *linkTable) isPort(name []byte) bool {
 	return false
 }
 
-// linked carries out what a message about an existing link implies: a new interface, a rename, a name taken over by another interface, or
-// just another state. Without a port the name is no port's (any more).
+// linked carries out what a message about an existing link implies: a new interface, a rename, a name taken over by
+// another interface, or just another state. Without a port the name is no port's (any more).
 func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
 	p := t.byIndex[m.index]
 	if p != nil && p.name != string(m.name) {
@@ -183,7 +187,8 @@ func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
 // link gives a port the interface that a message is about.
 func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	row := t.rows.of(p)
-	*row = linkRow{index: m.index, hasCarrier: m.hasCarrier, carrierDown: m.carrierDown, upSeen: m.flags&unix.IFF_RUNNING != 0}
+	*row = linkRow{index: m.index, hasCarrier: m.hasCarrier, carrierDown: m.carrierDown,
+		upSeen: m.flags&unix.IFF_RUNNING != 0}
 	t.byIndex[m.index] = p
 	t.m.showLink(p.series)
 	t.m.portsPresent.Set(float64(len(t.byIndex)))
@@ -191,8 +196,8 @@ func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	t.apply(p, stateOf(m), at)
 }
 
-// deleted handles a real RTM_DELLINK: the interface is gone from the kernel (rule 3). It is the port's own, or one that was never seen;
-// an earlier interface of a port that has a new one says nothing any more.
+// deleted handles a real RTM_DELLINK: the interface is gone from the kernel (rule 3). It is the port's own, or one that
+// was never seen; an earlier interface of a port that has a new one says nothing any more.
 func (t *linkTable) deleted(m *linkMessage) heard {
 	p := t.byIndex[m.index]
 	if p == nil {
@@ -282,8 +287,8 @@ func (t *linkTable) interfaceOf(p *port) (index int32, state portState) {
 	return row.index, row.state
 }
 
-// dropMissing takes their interfaces from the ports that a whole listing did not mention, and returns these ports: their deletions
-// were lost.
+// dropMissing takes their interfaces from the ports that a whole listing did not mention, and returns these ports:
+// their deletions were lost.
 func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port) {
 	t.all(func(p *port) {
 		if row := t.rows.of(p); row.index != 0 && !mentioned(row.index) {
@@ -299,8 +304,8 @@ func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port)
 	return gone
 }
 
-// decideOld carries out rule 5, once: the interfaces that isOld says are left-overs lose their ports, and are ignored from now on. It
-// returns these ports.
+// decideOld carries out rule 5, once: the interfaces that isOld says are left-overs lose their ports, and are ignored
+// from now on. It returns these ports.
 func (t *linkTable) decideOld(isOld func(index int32, name string) bool) (dismissed []*port) {
 	for index, name := range t.existing {
 		if isOld(index, name) {
@@ -335,14 +340,16 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	row.upSeen = row.upSeen || state.oper
 	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
-		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin), "oper", upDown(state.oper),
+		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
+			"oper", upDown(state.oper),
 			"mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp, "carrier_down", m.carrierDown)
 	}
 	if state == row.state {
 		return
 	}
 	if t.log.Enabled(ctxNone, slog.LevelInfo) {
-		t.log.Info("link changed", "port", p.name, "admin", upDown(state.admin), "oper", upDown(state.oper), "mtu", state.mtu)
+		t.log.Info("link changed", "port", p.name, "admin", upDown(state.admin), "oper", upDown(state.oper),
+			"mtu", state.mtu)
 	}
 	t.apply(p, state, at)
 }

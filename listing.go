@@ -2,8 +2,9 @@ package main
 
 import "time"
 
-// listing is the one listing of all links that may be under way, and the next one that is due: why, when, and which of its lines count.
-// A line can be older than a live message that is read before it, and after an overrun the queue holds messages older than what was lost.
+// listing is the one listing of all links that may be under way, and the next one that is due: why, when, and which of
+// its lines count. A line can be older than a live message that is read before it, and after an overrun the queue holds
+// messages older than what was lost.
 type listing struct {
 	m      *metrics
 	random random
@@ -25,7 +26,8 @@ type listing struct {
 }
 
 const (
-	patientListings = 5               // so many interrupted listings a start sits out before it makes do with what they and the live messages gave
+	// so many interrupted listings a start sits out before it makes do with what they and the live messages gave
+	patientListings = 5
 	calmAfter       = 5 * time.Second // so long without an overrun is the end of a storm
 )
 
@@ -51,8 +53,9 @@ func (l *listing) want(reason *counter, now time.Time, pause time.Duration) {
 	}
 }
 
-// lost asks for a listing because live messages were lost: at once, but in a storm of overruns after growing pauses. Any number of them
-// before it begins cause one. It tells whether this is the first overrun of a storm, which is worth a line in the log.
+// lost asks for a listing because live messages were lost: at once, but in a storm of overruns after growing pauses.
+// Any number of them before it begins cause one. It tells whether this is the first overrun of a storm, which is worth
+// a line in the log.
 func (l *listing) lost(now time.Time) (first bool) {
 	if now.Sub(l.lastLost) > calmAfter {
 		l.storm = backoff{}
@@ -104,7 +107,8 @@ func (l *listing) giveUp(now time.Time) bool {
 	return true
 }
 
-// hear notes a live message about a device: whatever rule it falls under, it is newer than any line of the same ifindex.
+// hear notes a live message about a device: whatever rule it falls under, it is newer than any line of the same
+// ifindex.
 func (l *listing) hear(index int32) {
 	if l.underWay {
 		l.news[index] = struct{}{}
@@ -135,8 +139,8 @@ func (l *listing) failed(now time.Time) time.Duration {
 	return pause
 }
 
-// done ends one. One that links changed under is completed by the live messages, but what it lacks may exist all the same: it is repeated
-// when things are calm.
+// done ends one. One that links changed under is completed by the live messages, but what it lacks may exist all the
+// same: it is repeated when things are calm.
 func (l *listing) done(interrupted bool, now time.Time) {
 	l.underWay = false
 	l.failures = backoff{}

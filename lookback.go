@@ -24,7 +24,8 @@ type startFacts struct {
 
 // LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
 func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
-	configDone, initDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...), redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
+	configDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...)
+	initDone := redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
 	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
 	if err := pipeline(ctx, d.m, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
 		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)

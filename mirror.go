@@ -29,8 +29,8 @@ type syncOptions struct {
 	random    random            // for jitter; nil: the library's
 }
 
-// mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each the only one to touch its
-// own; the mirror tells them what happened elsewhere.
+// mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
+// the only one to touch its own; the mirror tells them what happened elsewhere.
 type mirror struct {
 	options syncOptions
 	source  linkSource
@@ -63,10 +63,11 @@ type mirror struct {
 	failure         error // ends the loop
 }
 
-func newMirror(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health, log *slog.Logger,
-	now func() time.Time, post func(func())) mirror {
+func newMirror(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health,
+	log *slog.Logger, now func() time.Time, post func(func())) mirror {
 	return mirror{
-		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post, pings: make(chan struct{}, 1),
+		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
+		pings: make(chan struct{}, 1),
 		start: start{m: m, log: log}, links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
@@ -153,7 +154,8 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 	}
 }
 
-// listed notes the end of the initial update: the first listing was complete. From here on "not in the kernel" means gone.
+// listed notes the end of the initial update: the first listing was complete. From here on "not in the kernel" means
+// gone.
 func (s *mirror) listed(now time.Time) {
 	took := now.Sub(s.begun)
 	s.m.eoiuReached.Set(1)
@@ -190,8 +192,9 @@ func (s *mirror) malformed(err error) {
 	}
 }
 
-// advanceListing gives up a listing that does not end, begins one that is due, and returns how long there is nothing of either. None is begun while
-// messages wait (more): after an overrun those are older than what was lost, and must not pass for news that is newer than the listing.
+// advanceListing gives up a listing that does not end, begins one that is due, and returns how long there is nothing of
+// either. None is begun while messages wait (more): after an overrun those are older than what was lost, and must not
+// pass for news that is newer than the listing.
 func (s *mirror) advanceListing(now time.Time, more bool) time.Duration {
 	if s.listing.giveUp(now) {
 		s.log.Warn("the listing of all links does not end, asking for it again", "timeout", s.listing.within(0))
@@ -247,14 +250,16 @@ func (s *mirror) configure(names []string) {
 	}
 }
 
-// distrust is for databases that were away and may have come back with other content, or none: everything is asked and compared.
+// distrust is for databases that were away and may have come back with other content, or none: everything is asked and
+// compared.
 func (s *mirror) distrust() {
 	s.links.all(func(p *port) { s.outbox.doubt(p) })
 	s.compare.askAll()
 	s.start.wantLook(false)
 }
 
-// applChanged takes what is heard of a port's entry in APPL_DB. One that is not known is asked for when its interface appears.
+// applChanged takes what is heard of a port's entry in APPL_DB. One that is not known is asked for when its interface
+// appears.
 func (s *mirror) applChanged(c applChange) {
 	p := s.links.known(c.port)
 	if p == nil {
@@ -266,7 +271,8 @@ func (s *mirror) applChanged(c applChange) {
 	}
 }
 
-// watchChanged is told when the subscription to APPL_DB's events stands or breaks. What happened before it stood is not known.
+// watchChanged is told when the subscription to APPL_DB's events stands or breaks. What happened before it stood is not
+// known.
 func (s *mirror) watchChanged(connected bool, err error) {
 	switch {
 	case !connected:

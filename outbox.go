@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// outbox is what has yet to be written to STATE_DB: the ports whose entries may differ from what they should be, what is in flight, and since when
-// each change is known. It remembers what was acknowledged, so that the same state is not written twice, and forgets it where it is in doubt.
+// outbox is what has yet to be written to STATE_DB: the ports whose entries may differ from what they should be, what
+// is in flight, and since when each change is known. It remembers what was acknowledged, so that the same state is not
+// written twice, and forgets it where it is in doubt.
 type outbox struct {
 	m    *metrics
 	log  *slog.Logger
@@ -29,7 +30,8 @@ type outRow struct {
 	known   bool      // if that is known
 	del     deletion  // owed, before anything else
 	inAppl  bool      // APPL_DB has the port; false means unknown, and asked at the next write
-	doubts  uint32    // times that known or inAppl became doubtful: an answer to what was asked before does not count then
+	// times that known or inAppl became doubtful: an answer to what was asked before does not count then
+	doubts uint32
 
 	dirty, inFlight, resting bool
 	refused                  bool      // and the log says so
@@ -65,8 +67,8 @@ func (o *outbox) drop(p *port) {
 	o.markDirty(p)
 }
 
-// dismiss is for a port whose interface turned out to be a left-over: neither an entry nor a deletion is owed. It returns how many messages
-// of it were waiting.
+// dismiss is for a port whose interface turned out to be a left-over: neither an entry nor a deletion is owed. It
+// returns how many messages of it were waiting.
 func (o *outbox) dismiss(p *port) uint64 {
 	row := o.rows.of(p)
 	n := row.waiting.n
@@ -74,7 +76,8 @@ func (o *outbox) dismiss(p *port) uint64 {
 	return n
 }
 
-// suspect is for a port that has an entry, and neither an interface nor a deletion under way: the entry is stale if it is ours.
+// suspect is for a port that has an entry, and neither an interface nor a deletion under way: the entry is stale if it
+// is ours.
 func (o *outbox) suspect(p *port) {
 	if row := o.rows.of(p); !row.present && row.del == delNone && !row.inFlight {
 		row.del = delIfOurs
@@ -82,7 +85,8 @@ func (o *outbox) suspect(p *port) {
 	}
 }
 
-// note accounts for a link message of a port: processed now if nothing has to be written, else when the write is durable.
+// note accounts for a link message of a port: processed now if nothing has to be written, else when the write is
+// durable.
 func (o *outbox) note(p *port, at time.Time) {
 	row := o.rows.of(p)
 	if !row.dirty && !row.resting {
@@ -95,7 +99,8 @@ func (o *outbox) note(p *port, at time.Time) {
 	row.waiting.n++
 }
 
-// touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are not.
+// touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are
+// not.
 func (o *outbox) touch(p *port) {
 	if row := o.rows.of(p); row.inFlight || !o.inStep(row) {
 		o.markDirty(p)
@@ -114,8 +119,8 @@ func (o *outbox) markDirty(p *port) {
 	}
 }
 
-// doubt forgets what is known of a port: its entry is compared with what it should be, and APPL_DB asked. It tells whether the entry was
-// believed to be right.
+// doubt forgets what is known of a port: its entry is compared with what it should be, and APPL_DB asked. It tells
+// whether the entry was believed to be right.
 func (o *outbox) doubt(p *port) (wasRight bool) {
 	row := o.rows.of(p)
 	wasRight = row.known && !row.inFlight && o.inStep(row)
@@ -219,8 +224,8 @@ func (o *outbox) send(now time.Time) *flush {
 	return &o.work
 }
 
-// landed takes in what came of the flush, and returns the ports that were in it, until the next one is sent: what is acknowledged is
-// remembered, what is not is dirty again, and what was refused rests.
+// landed takes in what came of the flush, and returns the ports that were in it, until the next one is sent: what is
+// acknowledged is remembered, what is not is dirty again, and what was refused rests.
 func (o *outbox) landed(now time.Time) []*port {
 	if len(o.resting) == 0 {
 		o.refusal = nil
@@ -254,7 +259,8 @@ func (o *outbox) bounced(p *port, row *outRow, now time.Time) {
 	o.refusal = row.write.err
 	if !row.refused {
 		row.refused = true
-		o.log.Warn("a database refuses a port's entry, trying again; the other ports do not wait for it", "port", p.name, "err", row.write.err,
+		o.log.Warn("a database refuses a port's entry, trying again; the other ports do not wait for it",
+			"port", p.name, "err", row.write.err,
 			"remedy", "look at the key's type, and delete it if it is no hash")
 	}
 	if len(o.resting) == 0 {

@@ -1,6 +1,7 @@
 package main
 
-// port is one port: its name, its series, and a number under which every room keeps what it knows of it. What a room knows is nobody else's.
+// port is one port: its name, its series, and a number under which every room keeps what it knows of it. What a room
+// knows is nobody else's.
 type port struct {
 	name   string
 	slot   int // small, and another port's once this one is forgotten

@@ -18,8 +18,8 @@ import (
 
 // redisConn is the way to one database. *redisClient is the real one; the simulator has its own.
 type redisConn interface {
-	// Exec sends commands in one round trip. Each has its own answer or error afterwards; the error returned is that of the round trip, or
-	// the first command's.
+	// Exec sends commands in one round trip. Each has its own answer or error afterwards; the error returned is that of
+	// the round trip, or the first command's.
 	Exec(ctx context.Context, commands []redis.Cmder) error
 	// Subscribe follows channels by patterns, until the subscription is closed.
 	Subscribe(ctx context.Context, patterns ...string) *redis.PubSub
@@ -48,8 +48,10 @@ func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.
 const (
 	dbDialTimeout = time.Second
 	dbTimeout     = 2 * time.Second
-	poolSize      = 256  // never more than one connection is used; but after so many dials that failed the client would not dial for a second
-	pipelineLen   = 1024 // commands written before their answers are read
+	// never more than one connection is used; but after so many dials that failed the client would not dial for a
+	// second
+	poolSize    = 256
+	pipelineLen = 1024 // commands written before their answers are read
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
@@ -83,9 +85,11 @@ func connect(a dbAddress, m *metrics) redisConn {
 // errWrongType is a key of another type than the one that it should have: somebody else's.
 var errWrongType = errors.New("the key is of another type")
 
-// unavailable tells an error that concerns a server, or the way to it, from one that concerns a single key: one of another type than ours.
+// unavailable tells an error that concerns a server, or the way to it, from one that concerns a single key: one of
+// another type than ours.
 func unavailable(err error) bool {
-	return err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") && !errors.Is(err, errWrongType)
+	return err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, errWrongType) &&
+		!redis.HasErrorPrefix(err, "WRONGTYPE")
 }
 
 // account counts the commands of one round trip, its duration and its failure.
@@ -97,8 +101,8 @@ func account(m *metrics, start time.Time, commands int, err error) {
 	}
 }
 
-// pipeline sends commands, at most pipelineLen at a time, and returns the first error that makes the server unavailable. The answer to each, or that
-// its key was refused, is in the command itself.
+// pipeline sends commands, at most pipelineLen at a time, and returns the first error that makes the server
+// unavailable. The answer to each, or that its key was refused, is in the command itself.
 func pipeline(ctx context.Context, m *metrics, c redisConn, commands []redis.Cmder) error {
 	var first error
 	for part := range slices.Chunk(commands, pipelineLen) {
@@ -115,8 +119,8 @@ func pipeline(ctx context.Context, m *metrics, c redisConn, commands []redis.Cmd
 	return first
 }
 
-// blame gives a round trip's error to its commands if none of them has one. The client leaves them without when it could not get a
-// connection, and a command that was never sent must not pass for one that was answered with nothing.
+// blame gives a round trip's error to its commands if none of them has one. The client leaves them without when it
+// could not get a connection, and a command that was never sent must not pass for one that was answered with nothing.
 func blame(commands []redis.Cmder, err error) {
 	if err == nil {
 		return

@@ -61,7 +61,8 @@ type dbConfig struct {
 	} `json:"DATABASES"`
 }
 
-// readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that does not make sense gives errConfig.
+// readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that does not make sense
+// gives errConfig.
 func readDBConfig(path string) (*dbConfig, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

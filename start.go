@@ -21,7 +21,8 @@ const (
 	reannouncing                   // APPL_DB has lost the signals: announcing, while ports are published as before
 )
 
-var startStates = [...]string{"opening", "loading", "listing", "deciding", "announcing", "publishing", "complete", "reannouncing"}
+var startStates = [...]string{"opening", "loading", "listing", "deciding", "announcing", "publishing", "complete",
+	"reannouncing"}
 
 func (s startState) String() string { return startStates[s] }
 
@@ -38,8 +39,8 @@ const (
 	signalsLost
 )
 
-var startEvents = [...]string{"CONFIG_DB read", "links listed", "decided to announce", "decided to adopt", "PortConfigDone acknowledged",
-	"PortInitDone acknowledged", "APPL_DB lost PortConfigDone"}
+var startEvents = [...]string{"CONFIG_DB read", "links listed", "decided to announce", "decided to adopt",
+	"PortConfigDone acknowledged", "PortInitDone acknowledged", "APPL_DB lost PortConfigDone"}
 
 func (e startEvent) String() string { return startEvents[e] }
 
@@ -62,7 +63,8 @@ var startTable = []struct {
 	{reannouncing, announced, publishing},
 }
 
-// start is how far the start has come, which ports are configured, and which of these have never had an interface: PortInitDone waits for them.
+// start is how far the start has come, which ports are configured, and which of these have never had an interface:
+// PortInitDone waits for them.
 type start struct {
 	m    *metrics
 	log  *slog.Logger
@@ -73,7 +75,8 @@ type start struct {
 	facts  startFacts    // what the run before left
 	count  int           // of the last PortConfigDone
 	unseen int           // configured ports that never had an interface
-	again  bool          // PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
+	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
+	again bool
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 
@@ -146,7 +149,8 @@ func (s *start) owesInitDone(now time.Time) bool {
 // refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
 func (s *start) refusedInitDone(err error, now time.Time) {
 	if s.rest.IsZero() {
-		s.log.Error("APPL_DB refuses PortInitDone, trying again", "err", err, "remedy", "look at the type of the key _PORT_TABLE:PortInitDone")
+		s.log.Error("APPL_DB refuses PortInitDone, trying again", "err", err, "remedy",
+			"look at the type of the key _PORT_TABLE:PortInitDone")
 	}
 	s.rest = now.Add(refusalRest)
 }
@@ -174,7 +178,8 @@ func (s *start) read(c *switchConfig) {
 func (s *start) tellOdd(odd []string) {
 	names := fmt.Sprint(odd)
 	if len(odd) > 0 && names != s.oddNames {
-		s.log.Error("keys of CONFIG_DB's PORT table are no hashes, and are left out", "keys", names, "remedy", "delete and configure them again")
+		s.log.Error("keys of CONFIG_DB's PORT table are no hashes, and are left out", "keys", names, "remedy",
+			"delete and configure them again")
 	}
 	s.oddNames = names
 }
@@ -196,7 +201,8 @@ func (s *start) told(ports []portConfig) {
 	s.on(announced)
 }
 
-// miscounted says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of orchagent goes by it.
+// miscounted says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of
+// orchagent goes by it.
 func (s *start) miscounted() (count int, wrong bool) {
 	return len(s.config.ports), len(s.config.ports) != s.count
 }
@@ -214,8 +220,8 @@ func (s *start) sentInitDone() {
 	}
 }
 
-// configure sets which ports are configured, and returns those that are not any more: nothing waits for their interfaces. present tells whether a
-// port has an interface, which is no left-over.
+// configure sets which ports are configured, and returns those that are not any more: nothing waits for their
+// interfaces. present tells whether a port has an interface, which is no left-over.
 func (s *start) configure(ports []*port, all func(func(*port)), present func(*port) bool) (dropped []*port) {
 	s.m.portsConfigured.Set(float64(len(ports)))
 	for _, p := range ports {
@@ -254,7 +260,8 @@ func (s *start) unconfigure(p *port, row *startRow) {
 // configured says that CONFIG_DB has a port.
 func (s *start) configured(p *port) bool { return s.rows.of(p).configured }
 
-// saw notes that a port has an interface that is no left-over, in whatever state the start is. Only the first one of a configured port matters.
+// saw notes that a port has an interface that is no left-over, in whatever state the start is. Only the first one of a
+// configured port matters.
 func (s *start) saw(p *port) {
 	row := s.rows.of(p)
 	if !row.configured || row.seen {
@@ -277,12 +284,14 @@ type startMode struct {
 func every(int32, string) bool { return true }
 func none(int32, string) bool  { return false }
 
-// mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon was restarted: a cold start of
-// the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md, "How a switch starts and stops it"). The run before wrote down
-// which it took for old before it announced anything: that holds, whenever the daemon ended afterwards. option is -old-interfaces.
+// mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon
+// was restarted: a cold start of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md,
+// "How a switch starts and stops it"). The run before wrote down which it took for old before it announced anything:
+// that holds, whenever the daemon ended afterwards. option is -old-interfaces.
 func (s *start) mode(option string) startMode {
 	f := s.facts
-	restarted := f.initDone || f.configDone && len(f.held) > 0 // only announced, nothing published: old ones may still be there
+	// only announced, nothing published: old ones may still be there
+	restarted := f.initDone || f.configDone && len(f.held) > 0
 	switch {
 	case f.warm:
 		return startMode{old: none, what: "adopted", why: "warm restart"}
@@ -291,11 +300,12 @@ func (s *start) mode(option string) startMode {
 	case option == "adopt":
 		return startMode{old: none, announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
 	case f.configDone && f.old != nil:
-		return startMode{old: f.old.has, what: "adopted",
-			why: "only this daemon was restarted: APPL_DB has PortConfigDone, and STATE_DB which interfaces were old before it"}
+		return startMode{old: f.old.has, what: "adopted", why: "only this daemon was restarted: " +
+			"APPL_DB has PortConfigDone, and STATE_DB which interfaces were old before it"}
 	case restarted:
 		return startMode{old: none, what: "adopted",
-			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries", len(f.held))}
+			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries",
+				len(f.held))}
 	case s.config.switchType == "dpu":
 		return startMode{old: none, announce: true, what: "adopted", why: "switch_type is dpu"}
 	}

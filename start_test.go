@@ -13,8 +13,8 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
-// The start and what may happen in the middle of it, on the real thing: answers that come late, configuration that changes while it is announced, a
-// daemon that ends between two steps.
+// The start and what may happen in the middle of it, on the real thing: answers that come late, configuration that
+// changes while it is announced, a daemon that ends between two steps.
 
 // proxied puts a proxy before the first server.
 func (s *testSwitch) proxied(judge func(request []byte) switchtest.Verdict) {
@@ -30,7 +30,8 @@ func announces(request []byte, key string) bool {
 	return bytes.Contains(request, []byte("PORT_TABLE_KEY_SET")) && bytes.Contains(request, []byte("\r\n"+key+"\r\n"))
 }
 
-// TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced: they exist long before its acknowledgement is read, at the start and when it is announced again.
+// TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced: they exist long before its acknowledgement is read, at the
+// start and when it is announced again.
 func TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced(t *testing.T) {
 	for _, late := range []time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond} {
 		t.Run(late.String(), func(t *testing.T) {
@@ -56,7 +57,8 @@ func TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced(t *testing.T) {
 	}
 }
 
-// TestWhatIsAnnouncedIsWhatCONFIGDBHasThen: portmgrd has pushed a newer speed while the announcement failed, and in the middle of it.
+// TestWhatIsAnnouncedIsWhatCONFIGDBHasThen: portmgrd has pushed a newer speed while the announcement failed, and in the
+// middle of it.
 func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	ctx := t.Context()
@@ -95,7 +97,10 @@ func TestPortsAreAnnouncedAgainAsTheyAreNow(t *testing.T) {
 	d, o := s.start(3)
 	s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet40"), "lanes", "41", "speed", "10000").Err())
 	s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet8")).Err())
-	s.waitFor("the breakout to be seen", func() bool { return s.metric(d, `portsyncd_port_pending{port="Ethernet40"}`) == "1" })
+	s.waitFor("the breakout to be seen", func() bool {
+		return s.metric(d,
+			`portsyncd_port_pending{port="Ethernet40"}`) == "1"
+	})
 	s.waitFor("", func() bool { return s.metric(d, `portsyncd_port_pending{port="Ethernet8"}`) == "" })
 	before := len(o.Popped())
 	s.must(s.Appl.FlushAll(ctx).Err())
@@ -164,7 +169,8 @@ func TestKeyThatRefusesConcernsItsPortAlone(t *testing.T) {
 	s.waitMetric(d, "portsyncd_health_status", "1")
 }
 
-// TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway: config reload flushes it, fills it port by port, and says when it is done.
+// TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway: config reload flushes it, fills it port by port, and says when it
+// is done.
 func TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	ctx := t.Context()
@@ -221,7 +227,8 @@ func TestDaemonThatEndsAfterPortConfigDoneKnowsTheOldInterfaces(t *testing.T) {
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 }
 
-// TestCONFIGDBsOutageDoesNotTouchThePorts: it is on a server of its own, which is down, and ports are written as ever, without being compared all the time.
+// TestCONFIGDBsOutageDoesNotTouchThePorts: it is on a server of its own, which is down, and ports are written as ever,
+// without being compared all the time.
 func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	d, _ := s.start(8, "-reconcile-interval", "1s")
@@ -261,8 +268,8 @@ func oldBench(t *testing.T, ports ...string) *bench {
 	return b
 }
 
-// TestLineOlderThanALiveMessageRevivesNothing: an interface that goes during a listing, and one that is renamed to what is no port, whatever rule the
-// live message falls under.
+// TestLineOlderThanALiveMessageRevivesNothing: an interface that goes during a listing, and one that is renamed to what
+// is no port, whatever rule the live message falls under.
 func TestLineOlderThanALiveMessageRevivesNothing(t *testing.T) {
 	b := oldBench(t, "Ethernet0", "Ethernet4")
 	b.line(news(7, running), "Ethernet0")
@@ -293,7 +300,8 @@ func TestBridgeMessagesDoNotMakeALineLate(t *testing.T) {
 	b.db.done = nil
 	b.lost("test")
 	b.turn()
-	for _, m := range []linkMessage{{index: 1, family: 7, mtu: 1500}, {index: 1, family: 7, deleted: true}, {index: 1, deleted: true, master: 9}} {
+	for _, m := range []linkMessage{{index: 1, family: 7, mtu: 1500}, {index: 1, family: 7, deleted: true}, {index: 1,
+		deleted: true, master: 9}} {
 		b.say(m, "Ethernet0")
 	}
 	b.line(news(1, up), "Ethernet0")
@@ -315,7 +323,8 @@ func TestEveryListingHasALimit(t *testing.T) {
 	}
 }
 
-// TestLinkCreatedSinceTheSubscriptionIsNeverOld, however often the first listing is interrupted, and if it is ahead of the message.
+// TestLinkCreatedSinceTheSubscriptionIsNeverOld, however often the first listing is interrupted, and if it is ahead of
+// the message.
 func TestLinkCreatedSinceTheSubscriptionIsNeverOld(t *testing.T) {
 	created := func(index int32) linkMessage { m := news(index, running); m.created = true; return m }
 	b := oldBench(t, "Ethernet0", "Ethernet4", "Ethernet8")

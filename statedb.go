@@ -20,7 +20,8 @@ const (
 	delCertain          // the interface was seen to go: whatever the entry holds
 )
 
-// portWrite is a question about one port's entry, and what came of it. It stays with its port, so that a flush makes no strings.
+// portWrite is a question about one port's entry, and what came of it. It stays with its port, so that a flush makes no
+// strings.
 type portWrite struct {
 	port  string
 	state portState
@@ -194,8 +195,8 @@ func (d *sonicDB) entries(ctx context.Context, ports []portConfig) (map[string]p
 	return held, nil
 }
 
-// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between PortConfigDone and the first entry would
-// otherwise take for old what orchagent has made meanwhile.
+// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between
+// PortConfigDone and the first entry would otherwise take for old what orchagent has made meanwhile.
 const (
 	startRows = "PORTSYNCD_START_TABLE"
 	oldRow    = "old_interfaces"

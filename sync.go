@@ -14,7 +14,8 @@ import (
 // stopLimit is how long the last flush may take when the daemon stops.
 const stopLimit = 900 * time.Millisecond
 
-// syncer keeps one set of ports in step: the loop around a mirror. Everything it needs is handed to it; it has no global state.
+// syncer keeps one set of ports in step: the loop around a mirror. Everything it needs is handed to it; it has no
+// global state.
 type syncer struct {
 	mirror
 
@@ -23,15 +24,16 @@ type syncer struct {
 	ended    chan struct{} // closed when Run returns
 }
 
-func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health, log *slog.Logger,
+func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health,
+	log *slog.Logger,
 	now func() time.Time) *syncer {
 	s := &syncer{inbox: make(chan func(), 64), ended: make(chan struct{})}
 	s.mirror = newMirror(o, source, openDB, m, status, log, now, s.post)
 	return s
 }
 
-// Run takes links in and writes them out until ctx ends, and then flushes what is pending, for at most a second. It returns an
-// error only when it cannot go on: errConfig, or a link source that is dead.
+// Run takes links in and writes them out until ctx ends, and then flushes what is pending, for at most a second. It
+// returns an error only when it cannot go on: errConfig, or a link source that is dead.
 func (s *syncer) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.source.Wake)
 	defer stop()
@@ -106,8 +108,9 @@ func (s *syncer) post(fn func()) {
 	}
 }
 
-// advance starts whatever is due and returns how long there is nothing more to start. A listing is not begun while messages wait (more): after an
-// overrun those are older than what was lost, and must not pass for news that is newer than the listing.
+// advance starts whatever is due and returns how long there is nothing more to start. A listing is not begun while
+// messages wait (more): after an overrun those are older than what was lost, and must not pass for news that is newer
+// than the listing.
 func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	wait := s.beat(now)
 	wait = min(wait, s.advanceListing(now, more))

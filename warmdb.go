@@ -17,8 +17,8 @@ const (
 	dockerName       = "swss"
 )
 
-// decideWarmStart finds out whether a warm restart was asked for, and keeps the restore_count as every swss daemon does:
-// 0 on a cold start, one more on a warm one, and without a count there is no warm start.
+// decideWarmStart finds out whether a warm restart was asked for, and keeps the restore_count as every swss daemon
+// does: 0 on a cold start, one more on a warm one, and without a count there is no warm start.
 func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
 	separator := d.stateAddr.separator
 	row := warmRestartTable + separator + appName

@@ -2,8 +2,8 @@ package main
 
 import "log/slog"
 
-// warmRestart is SONiC's warm restart as WARM_RESTART_TABLE|portsyncd tells it: the switch software starts again while ports go on forwarding
-// (SONIC.md, "Warm restart").
+// warmRestart is SONiC's warm restart as WARM_RESTART_TABLE|portsyncd tells it: the switch software starts again while
+// ports go on forwarding (SONIC.md, "Warm restart").
 type warmRestart struct {
 	m   *metrics
 	log *slog.Logger
@@ -62,7 +62,8 @@ func (w *warmRestart) judge(p *port, done *portWrite) {
 	}
 }
 
-// settled ends a warm restart: the kernel was listed, every configured port was seen, and nothing is left to write or to compare.
+// settled ends a warm restart: the kernel was listed, every configured port was seen, and nothing is left to write or
+// to compare.
 func (w *warmRestart) settled() {
 	if w.state == warmRestored {
 		w.counting = false
