@@ -209,13 +209,11 @@ func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }
 
 // Pending names the configured ports that have no interface yet.
 func (m *metrics) Pending() (ports []string) {
-	m.portPending.mu.Lock()
-	defer m.portPending.mu.Unlock()
-	for _, s := range m.portPending.series {
+	m.portPending.each(func(s series) {
 		if g, ok := s.value.(*gauge); ok && g.Load() == 1 {
 			ports = append(ports, strings.TrimSuffix(strings.TrimPrefix(s.labels, `{port="`), `"}`))
 		}
-	}
+	})
 	slices.SortFunc(ports, comparePorts)
 	return ports
 }
