@@ -104,7 +104,6 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	}
 	if !w.ready && w.health.listed.Load() {
 		w.ready = true
-		letGo()
 		w.notify.Tell("READY=1")
 	}
 	status := "STATUS=" + worst.String()
