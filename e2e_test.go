@@ -590,7 +590,7 @@ func TestBadInput(t *testing.T) {
 		"reconcile":         {"-reconcile-interval 1ms", []string{"-reconcile-interval", "1ms"}},
 		"namespace":         {"-netns no-such-namespace", []string{"-netns", "no-such-namespace"}},
 		"port in use":       {"-standalone -web.listen-address " + taken, []string{"-web.listen-address", taken, "in use"}},
-		"broken file":       {"-db.config " + file("broken.json", `{"INSTANCES":`), []string{"-db.config", "broken.json"}},
+		"no object":         {"-db.config " + file("list.json", `["INSTANCES"]`), []string{"-db.config", "list.json"}},
 		"no such database":  {"-db.config " + file("nodb.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis"}}}`), []string{"nodb.json", "CONFIG_DB"}},
 		"no such instance":  {"-db.config " + file("noinst.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis7"}}}`), []string{"noinst.json", "redis7"}},
 		"no separator":      {"-db.config " + file("nosep.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"instance":"redis"}}}`), []string{"nosep.json", "separator"}},

@@ -188,7 +188,8 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer stopWeb()
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
-	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
+	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
+	openDB := func() (database, error) { return openSonicDB(config, m) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}
