@@ -39,16 +39,28 @@ type check struct {
 	reason string
 }
 
+// epoch is where instants are counted from. It is no state: any moment would do.
+var epoch = time.Now()
+
+// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the wall, nothing has lasted any longer for it.
+// It is never 0, which stands for no time.
+func instant(t time.Time) int64 {
+	if d := t.Sub(epoch); d != 0 {
+		return int64(d)
+	}
+	return 1
+}
+
 // health is written by the loop and read by anyone.
 type health struct {
 	turns      atomic.Uint64 // of the loop
-	turned     atomic.Int64  // when it last turned, Unix nanoseconds
-	behind     atomic.Int64  // since when there are unwritten ports, Unix nanoseconds, 0: there are none
+	turned     atomic.Int64  // when it last turned, an instant
+	behind     atomic.Int64  // since when there are unwritten ports, an instant, 0: there are none
 	resync     atomic.Bool   // a listing of all links is owed or under way
-	resyncAt   atomic.Int64  // since when, Unix nanoseconds
+	resyncAt   atomic.Int64  // since when, an instant
 	listed     atomic.Bool   // the first listing is complete
 	linksEnded atomic.Bool   // the subscription is dead
-	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; Unix nanoseconds, 0: they do
+	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; an instant, 0: they do
 	dbError    atomic.Value  // string: the last error
 	noDB       atomic.Bool   // standalone: there are none
 	initDone   atomic.Bool
@@ -64,7 +76,7 @@ type health struct {
 // turn notes that the loop turns, and whether ports wait to be written.
 func (h *health) turn(now time.Time, unwritten int) {
 	h.turns.Add(1)
-	h.turned.Store(now.UnixNano())
+	h.turned.Store(instant(now))
 	since(&h.behind, unwritten > 0, now)
 }
 
@@ -82,7 +94,7 @@ func since(at *atomic.Int64, on bool, now time.Time) {
 	case !on:
 		at.Store(0)
 	case at.Load() == 0:
-		at.Store(now.UnixNano())
+		at.Store(instant(now))
 	}
 }
 
@@ -98,7 +110,7 @@ func (h *health) database(err error, now time.Time) {
 func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames)]check) {
 	ago := func(at *atomic.Int64) time.Duration {
 		if t := at.Load(); t != 0 {
-			return now.Sub(time.Unix(0, t))
+			return time.Duration(instant(now) - t)
 		}
 		return 0
 	}
