@@ -118,6 +118,12 @@ func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 	}
 	d, err := s.StartDaemon(s.program, flags...)
 	s.must(err)
+	s.keep(d)
+	return d
+}
+
+// keep stops a daemon at the end of its test, and looks at what it printed.
+func (s *testSwitch) keep(d *switchtest.Daemon) {
 	s.t.Cleanup(func() {
 		d.Stop()
 		if s.t.Failed() {
@@ -130,7 +136,6 @@ func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 			s.t.Error("the daemon has a data race:\n", d.Log())
 		}
 	})
-	return d
 }
 
 func tail(text string) string {
@@ -192,6 +197,20 @@ func (s *testSwitch) entries() []string {
 // scrape reads a daemon's metrics, or the error.
 func (s *testSwitch) scrape(d *switchtest.Daemon) string {
 	response, err := http.Get("http://" + d.Metrics + "/metrics")
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return string(text)
+}
+
+// scrapeSocket is the same over a unix socket, for a daemon that was started inside.
+func (s *testSwitch) scrapeSocket(path string) string {
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	response, err := client.Get("http://portsyncd/metrics")
 	if err != nil {
 		return err.Error()
 	}

@@ -172,13 +172,9 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 		worst = max(worst, c.level)
 	}
 	m.health.Set(worst.score())
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	standing := standing(checks)
-	if standing == h.last {
+	if !h.changed(standing(checks)) {
 		return checks, worst
 	}
-	h.last = standing
 	at := levelNotice
 	if worst != ok {
 		at = slog.LevelWarn
@@ -191,6 +187,15 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 	}
 	log.Log(ctxNone, at, "health is "+worst.String(), "checks", strings.Join(reasons, "; "))
 	return checks, worst
+}
+
+// changed tells whether the checks stand differently than when it was last asked.
+func (h *health) changed(standing string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.last
+	h.last = standing
+	return standing != was
 }
 
 // standing is the levels of all checks as a string, to see whether one changed.

@@ -131,7 +131,7 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 // newWatchdog is one on a bench: it ticks by hand and its exit is caught.
 func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
 	exited, out = new(int), new(lockedBuffer)
-	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)), notify: new(notifier),
+	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)), flush: func(time.Duration) {}, notify: new(notifier),
 		exit: func(code int) { *exited = code }}
 	w.health.listed.Store(true)
 	return w, exited, out

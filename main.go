@@ -143,7 +143,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err := serve(o, stderr); err != nil {
-		fmt.Fprintln(stderr, "portsyncd:", err)
+		lastWords(stderr, err)
 		if errors.Is(err, errConfig) {
 			return exitUsage
 		}
@@ -152,15 +152,30 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// lastWords prints why the daemon ends. It ends also where nobody reads them.
+func lastWords(stderr io.Writer, err error) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprintln(stderr, "portsyncd:", err)
+	}()
+	select {
+	case <-said:
+	case <-time.After(logTail):
+	}
+}
+
 // serve runs the daemon until a signal ends it.
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"])
+	signal.Ignore(syscall.SIGPIPE) // which Go takes for the end if it comes of stdout or stderr: whoever reads the log may go
+	m := newMetrics(version)
+	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"], &m.logDropped)
 	if err != nil {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
 	}
-	m := newMetrics(version)
+	defer log.Flush(logTail)
 	source, err := openKernelLinks(o.netns, int(o.buffer))
 	if err != nil {
 		return err
@@ -180,7 +195,7 @@ func serve(o *options, stderr io.Writer) error {
 	redis.SetLogger(quiet{})
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
-	guard := &watchdog{health: status, m: m, log: log.Logger, notify: notify, exit: os.Exit}
+	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify, exit: os.Exit}
 	go guard.Run(ctx)
 	stopWeb, err := startWeb(ctx, o, m, status, log.Logger)
 	if err != nil {
