@@ -55,6 +55,10 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, confine(allowed, os.Args[1:]))
 		return 1
 	}
+	if port := os.Getenv(holdVariable); port != "" {
+		fmt.Fprintln(os.Stderr, switchtest.HoldLinks(port, holdLimit))
+		return 1
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "portsyncd-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

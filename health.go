@@ -15,6 +15,7 @@ import (
 const (
 	stuckAfter  = 10 * time.Second // a loop that has not turned for so long is stuck
 	behindAfter = 2 * time.Second  // so long a port may wait to be written
+	kernelAfter = 2 * time.Second  // so long the kernel may keep a request
 	failedAfter = 30 * time.Second // degraded for so long is failed
 )
 
@@ -54,7 +55,8 @@ func instant(t time.Time) int64 {
 // health is written by the loop and read by anyone.
 type health struct {
 	turns      atomic.Uint64 // of the loop
-	turned     atomic.Int64  // when it last turned, an instant
+	turned     atomic.Int64  // when it last turned, or came back from the kernel, an instant
+	kernel     atomic.Int64  // since when it is in a system call that may have to wait for rtnl, an instant, 0: it is not
 	behind     atomic.Int64  // since when there are unwritten ports, an instant, 0: there are none
 	resync     atomic.Bool   // a listing of all links is owed or under way
 	resyncAt   atomic.Int64  // since when, an instant
@@ -79,6 +81,18 @@ func (h *health) turn(now time.Time, unwritten int) {
 	h.turned.Store(instant(now))
 	since(&h.behind, unwritten > 0, now)
 }
+
+// enterKernel and leaveKernel go around a system call that waits as long as somebody holds rtnl, the kernel's lock on all links: a slow driver, thousands of
+// deletions. Such a loop is not stuck, and starting again would not help.
+func (h *health) enterKernel(now time.Time) { h.kernel.Store(instant(now)) }
+
+func (h *health) leaveKernel(now time.Time) {
+	h.turned.Store(instant(now))
+	h.kernel.Store(0)
+}
+
+// excused tells whether a loop that does not turn has a reason.
+func (h *health) excused() bool { return h.kernel.Load() != 0 }
 
 // beat notes that the loop is at one of its beats.
 func (h *health) beat() {
@@ -127,11 +141,7 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		c := check{name: name}
 		switch name {
 		case "netlink":
-			if h.linksEnded.Load() {
-				c.level, c.reason = failed, "the subscription to link messages is dead"
-			} else if !h.listed.Load() {
-				c.level, c.reason = degraded, "the first listing of all links is not complete"
-			}
+			c.level, c.reason = h.netlink(ago(&h.kernel))
 		case "overrun":
 			if d := ago(&h.resyncAt); h.resync.Load() && d > 0 {
 				c.level, c.reason = max(degraded, lasting(d, 0)), "link messages were lost, and the links are being listed again"
@@ -151,6 +161,9 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.level, c.reason = degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, or they were lost", n)
 			}
 		case "loop":
+			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
+				break
+			}
 			if d := ago(&h.turned); d > stuckAfter {
 				c.level, c.reason = failed, fmt.Sprintf("has not turned for %v", d.Round(time.Second))
 			}
@@ -162,6 +175,20 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		checks[i] = c
 	}
 	return checks
+}
+
+// netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has none. However long that is, it is no more than degraded:
+// failed would have the daemon started again, only to wait for the same lock.
+func (h *health) netlink(inKernel time.Duration) (level, string) {
+	switch {
+	case h.linksEnded.Load():
+		return failed, "the subscription to link messages is dead"
+	case inKernel > kernelAfter:
+		return degraded, fmt.Sprintf("the kernel has had a request for %v: something holds its lock on links (rtnl)", inKernel.Round(time.Second))
+	case !h.listed.Load():
+		return degraded, "the first listing of all links is not complete"
+	}
+	return ok, ""
 }
 
 // Update evaluates the checks into the metrics, and logs a change in one line.

@@ -312,7 +312,10 @@ func TestSyslogThatNobodyReadsStopsNothing(t *testing.T) {
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 	s.must(s.IP("link", "set", "Ethernet0", "mtu", "1400"))
 	s.waitEntry("Ethernet0", fields("up", "up", 1400))
-	dropped := func() bool { n, _ := strconv.Atoi(sample(s.scrapeSocket(socket), "portsyncd_log_lines_dropped_total")); return n > 0 }
+	dropped := func() bool {
+		n, _ := strconv.Atoi(sample(s.scrapeSocket(socket), "portsyncd_log_lines_dropped_total"))
+		return n > 0
+	}
 	for rounds := 0; !dropped(); rounds++ {
 		if rounds > 200 {
 			t.Fatal("no line was ever dropped")

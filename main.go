@@ -176,13 +176,14 @@ func serve(o *options, stderr io.Writer) error {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
 	}
 	defer log.Flush(logTail)
+	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
 	source, err := openKernelLinks(o.netns, int(o.buffer))
 	if err != nil {
 		return err
 	}
 	defer source.Close()
+	source.status = status
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}

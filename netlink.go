@@ -269,6 +269,7 @@ type kernelLinks struct {
 	dumpSeq  uint32
 	dumping  bool
 	dumpIntr bool
+	status   *health // is told of system calls that wait for rtnl; nil: nobody
 }
 
 // openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own. buffer is the
@@ -430,7 +431,7 @@ func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
 }
 
 // readBatch receives up to batchLen datagrams of the subscription. A raw system call, because the one of
-// x/sys/unix allocates a sender's address for every message.
+// x/sys/unix allocates a sender's address for every message; what waits here is taken without any lock on links.
 func (k *kernelLinks) readBatch() (int, error) {
 	for i := range k.headers {
 		k.headers[i].hdr.Namelen = unix.SizeofSockaddrNetlink
@@ -483,11 +484,35 @@ func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
 
 func (k *kernelLinks) StartDump() error {
 	k.dumpSeq++
-	if err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	k.enterKernel()
+	err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) // makes the first datagram
+	k.leaveKernel()
+	if err != nil {
 		return fmt.Errorf("ask the kernel for all links: %w", err)
 	}
 	k.dumping, k.dumpIntr = true, false
 	return nil
+}
+
+func (k *kernelLinks) enterKernel() {
+	if k.status != nil {
+		k.status.enterKernel(time.Now())
+	}
+}
+
+func (k *kernelLinks) leaveKernel() {
+	if k.status != nil {
+		k.status.leaveKernel(time.Now())
+	}
+}
+
+// recvDump receives into a message header from the socket of requests. It is here that the kernel makes the dump's next datagram, for which it needs rtnl. Not a
+// raw system call: for the runtime that would be Go code that goes on and on, and its collector would stop every other goroutine until that ends.
+func (k *kernelLinks) recvDump(h *unix.Msghdr) (int, unix.Errno) {
+	k.enterKernel()
+	defer k.leaveKernel()
+	n, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(k.req), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT)
+	return int(n), errno
 }
 
 // readDump takes one datagram of the dump, so that live messages are looked at in between.
@@ -495,7 +520,7 @@ func (k *kernelLinks) readDump(sink linkSink) (more bool, err error) {
 	h, buf := &k.headers[0].hdr, k.buf[:dumpBufLen]
 	h.Namelen = unix.SizeofSockaddrNetlink
 	k.iovecs[0].SetLen(dumpBufLen)
-	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(k.req), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT)
+	n, errno := k.recvDump(h)
 	k.iovecs[0].SetLen(batchBufLen)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
