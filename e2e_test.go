@@ -611,7 +611,6 @@ func TestBadInput(t *testing.T) {
 		"receive buffer":    {"-standalone -netlink.receive-buffer lots", []string{"-netlink.receive-buffer", "lots", "KiB"}},
 		"old interfaces":    {"-old-interfaces keep", []string{"-old-interfaces", `"keep"`, "adopt"}},
 		"reconcile":         {"-reconcile-interval 1ms", []string{"-reconcile-interval", "1ms"}},
-		"namespace":         {"-netns no-such-namespace", []string{"-netns", "no-such-namespace"}},
 		"port in use":       {"-standalone -web.listen-address " + taken, []string{"-web.listen-address", taken, "in use"}},
 		"no object":         {"-db.config " + file("list.json", `["INSTANCES"]`), []string{"-db.config", "list.json"}},
 		"no such database":  {"-db.config " + file("nodb.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis"}}}`), []string{"nodb.json", "CONFIG_DB"}},

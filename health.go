@@ -54,17 +54,18 @@ func instant(t time.Time) int64 {
 
 // health is written by the loop and read by anyone.
 type health struct {
-	turns      atomic.Uint64 // of the loop
-	turned     atomic.Int64  // when it last turned, or came back from the kernel, an instant
-	kernel     atomic.Int64  // since when it is in a system call that may have to wait for rtnl, an instant, 0: it is not
-	behind     atomic.Int64  // since when there are unwritten ports, an instant, 0: there are none
-	resync     atomic.Bool   // a listing of all links is owed or under way
-	resyncAt   atomic.Int64  // since when, an instant
-	listed     atomic.Bool   // the first listing is complete
-	linksEnded atomic.Bool   // the subscription is dead
-	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; an instant, 0: they do
-	dbError    atomic.Value  // string: the last error
-	noDB       atomic.Bool   // standalone: there are none
+	turns      atomic.Uint64          // of the loop
+	turned     atomic.Int64           // when it last turned, or came back from the kernel, an instant
+	kernel     atomic.Int64           // since when it is in a system call that may have to wait for rtnl, an instant, 0: it is not
+	awaited    atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
+	behind     atomic.Int64           // since when there are unwritten ports, an instant, 0: there are none
+	resync     atomic.Bool            // a listing of all links is owed or under way
+	resyncAt   atomic.Int64           // since when, an instant
+	listed     atomic.Bool            // the first listing is complete
+	linksEnded atomic.Bool            // the subscription is dead
+	dbDown     atomic.Int64           // since when the databases do not answer, or refuse; an instant, 0: they do
+	dbError    atomic.Value           // string: the last error
+	noDB       atomic.Bool            // standalone: there are none
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
 
@@ -91,8 +92,18 @@ func (h *health) leaveKernel(now time.Time) {
 	h.kernel.Store(0)
 }
 
+// await notes what the loop cannot begin without; nil: it can.
+func (h *health) await(what error) {
+	if what == nil {
+		h.awaited.Store(nil)
+		return
+	}
+	why := what.Error()
+	h.awaited.Store(&why)
+}
+
 // excused tells whether a loop that does not turn has a reason.
-func (h *health) excused() bool { return h.kernel.Load() != 0 }
+func (h *health) excused() bool { return h.kernel.Load() != 0 || h.awaited.Load() != nil }
 
 // beat notes that the loop is at one of its beats.
 func (h *health) beat() {
@@ -180,7 +191,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 // netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has none. However long that is, it is no more than degraded:
 // failed would have the daemon started again, only to wait for the same lock.
 func (h *health) netlink(inKernel time.Duration) (level, string) {
+	awaited := h.awaited.Load()
 	switch {
+	case awaited != nil:
+		return degraded, "it is waited for: " + *awaited
 	case h.linksEnded.Load():
 		return failed, "the subscription to link messages is dead"
 	case inKernel > kernelAfter:

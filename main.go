@@ -177,13 +177,10 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer log.Flush(logTail)
 	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
-	source, err := openKernelLinks(o.netns, int(o.buffer))
-	if err != nil {
-		return err
+	source, noLinks := openKernelLinks(o.netns, int(o.buffer)) // before anything that takes time: what exists by then counts as old
+	if noLinks != nil && !errors.Is(noLinks, errNoNetNS) {
+		return noLinks
 	}
-	defer source.Close()
-	source.status = status
-	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
@@ -203,6 +200,19 @@ func serve(o *options, stderr io.Writer) error {
 		return err
 	}
 	defer stopWeb()
+	if noLinks != nil {
+		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
+		status.await(noLinks)
+		if source, err = awaitKernelLinks(ctx, o.netns, int(o.buffer)); errors.Is(err, context.Canceled) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		status.await(nil)
+	}
+	defer source.Close()
+	source.status = status
+	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
 	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
 	openDB := func() (database, error) { return openSonicDB(config, m) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -363,6 +364,11 @@ func inNetNS(netns string, open func() error) error {
 	if !strings.Contains(netns, "/") {
 		path = "/run/netns/" + netns
 	}
+	there, err := os.Open(path)
+	if err != nil {
+		return netNSError(netns, err)
+	}
+	defer there.Close()
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked unless it is back home: a thread that is not dies with the goroutine
@@ -372,14 +378,8 @@ func inNetNS(netns string, open func() error) error {
 			return
 		}
 		defer home.Close()
-		there, err := os.Open(path)
-		if err != nil {
-			result <- fmt.Errorf("%w: -netns %s: %v", errConfig, netns, err)
-			return
-		}
-		defer there.Close()
 		if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("%w: -netns %s: enter the network namespace: %v", errConfig, netns, err)
+			result <- netNSError(netns, os.NewSyscallError("setns", err))
 			return
 		}
 		err = open()
@@ -389,6 +389,40 @@ func inNetNS(netns string, open func() error) error {
 		result <- err
 	}()
 	return <-result
+}
+
+// errNoNetNS says that the network namespace is not there yet; a booting switch is still to make it.
+var errNoNetNS = errors.New("no such network namespace")
+
+// netNSError tells what waiting cures from what it does not. ip netns add makes the file first, and then mounts the namespace on it: until then it is a file like any
+// other (EINVAL).
+func netNSError(netns string, err error) error {
+	kind := errConfig
+	for _, early := range []error{unix.ENOENT, unix.ESRCH, unix.EINVAL} {
+		if errors.Is(err, early) {
+			kind = errNoNetNS
+		}
+	}
+	return fmt.Errorf("%w: -netns %s: %w", kind, netns, err)
+}
+
+// netNSPause is the time between looks for a namespace that is not there: its interfaces are made right after it, and those there are when it is found count as old.
+const netNSPause = 50 * time.Millisecond
+
+// awaitKernelLinks is openKernelLinks for a namespace that is not there yet: it looks for it until ctx ends.
+func awaitKernelLinks(ctx context.Context, netns string, buffer int) (*kernelLinks, error) {
+	look := time.NewTicker(netNSPause)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if k, err := openKernelLinks(netns, buffer); !errors.Is(err, errNoNetNS) {
+				return k, err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Close closes the sockets. No other method may be running.

@@ -17,6 +17,8 @@ import (
 const (
 	dumpLimit = 2 * time.Second // for the log to take the goroutines, if it does at all
 	stacksLen = 256 << 10
+
+	extendStart = "EXTEND_TIMEOUT_USEC=30000000" // a start that waits for something is not one that hangs
 )
 
 // notifier tells systemd how the daemon is doing. Without NOTIFY_SOCKET it does nothing.
@@ -116,6 +118,9 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	if status != w.status {
 		w.status = status
 		w.notify.Tell(status)
+	}
+	if !w.ready && w.health.excused() {
+		w.notify.Tell(extendStart)
 	}
 	if w.notify.every > 0 {
 		w.notify.Tell("WATCHDOG=1")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +112,82 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 			}
 			k.release <- struct{}{}
 		})
+	}
+}
+
+// TestLoopThatCannotBeginIsNotStuck: what the start waits for may take minutes, and systemd is told not to lose patience either.
+func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
+	w, exited, _ := newWatchdog(t)
+	w.health.listed.Store(false)
+	systemd, path := openSystemd(t)
+	conn, err := net.Dial("unixgram", path)
+	must(t, err)
+	w.notify = &notifier{conn: conn, every: time.Second}
+	w.health.await(fmt.Errorf("%w: asic0", errNoNetNS))
+	now := time.Now()
+	for range 60 {
+		now = now.Add(time.Second)
+		w.tick(now, time.Second)
+		extended := false
+		readDatagrams(t, systemd, "the word to systemd", func(m string) bool {
+			extended = extended || m == extendStart
+			return extended && m == "WATCHDOG=1"
+		})
+	}
+	if check := w.health.Checks(now, 0)[0]; *exited != 0 || check.level != degraded || !strings.Contains(check.reason, "asic0") {
+		t.Errorf("exit code %d; netlink is %v (%s)", *exited, check.level, check.reason)
+	}
+	w.health.await(nil)
+	for range 10 {
+		w.tick(now, time.Second)
+	}
+	if *exited != exitFailed {
+		t.Error("a loop that does not begin although it could goes unnoticed")
+	}
+}
+
+// TestNetworkNamespaceIsWaitedFor: the name leads nowhere, then to a file on which ip netns add is still to mount something, then to the namespace, as a link like
+// those that SONiC makes.
+func TestNetworkNamespaceIsWaitedFor(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.Configure(t.Context(), 2))
+	name := filepath.Join(s.Dir, "asic0")
+	o := s.orchagent(true)
+	d := s.daemon("-netns", name)
+	s.waitMetric(d, `portsyncd_health_check{check="netlink"}`, "0.5")
+	s.must(os.WriteFile(name, nil, 0o644))
+	s.waitFor("the log to say so", func() bool { return d.Logged("level=WARN", "not there yet, waiting for it", name) == 1 })
+	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
+		response, err := http.Get("http://" + d.Metrics + path)
+		s.must(err)
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != want || want != http.StatusOK && !strings.Contains(string(text), name) {
+			t.Errorf("%s answers %s: %s", path, response.Status, text)
+		}
+	}
+	s.must(os.Remove(name))
+	s.must(os.Symlink("/run/netns/"+s.NetNS, name))
+	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
+	s.waitEntry("Ethernet4", fields("up", "up", 1500))
+	s.waitMetric(d, "portsyncd_health_status", "1")
+	if d.Logged("waiting for it") != 1 {
+		t.Error("waiting is in the log more than once")
+	}
+}
+
+// TestSigtermEndsTheWaitForANamespace at once.
+func TestSigtermEndsTheWaitForANamespace(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	d := s.daemon("-netns", filepath.Join(s.Dir, "asic0"))
+	s.waitFor("the wait", func() bool { return d.Logged("waiting for it") == 1 })
+	asked := time.Now()
+	s.must(d.Signal(syscall.SIGTERM))
+	if code, err := d.Wait(patience); err != nil || code != exitOK {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	if took := time.Since(asked); took > 3*time.Second {
+		t.Errorf("ended after %v", took)
 	}
 }
 
