@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// stepWall is what time.Now gives after somebody has set the clock: the wall clock differs by so much, the monotonic reading does not. It reaches into
-// time.Time, whose layout TestStepWall checks.
+// stepWall is what time.Now gives after somebody has set the clock: the wall clock differs by so much, the monotonic
+// reading does not. It reaches into time.Time, whose layout TestStepWall checks.
 func stepWall(t time.Time, by time.Duration) time.Time {
 	const hasMonotonic, secondsShift, nanosMask = 1 << 63, 30, 1<<30 - 1
 	inside := (*struct {
@@ -33,7 +33,9 @@ func stepWall(t time.Time, by time.Duration) time.Time {
 
 func TestStepWall(t *testing.T) {
 	now := time.Now()
-	for _, by := range []time.Duration{0, time.Nanosecond, -time.Nanosecond, 999999999, -999999999, 1500 * time.Millisecond, -time.Hour, 30 * 365 * 24 * time.Hour} {
+	steps := []time.Duration{0, time.Nanosecond, -time.Nanosecond, 999999999, -999999999, 1500 * time.Millisecond,
+		-time.Hour, 30 * 365 * 24 * time.Hour}
+	for _, by := range steps {
 		stepped := stepWall(now.Add(time.Minute), by)
 		if stepped.Sub(now) != time.Minute {
 			t.Errorf("stepped by %v, the monotonic reading differs by %v", by, stepped.Sub(now)-time.Minute)

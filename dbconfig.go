@@ -13,7 +13,8 @@ import (
 
 // database_config.json: where SONiC's databases are (SONIC.md, "Where the databases are").
 
-// errNoDBConfig says that database_config.json is not there yet, or not yet whole; a booting switch is still to write it.
+// errNoDBConfig says that database_config.json is not there yet, or not yet whole; a booting switch is still to write
+// it.
 var errNoDBConfig = errors.New("no database configuration")
 
 // errNotJSON says that it is no valid JSON: broken, or just being written.
@@ -48,14 +49,16 @@ type dbConfig struct {
 	} `json:"DATABASES"`
 }
 
-// dbConfigFile is database_config.json while it is looked at again and again: a boot script writes it in place, so that it may be caught empty or cut off.
+// dbConfigFile is database_config.json while it is looked at again and again: a boot script writes it in place, so
+// that it may be caught empty or cut off.
 type dbConfigFile struct {
 	path   string
 	now    func() time.Time
 	broken time.Time // since when it has been no valid JSON, zero: it is, or is not there
 }
 
-// read reads the file. errNoDBConfig: come again; errConfig: what it says makes no sense, or it has not become valid JSON in halfWrittenLimit.
+// read reads the file. errNoDBConfig: come again; errConfig: what it says makes no sense, or it has not become valid
+// JSON in halfWrittenLimit.
 func (f *dbConfigFile) read() (*dbConfig, error) {
 	c, err := readDBConfig(f.path)
 	if !errors.Is(err, errNotJSON) {
@@ -72,7 +75,8 @@ func (f *dbConfigFile) read() (*dbConfig, error) {
 	return nil, fmt.Errorf("%w: %v", errConfig, err)
 }
 
-// readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that is no JSON, errNotJSON; one that does not make sense, errConfig.
+// readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that is no JSON,
+// errNotJSON; one that does not make sense, errConfig.
 func readDBConfig(path string) (*dbConfig, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

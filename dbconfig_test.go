@@ -11,13 +11,16 @@ import (
 )
 
 func TestReadDBConfig(t *testing.T) {
-	if _, err := readDBConfig(filepath.Join(t.TempDir(), "not-yet.json")); !errors.Is(err, errNoDBConfig) || errors.Is(err, errConfig) {
+	_, err := readDBConfig(filepath.Join(t.TempDir(), "not-yet.json"))
+	if !errors.Is(err, errNoDBConfig) || errors.Is(err, errConfig) {
 		t.Errorf("a missing file is to be waited for, not %v", err)
 	}
 	path := filepath.Join(t.TempDir(), "database_config.json")
-	text := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379, "unix_socket_path": "/run/redis/redis.sock", "persistence_for_warm_boot": "yes"},
+	text := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379,
+			"unix_socket_path": "/run/redis/redis.sock", "persistence_for_warm_boot": "yes"},
 		"redis2": {"hostname": "::1", "port": 6380}},
-		"DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"}, "CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"},
+		"DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"},
+		"CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"},
 		"STATE_DB": {"id": 6, "separator": "|", "instance": "redis2"}, "OTHER_DB": {"id": 99}}, "VERSION": "1.0"}`
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -36,13 +39,16 @@ func TestReadDBConfig(t *testing.T) {
 	}
 }
 
-// TestHalfWrittenConfigFileIsAnErrorAfterHalfAMinute: until then it is waited for like one that is missing, and each time anew.
+// TestHalfWrittenConfigFileIsAnErrorAfterHalfAMinute: until then it is waited for like one that is missing, and each
+// time anew.
 func TestHalfWrittenConfigFileIsAnErrorAfterHalfAMinute(t *testing.T) {
 	now := time.Now()
 	path := filepath.Join(t.TempDir(), "database_config.json")
 	file := &dbConfigFile{path: path, now: func() time.Time { return now }}
-	whole := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379}}, "DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"},
-		"CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"}, "STATE_DB": {"id": 6, "separator": "|", "instance": "redis"}}}`
+	whole := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379}},
+		"DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"},
+		"CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"},
+		"STATE_DB": {"id": 6, "separator": "|", "instance": "redis"}}}`
 	for _, broken := range []string{"", "{", whole[:len(whole)/2], whole + "}", "not JSON"} {
 		must(t, os.WriteFile(path, []byte(broken), 0o600))
 		for second := range 30 {
@@ -71,7 +77,9 @@ func TestHalfWrittenConfigFileIsWaitedFor(t *testing.T) {
 	s.must(os.WriteFile(s.ConfigFile, nil, 0o644))
 	o := s.orchagent(true)
 	d := s.daemon()
-	s.waitFor("the empty file to be reported", func() bool { return d.Logged("waiting for it (-db.config)", "0 bytes: not valid JSON") == 1 })
+	s.waitFor("the empty file to be reported", func() bool {
+		return d.Logged("waiting for it (-db.config)", "0 bytes: not valid JSON") == 1
+	})
 	s.must(os.WriteFile(s.ConfigFile, whole[:len(whole)/2], 0o644))
 	s.waitMetric(d, "portsyncd_redis_connected", "0")
 	s.must(os.WriteFile(s.ConfigFile, whole, 0o644))

@@ -211,9 +211,10 @@ func (s *testSwitch) scrape(d *switchtest.Daemon) string {
 
 // scrapeSocket is the same over a unix socket, for a daemon that was started inside.
 func (s *testSwitch) scrapeSocket(path string) string {
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	}
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	response, err := client.Get("http://portsyncd/metrics")
 	if err != nil {
 		return err.Error()

@@ -63,11 +63,12 @@ func (g *gauge) appendSamples(b []byte, name, labels string) []byte {
 	return append(appendFloat(b, g.Load()), '\n')
 }
 
-// vector is the value of a family with labels: any number of series, rendered in the order of their
-// label sets. Series come and go at run time; a scrape and a change exclude each other.
+// vector is the value of a family with labels: any number of series, rendered in the order of their label sets. Series
+// come and go at run time; a scrape and a change exclude each other.
 //
-// What comes and goes is noted, and put in order with the rest when somebody looks, or when the notes are an eighth of it: where many ports come
-// and go, sorting everything at each would take longer than everything else that their messages need.
+// What comes and goes is noted, and put in order with the rest when somebody looks, or when the notes are an eighth of
+// it: where many ports come and go, sorting everything at each would take longer than everything else that their
+// messages need.
 type vector struct {
 	mu     sync.Mutex
 	series []series // in order, each label set once
@@ -83,7 +84,8 @@ const fewNotes = 64 // so many are never worth putting in order by themselves
 
 func byLabels(a, b series) int { return strings.Compare(a.labels, b.labels) }
 
-// Add puts a series in, in place of one with the same labels. The caller keeps s and changes it without the vector's knowledge.
+// Add puts a series in, in place of one with the same labels. The caller keeps s and changes it without the vector's
+// knowledge.
 func (v *vector) Add(labels string, s value) { v.note(series{labels, s}) }
 
 // Remove takes the series with these labels out; one that is not there is no error.

@@ -84,8 +84,8 @@ func TestSeriesComeAndGo(t *testing.T) {
 	}
 }
 
-// TestPortsThatComeAndGoAreNotSortedEachTime counts the amount of work: how often the whole vector is put in order when every message adds a series and
-// removes another.
+// TestPortsThatComeAndGoAreNotSortedEachTime counts the amount of work: how often the whole vector is put in order
+// when every message adds a series and removes another.
 func TestPortsThatComeAndGoAreNotSortedEachTime(t *testing.T) {
 	const ports, messages = 4096, 40960
 	v, g := new(vector), new(gauge)

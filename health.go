@@ -43,8 +43,8 @@ type check struct {
 // epoch is where instants are counted from. It is no state: any moment would do.
 var epoch = time.Now()
 
-// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the wall, nothing has lasted any longer for it.
-// It is never 0, which stands for no time.
+// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the
+// wall, nothing has lasted any longer for it. It is never 0, which stands for no time.
 func instant(t time.Time) int64 {
 	if d := t.Sub(epoch); d != 0 {
 		return int64(d)
@@ -54,20 +54,21 @@ func instant(t time.Time) int64 {
 
 // health is written by the loop and read by anyone.
 type health struct {
-	turns      atomic.Uint64          // of the loop
-	turned     atomic.Int64           // when it last turned, or came back from the kernel, an instant
-	kernel     atomic.Int64           // since when it is in a system call that may have to wait for rtnl, an instant, 0: it is not
-	awaited    atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
-	behind     atomic.Int64           // since when there are unwritten ports, an instant, 0: there are none
-	resync     atomic.Bool            // a listing of all links is owed or under way
-	resyncAt   atomic.Int64           // since when, an instant
-	listed     atomic.Bool            // the first listing is complete
-	linksEnded atomic.Bool            // the subscription is dead
-	dbDown     atomic.Int64           // since when the databases do not answer, or refuse; an instant, 0: they do
-	dbError    atomic.Value           // string: the last error
-	noDB       atomic.Bool            // standalone: there are none
+	turns      atomic.Uint64 // of the loop
+	turned     atomic.Int64  // when it last turned, or came back from the kernel, an instant
+	kernel     atomic.Int64  // since when it is in a call that may wait for rtnl, an instant, 0: it is not
+	behind     atomic.Int64  // since when there are unwritten ports, an instant, 0: there are none
+	resync     atomic.Bool   // a listing of all links is owed or under way
+	resyncAt   atomic.Int64  // since when, an instant
+	listed     atomic.Bool   // the first listing is complete
+	linksEnded atomic.Bool   // the subscription is dead
+	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; an instant, 0: they do
+	dbError    atomic.Value  // string: the last error
+	noDB       atomic.Bool   // standalone: there are none
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
+
+	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
 
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
@@ -83,8 +84,8 @@ func (h *health) turn(now time.Time, unwritten int) {
 	since(&h.behind, unwritten > 0, now)
 }
 
-// enterKernel and leaveKernel go around a system call that waits as long as somebody holds rtnl, the kernel's lock on all links: a slow driver, thousands of
-// deletions. Such a loop is not stuck, and starting again would not help.
+// enterKernel and leaveKernel go around a system call that waits as long as somebody holds rtnl, the kernel's lock on
+// all links: a slow driver, thousands of deletions. Such a loop is not stuck, and starting again would not help.
 func (h *health) enterKernel(now time.Time) { h.kernel.Store(instant(now)) }
 
 func (h *health) leaveKernel(now time.Time) {
@@ -188,8 +189,9 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 	return checks
 }
 
-// netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has none. However long that is, it is no more than degraded:
-// failed would have the daemon started again, only to wait for the same lock.
+// netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has
+// none. However long that is, it is no more than degraded: failed would have the daemon started again, only to wait
+// for the same lock.
 func (h *health) netlink(inKernel time.Duration) (level, string) {
 	awaited := h.awaited.Load()
 	switch {
@@ -198,7 +200,8 @@ func (h *health) netlink(inKernel time.Duration) (level, string) {
 	case h.linksEnded.Load():
 		return failed, "the subscription to link messages is dead"
 	case inKernel > kernelAfter:
-		return degraded, fmt.Sprintf("the kernel has had a request for %v: something holds its lock on links (rtnl)", inKernel.Round(time.Second))
+		return degraded, fmt.Sprintf("the kernel has had a request for %v: something holds its lock on links (rtnl)",
+			inKernel.Round(time.Second))
 	case !h.listed.Load():
 		return degraded, "the first listing of all links is not complete"
 	}

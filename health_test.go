@@ -49,7 +49,8 @@ func TestHealthTable(t *testing.T) {
 	}
 }
 
-// TestSettingTheClockChangesNoHealth: a switch boots with a wrong clock, and NTP sets it hours forward or back. Nothing has lasted longer or shorter for that.
+// TestSettingTheClockChangesNoHealth: a switch boots with a wrong clock, and NTP sets it hours forward or back.
+// Nothing has lasted longer or shorter for that.
 func TestSettingTheClockChangesNoHealth(t *testing.T) {
 	start := time.Now()
 	for name, c := range map[string]struct {
@@ -57,11 +58,13 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 		check string
 		after map[time.Duration]level
 	}{
-		"all is well": {func(*health) {}, "loop", map[time.Duration]level{time.Second: ok, stuckAfter + time.Second: failed}},
+		"all is well": {func(*health) {}, "loop",
+			map[time.Duration]level{time.Second: ok, stuckAfter + time.Second: failed}},
 		"an outage": {func(h *health) { h.database(errors.New("connection refused"), start) }, "redis",
 			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
 		"a queue": {func(h *health) { h.turn(start, 1) }, "queue",
-			map[time.Duration]level{time.Second: ok, behindAfter + time.Second: degraded, failedAfter + time.Second: failed}},
+			map[time.Duration]level{
+				time.Second: ok, behindAfter + time.Second: degraded, failedAfter + time.Second: failed}},
 		"an overrun": {func(h *health) { h.resync.Store(true); since(&h.resyncAt, true, start) }, "overrun",
 			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
 	} {
@@ -73,7 +76,8 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 				c.begin(h)
 				for _, got := range h.Checks(stepWall(start.Add(after), step), 0) {
 					if got.name == c.check && got.level != want {
-						t.Errorf("%s for %v, the clock set by %v: %s is %v (%s), want %v", name, after, step, got.name, got.level, got.reason, want)
+						t.Errorf("%s for %v, the clock set by %v: %s is %v (%s), want %v",
+							name, after, step, got.name, got.level, got.reason, want)
 					}
 				}
 			}
@@ -131,7 +135,8 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 // newWatchdog is one on a bench: it ticks by hand and its exit is caught.
 func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
 	exited, out = new(int), new(lockedBuffer)
-	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)), flush: func(time.Duration) {}, notify: new(notifier),
+	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)),
+		flush: func(time.Duration) {}, notify: new(notifier),
 		exit: func(code int) { *exited = code }}
 	w.health.listed.Store(true)
 	return w, exited, out

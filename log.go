@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value. Whoever logs waits for nobody: lines go into a queue (logqueue.go), and one goroutine
-// writes them out (logoutput.go).
+// Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value. Whoever logs waits for nobody:
+// lines go into a queue (logqueue.go), and one goroutine writes them out (logoutput.go).
 
 // ctxNone is for log calls, which want a context that nothing reads.
 var ctxNone = context.Background()
@@ -70,8 +70,10 @@ type logControl struct {
 	fixedOutput bool
 }
 
-// newLogControl begins to log as the flags say. fixed flags were given on the command line, and win over CONFIG_DB. dropped counts the lines that are lost.
-func newLogControl(output string, level slog.Level, fixedOutput, fixedLevel bool, dropped *counter) (*logControl, error) {
+// newLogControl begins to log as the flags say. fixed flags were given on the command line, and win over CONFIG_DB.
+// dropped counts the lines that are lost.
+func newLogControl(output string, level slog.Level, fixedOutput, fixedLevel bool, dropped *counter) (
+	*logControl, error) {
 	out, err := openLogOutput(output)
 	if err != nil {
 		return nil, err
@@ -119,7 +121,8 @@ func newQueuedLog(q *logQueue, level slog.Leveler) slog.Handler {
 		}
 		return a
 	}
-	return &queuedLog{Handler: slog.NewTextHandler(&q.filling, &slog.HandlerOptions{Level: level, ReplaceAttr: replace}), queue: q}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
+	return &queuedLog{Handler: slog.NewTextHandler(&q.filling, options), queue: q}
 }
 
 func (h *queuedLog) WithAttrs(attrs []slog.Attr) slog.Handler {

@@ -20,12 +20,13 @@ import (
 
 // newLineLog writes each line at once, for tests that look at what was logged.
 func newLineLog(w io.Writer, level slog.Leveler) slog.Handler {
-	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	named := func(_ []string, a slog.Attr) slog.Attr {
 		if l, ok := a.Value.Any().(slog.Level); ok && a.Key == slog.LevelKey {
 			return slog.String(slog.LevelKey, logLevels[logLevel(l)].name)
 		}
 		return a
-	}})
+	}
+	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: named})
 }
 
 // newTestLog is the daemon's log with an output of the test's own.
@@ -45,7 +46,8 @@ func newPipe(t *testing.T) (reader, writer *os.File) {
 	return reader, writer
 }
 
-// within fails the test if fn takes longer than a log that is stuck would be noticed by, and says what it did meanwhile.
+// within fails the test if fn takes longer than a log that is stuck would be noticed by, and says what it did
+// meanwhile.
 func within(t *testing.T, what string, limit time.Duration, fn func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -73,7 +75,8 @@ func TestLogLevels(t *testing.T) {
 	text, err := io.ReadAll(reader)
 	must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	if len(lines) != 2 || !strings.HasSuffix(lines[0], ` level=NOTICE msg="a notice" port=Ethernet0`) || !strings.HasSuffix(lines[1], ` level=CRIT msg="two\nlines" instance=asic0 g.err="a b"`) {
+	if len(lines) != 2 || !strings.HasSuffix(lines[0], ` level=NOTICE msg="a notice" port=Ethernet0`) ||
+		!strings.HasSuffix(lines[1], ` level=CRIT msg="two\nlines" instance=asic0 g.err="a b"`) {
 		t.Fatalf("the log is %s", text)
 	}
 	stamp, _, _ := strings.Cut(strings.TrimPrefix(lines[0], "time="), " ")
@@ -118,7 +121,8 @@ func TestSyslog(t *testing.T) {
 		levelCrit: "<26>", levelAlert: "<25>", levelEmerg: "<24>"} {
 		log.With("instance", "asic0").Log(ctxNone, level, "it happened", "port", "Ethernet0")
 		readDatagrams(t, syslogd, "the line", func(line string) bool {
-			if !strings.HasPrefix(line, priority) || !strings.Contains(line, " portsyncd[") || !strings.HasSuffix(line, `: msg="it happened" instance=asic0 port=Ethernet0`) {
+			if !strings.HasPrefix(line, priority) || !strings.Contains(line, " portsyncd[") ||
+				!strings.HasSuffix(line, `: msg="it happened" instance=asic0 port=Ethernet0`) {
 				t.Errorf("%v is sent as %s", level, line)
 			}
 			return true
@@ -126,8 +130,8 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
-// TestLoggingWaitsForNobody: a syslog daemon that is stopped takes no line. Whoever logs goes on; memory is bounded, what does not fit is counted, and once it drains
-// the log says how much is missing, in its place.
+// TestLoggingWaitsForNobody: a syslog daemon that is stopped takes no line. Whoever logs goes on; memory is bounded,
+// what does not fit is counted, and once it drains the log says how much is missing, in its place.
 func TestLoggingWaitsForNobody(t *testing.T) {
 	syslogd, out := openSyslogd(t)
 	log, lost := newTestLog(out, slog.LevelDebug)
@@ -156,7 +160,8 @@ func TestLoggingWaitsForNobody(t *testing.T) {
 			got++
 		case strings.Contains(line, "log lines were dropped"):
 			var n uint64
-			if _, err := fmt.Sscanf(line[strings.Index(line, "lines="):], "lines=%d", &n); err != nil || !strings.HasPrefix(line, "<28>") {
+			_, err := fmt.Sscanf(line[strings.Index(line, "lines="):], "lines=%d", &n)
+			if err != nil || !strings.HasPrefix(line, "<28>") {
 				t.Errorf("%s: %v", line, err)
 			}
 			told += n
@@ -172,10 +177,13 @@ func TestLoggingWaitsForNobody(t *testing.T) {
 		t.Errorf("the queue holds %d bytes", held)
 	}
 	log.Info("and on it goes")
-	readDatagrams(t, syslogd, "the log to go on", func(line string) bool { return strings.HasSuffix(line, `msg="and on it goes"`) })
+	readDatagrams(t, syslogd, "the log to go on", func(line string) bool {
+		return strings.HasSuffix(line, `msg="and on it goes"`)
+	})
 }
 
-// TestSyslogThatComesLater: until it is there stderr serves in its place, which is said once; and connecting to it is the writer's business, too.
+// TestSyslogThatComesLater: until it is there stderr serves in its place, which is said once; and connecting to it is
+// the writer's business, too.
 func TestSyslogThatComesLater(t *testing.T) {
 	reader, writer := newPipe(t)
 	syslogd, there := openSyslogd(t)
@@ -192,7 +200,8 @@ func TestSyslogThatComesLater(t *testing.T) {
 	<-connecting
 	connect <- os.ErrNotExist
 	lines := bufio.NewScanner(reader)
-	for _, want := range []string{`level=WARN msg="no syslog here, logging to stderr"`, "level=INFO msg=one", "level=INFO msg=two"} {
+	said := `level=WARN msg="no syslog here, logging to stderr"`
+	for _, want := range []string{said, "level=INFO msg=one", "level=INFO msg=two"} {
 		if !lines.Scan() || !strings.HasSuffix(lines.Text(), want) {
 			t.Errorf("stderr has %q, want %q", lines.Text(), want)
 		}
@@ -240,7 +249,8 @@ func TestStuckLoopLeavesItsGoroutinesInTheLog(t *testing.T) {
 	}()
 	said := false
 	readDatagrams(t, syslogd, "the goroutines", func(line string) bool {
-		said = said || strings.HasPrefix(line, "<26>") && strings.Contains(line, `msg="the loop is stuck, ending" for=10s`)
+		said = said || strings.HasPrefix(line, "<26>") &&
+			strings.Contains(line, `msg="the loop is stuck, ending" for=10s`)
 		return said && strings.Contains(line, "TestStuckLoopLeavesItsGoroutinesInTheLog")
 	})
 	go func() {
@@ -285,7 +295,8 @@ func TestLoggingThatIsNotEnabledDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// --- The real daemon -------------------------------------------------------------------------------------------------------
+// --- The real daemon
+// -------------------------------------------------------------------------------------------------------
 
 // startInside runs the daemon on the switch with its log going to the switch's syslog, and its metrics on a socket.
 func (s *testSwitch) startInside(flags ...string) (*switchtest.Daemon, string) {
@@ -298,8 +309,9 @@ func (s *testSwitch) startInside(flags ...string) (*switchtest.Daemon, string) {
 	return d, socket
 }
 
-// TestSyslogThatNobodyReadsStopsNothing: from the first line on the socket is full. Link changes reach STATE_DB, /metrics answers, the loop turns, SIGTERM ends
-// the daemon in time; and when somebody reads again, the log says how much is missing.
+// TestSyslogThatNobodyReadsStopsNothing: from the first line on the socket is full. Link changes reach STATE_DB,
+// /metrics answers, the loop turns, SIGTERM ends the daemon in time; and when somebody reads again, the log says how
+// much is missing.
 func TestSyslogThatNobodyReadsStopsNothing(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 16))
@@ -327,7 +339,9 @@ func TestSyslogThatNobodyReadsStopsNothing(t *testing.T) {
 	if got := sample(s.scrapeSocket(socket), `portsyncd_health_check{check="loop"}`); got != "1" {
 		t.Errorf("health of the loop is %q", got)
 	}
-	readDatagrams(t, syslogd, "how many lines are missing", func(line string) bool { return strings.Contains(line, `msg="log lines were dropped" lines=`) })
+	readDatagrams(t, syslogd, "how many lines are missing", func(line string) bool {
+		return strings.Contains(line, `msg="log lines were dropped" lines=`)
+	})
 	s.must(s.FillSyslog())
 	s.must(d.Signal(os.Interrupt))
 	asked := time.Now()
@@ -349,13 +363,16 @@ func TestLastLinesReachSyslog(t *testing.T) {
 	d, _ := s.startInside()
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 	s.must(d.Signal(os.Interrupt))
-	readDatagrams(t, syslogd, "the last line", func(line string) bool { return strings.HasSuffix(line, "msg=stopped unwritten_ports=0") })
+	readDatagrams(t, syslogd, "the last line", func(line string) bool {
+		return strings.HasSuffix(line, "msg=stopped unwritten_ports=0")
+	})
 	if code, err := d.Wait(patience); err != nil || code != exitOK {
 		t.Errorf("exit code %d, %v", code, err)
 	}
 }
 
-// TestReaderOfTheLogMayGo: supervisord ends, or a pipe's other end does. EPIPE on stderr or stdout is the end of a Go program that does not say otherwise.
+// TestReaderOfTheLogMayGo: supervisord ends, or a pipe's other end does. EPIPE on stderr or stdout is the end of a Go
+// program that does not say otherwise.
 func TestReaderOfTheLogMayGo(t *testing.T) {
 	for _, output := range []string{"stderr", "stdout"} {
 		t.Run(output, func(t *testing.T) {
@@ -376,7 +393,9 @@ func TestReaderOfTheLogMayGo(t *testing.T) {
 				s.must(s.IP("link", "set", "Ethernet0", "mtu", fmt.Sprint(1400+mtu)))
 				s.waitEntry("Ethernet0", fields("up", "up", 1400+mtu))
 			}
-			s.waitFor("the lost lines to be counted", func() bool { return s.number(d, "portsyncd_log_lines_dropped_total") > 0 })
+			s.waitFor("the lost lines to be counted", func() bool {
+				return s.number(d, "portsyncd_log_lines_dropped_total") > 0
+			})
 			s.must(d.Signal(os.Interrupt))
 			if code, err := d.Wait(patience); err != nil || code != exitOK {
 				t.Errorf("exit code %d, %v", code, err)

@@ -51,7 +51,8 @@ func (o *fileOutput) write(at time.Time, level slog.Level, text []byte) error {
 	return err
 }
 
-// syslogOutput sends each line with its own severity; time and level are syslog's business. While there is no syslog, stderr serves in its place.
+// syslogOutput sends each line with its own severity; time and level are syslog's business. While there is no syslog,
+// stderr serves in its place.
 type syslogOutput struct {
 	connect func() (*syslog.Writer, error)
 	to      *syslog.Writer // nil: not connected

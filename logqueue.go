@@ -17,8 +17,8 @@ const (
 	logTail = 500 * time.Millisecond // for the last lines of a daemon that ends
 )
 
-// logQueue is what was logged and is not written yet. Adding a line waits for nobody: not for a syslog daemon that is stopped, not for a terminal. What does not fit is
-// dropped and counted, and a line says so in its place.
+// logQueue is what was logged and is not written yet. Adding a line waits for nobody: not for a syslog daemon that is
+// stopped, not for a terminal. What does not fit is dropped and counted, and a line says so in its place.
 type logQueue struct {
 	mu       sync.Mutex
 	out      logOutput
@@ -48,7 +48,8 @@ func (b *logBatch) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// newLogQueue makes a queue and starts its writer, which stays for good. lost counts lines that were dropped, or that no output took.
+// newLogQueue makes a queue and starts its writer, which stays for good. lost counts lines that were dropped, or that
+// no output took.
 func newLogQueue(out logOutput, lost *counter) *logQueue {
 	q := &logQueue{out: out, wake: make(chan struct{}, 1), lost: lost}
 	go q.run()
@@ -99,15 +100,15 @@ func (q *logQueue) run() {
 			refused := batch.write()
 			q.lost.Add(uint64(refused))
 			untold += refused + batch.dropped
-			out := batch.lines[len(batch.lines)-1].out
-			if untold > 0 && out.write(time.Now(), slog.LevelWarn, fmt.Appendf(nil, `msg="log lines were dropped" lines=%d`, untold)) == nil {
+			if untold > 0 && batch.tell(untold) == nil {
 				untold = 0
 			}
 		}
 	}
 }
 
-// take moves what has gathered into batch, whose lines are written. If there is nothing, whoever waits for that is told.
+// take moves what has gathered into batch, whose lines are written. If there is nothing, whoever waits for that is
+// told.
 func (q *logQueue) take(batch *logBatch) bool {
 	if cap(batch.text) > logKeep {
 		*batch = logBatch{}
@@ -137,6 +138,12 @@ func (b *logBatch) write() (refused int) {
 		start = l.end + 1
 	}
 	return refused
+}
+
+// tell writes that lines are missing, where the last line went.
+func (b *logBatch) tell(missing int) error {
+	text := fmt.Appendf(nil, `msg="log lines were dropped" lines=%d`, missing)
+	return b.lines[len(b.lines)-1].out.write(time.Now(), slog.LevelWarn, text)
 }
 
 // Flush waits until every line so far is written, but no longer than limit.

@@ -169,7 +169,7 @@ func lastWords(stderr io.Writer, err error) {
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // which Go takes for the end if it comes of stdout or stderr: whoever reads the log may go
+	signal.Ignore(syscall.SIGPIPE) // whoever reads stdout or stderr may go, and Go takes that for the end
 	m := newMetrics(version)
 	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"], &m.logDropped)
 	if err != nil {
@@ -177,7 +177,8 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	defer log.Flush(logTail)
 	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1)}
-	source, noLinks := openKernelLinks(o.netns, int(o.buffer)) // before anything that takes time: what exists by then counts as old
+	// before anything that takes time: what exists by now is old
+	source, noLinks := openKernelLinks(o.netns, int(o.buffer))
 	if noLinks != nil && !errors.Is(noLinks, errNoNetNS) {
 		return noLinks
 	}

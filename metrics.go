@@ -122,7 +122,8 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},
 		{"portsyncd_tls_certificate_not_after_timestamp_seconds", gaugeKind, nil, "When the server's certificate expires. Absent without TLS.", &m.tlsNotAfter},
 
-		{"portsyncd_log_lines_dropped_total", counterKind, nil, "Log lines lost because nobody took them in time: the log waits, nothing else does.", &m.logDropped},
+		{"portsyncd_log_lines_dropped_total", counterKind, nil, "Log lines lost because nobody took them in time.",
+			&m.logDropped},
 		{"portsyncd_build_info", gaugeKind, []string{"version", "goversion", "goarch"}, "Always 1; the labels say what is running.",
 			constant("version", version, "goversion", runtime.Version(), "goarch", runtime.GOARCH)},
 		{"process_cpu_seconds_total", counterKind, nil, "Total user and system CPU time spent in seconds.", &m.process.cpu},

@@ -394,8 +394,8 @@ func inNetNS(netns string, open func() error) error {
 // errNoNetNS says that the network namespace is not there yet; a booting switch is still to make it.
 var errNoNetNS = errors.New("no such network namespace")
 
-// netNSError tells what waiting cures from what it does not. ip netns add makes the file first, and then mounts the namespace on it: until then it is a file like any
-// other (EINVAL).
+// netNSError tells what waiting cures from what it does not. ip netns add makes the file first, and then mounts the
+// namespace on it: until then it is a file like any other (EINVAL).
 func netNSError(netns string, err error) error {
 	kind := errConfig
 	for _, early := range []error{unix.ENOENT, unix.ESRCH, unix.EINVAL} {
@@ -406,7 +406,8 @@ func netNSError(netns string, err error) error {
 	return fmt.Errorf("%w: -netns %s: %w", kind, netns, err)
 }
 
-// netNSPause is the time between looks for a namespace that is not there: its interfaces are made right after it, and those there are when it is found count as old.
+// netNSPause is the time between looks for a namespace that is not there: its interfaces are made right after it, and
+// those there are when it is found count as old.
 const netNSPause = 50 * time.Millisecond
 
 // awaitKernelLinks is openKernelLinks for a namespace that is not there yet: it looks for it until ctx ends.
@@ -519,7 +520,8 @@ func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
 func (k *kernelLinks) StartDump() error {
 	k.dumpSeq++
 	k.enterKernel()
-	err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) // makes the first datagram
+	// the first datagram is made before this returns
+	err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	k.leaveKernel()
 	if err != nil {
 		return fmt.Errorf("ask the kernel for all links: %w", err)
@@ -540,8 +542,9 @@ func (k *kernelLinks) leaveKernel() {
 	}
 }
 
-// recvDump receives into a message header from the socket of requests. It is here that the kernel makes the dump's next datagram, for which it needs rtnl. Not a
-// raw system call: for the runtime that would be Go code that goes on and on, and its collector would stop every other goroutine until that ends.
+// recvDump receives into a message header from the socket of requests. It is here that the kernel makes the dump's
+// next datagram, for which it needs rtnl. Not a raw system call: for the runtime that would be Go code that goes on
+// and on, and its collector would stop every other goroutine until that ends.
 func (k *kernelLinks) recvDump(h *unix.Msghdr) (int, unix.Errno) {
 	k.enterKernel()
 	defer k.leaveKernel()

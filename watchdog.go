@@ -95,8 +95,9 @@ func (w *watchdog) Run(ctx context.Context) {
 	}
 }
 
-// tick ends the process if the loop is stuck, before anything else that it may do; it updates health and tells systemd. every is the time since the
-// last one, if the watchdog was waiting for nothing else. It returns whether nothing is wrong.
+// tick ends the process if the loop is stuck, before anything else that it may do; it updates health and tells
+// systemd. every is the time since the last one, if the watchdog was waiting for nothing else. It returns whether
+// nothing is wrong.
 func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	if turns := w.health.turns.Load(); turns != w.turns || w.health.excused() {
 		w.turns, w.stuck = turns, 0

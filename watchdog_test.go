@@ -64,8 +64,9 @@ func openSystemd(t *testing.T) (systemd *net.UnixConn, path string) {
 	return systemd, path
 }
 
-// TestLoopInTheKernelIsNotStuck: while somebody holds rtnl, a dump request or the reading of a dump blocks in the kernel. For as long as it does, the watchdog does not end
-// the process, systemd hears that it is well, and health says what it waits for and since when. A loop that stands still by itself is still stuck.
+// TestLoopInTheKernelIsNotStuck: while somebody holds rtnl, a dump request or the reading of a dump blocks in the
+// kernel. For as long as it does, the watchdog does not end the process, systemd hears that it is well, and health
+// says what it waits for and since when. A loop that stands still by itself is still stuck.
 func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 	for _, where := range []string{"dump", "receive"} {
 		t.Run(where, func(t *testing.T) {
@@ -74,9 +75,11 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 			conn, err := net.Dial("unixgram", path)
 			must(t, err)
 			w.notify = &notifier{conn: conn, every: time.Second}
-			k := &slowKernel{status: w.health, block: make(chan string, 1), blocked: make(chan struct{}), release: make(chan struct{})}
+			k := &slowKernel{status: w.health, block: make(chan string, 1),
+				blocked: make(chan struct{}), release: make(chan struct{})}
 			k.block <- where
-			syncer := newSyncer(syncOptions{eoiu: time.Minute, links: globs{"*"}}, k, nil, w.m, w.health, slog.New(slog.DiscardHandler), time.Now)
+			rules := syncOptions{eoiu: time.Minute, links: globs{"*"}}
+			syncer := newSyncer(rules, k, nil, w.m, w.health, slog.New(slog.DiscardHandler), time.Now)
 			ended := make(chan error, 1)
 			go func() { ended <- syncer.Run(t.Context()) }()
 			<-k.blocked
@@ -88,12 +91,14 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 				if *exited != 0 {
 					t.Fatalf("ended after %d s in the kernel", second)
 				}
-				readDatagrams(t, systemd, "the watchdog's word to systemd", func(m string) bool { return m == "WATCHDOG=1" })
+				readDatagrams(t, systemd, "the watchdog's word", func(m string) bool { return m == "WATCHDOG=1" })
 				if got := w.health.Alive(now); len(got) > 0 {
 					t.Fatalf("/healthz says after %d s: %v", second, got)
 				}
 				check := w.health.Checks(now, 0)[0]
-				if wrong := second > 3 && (check.level != degraded || !strings.Contains(check.reason, fmt.Sprintf("for %ds", second)) || !strings.Contains(check.reason, "rtnl")); wrong {
+				since := fmt.Sprintf("for %ds: ", second)
+				said := strings.Contains(check.reason, since) && strings.Contains(check.reason, "rtnl")
+				if second > 3 && (check.level != degraded || !said) {
 					t.Fatalf("after %d s netlink is %v (%s)", second, check.level, check.reason)
 				}
 			}
@@ -115,7 +120,8 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 	}
 }
 
-// TestLoopThatCannotBeginIsNotStuck: what the start waits for may take minutes, and systemd is told not to lose patience either.
+// TestLoopThatCannotBeginIsNotStuck: what the start waits for may take minutes, and systemd is told not to lose
+// patience either.
 func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 	w, exited, _ := newWatchdog(t)
 	w.health.listed.Store(false)
@@ -134,7 +140,8 @@ func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 			return extended && m == "WATCHDOG=1"
 		})
 	}
-	if check := w.health.Checks(now, 0)[0]; *exited != 0 || check.level != degraded || !strings.Contains(check.reason, "asic0") {
+	check := w.health.Checks(now, 0)[0]
+	if *exited != 0 || check.level != degraded || !strings.Contains(check.reason, "asic0") {
 		t.Errorf("exit code %d; netlink is %v (%s)", *exited, check.level, check.reason)
 	}
 	w.health.await(nil)
@@ -146,8 +153,8 @@ func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 	}
 }
 
-// TestNetworkNamespaceIsWaitedFor: the name leads nowhere, then to a file on which ip netns add is still to mount something, then to the namespace, as a link like
-// those that SONiC makes.
+// TestNetworkNamespaceIsWaitedFor: the name leads nowhere, then to a file on which ip netns add is still to mount
+// something, then to the namespace, as a link like those that SONiC makes.
 func TestNetworkNamespaceIsWaitedFor(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 2))
@@ -156,7 +163,9 @@ func TestNetworkNamespaceIsWaitedFor(t *testing.T) {
 	d := s.daemon("-netns", name)
 	s.waitMetric(d, `portsyncd_health_check{check="netlink"}`, "0.5")
 	s.must(os.WriteFile(name, nil, 0o644))
-	s.waitFor("the log to say so", func() bool { return d.Logged("level=WARN", "not there yet, waiting for it", name) == 1 })
+	s.waitFor("the log to say so", func() bool {
+		return d.Logged("level=WARN", "not there yet, waiting for it", name) == 1
+	})
 	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
 		response, err := http.Get("http://" + d.Metrics + path)
 		s.must(err)
@@ -191,7 +200,8 @@ func TestSigtermEndsTheWaitForANamespace(t *testing.T) {
 	}
 }
 
-// holdVariable has this program hold the lock on links by a port of that name, see testMain; it is one lock for the whole machine, so for a few seconds at most.
+// holdVariable has this program hold the lock on links by a port of that name, see testMain; it is one lock for the
+// whole machine, so for a few seconds at most.
 const (
 	holdVariable = "PORTSYNCD_TEST_HOLD_LINKS"
 	holdLimit    = 15 * time.Second
@@ -218,7 +228,9 @@ func TestHeldLinksAreReportedNotPunished(t *testing.T) {
 	d, _ := s.start(2, "-reconcile-interval", "1s")
 	s.waitMetric(d, `portsyncd_health_check{check="netlink"}`, "1")
 	release := s.holdLinks(t)
-	s.must(switchtest.WaitFor(12*time.Second, "netlink to be degraded", func() bool { return s.metric(d, `portsyncd_health_check{check="netlink"}`) == "0.5" }))
+	s.must(switchtest.WaitFor(12*time.Second, "netlink to be degraded", func() bool {
+		return s.metric(d, `portsyncd_health_check{check="netlink"}`) == "0.5"
+	}))
 	if d.Logged("level=WARN", "health is degraded", "netlink: the kernel has had a request for", "rtnl") != 1 {
 		t.Error("the log does not say why")
 	}
@@ -234,7 +246,7 @@ func TestHeldLinksAreReportedNotPunished(t *testing.T) {
 			break
 		}
 	}
-	readDatagrams(t, systemd, "the watchdog's word to systemd meanwhile", func(m string) bool { return m == "WATCHDOG=1" })
+	readDatagrams(t, systemd, "the watchdog's word meanwhile", func(m string) bool { return m == "WATCHDOG=1" })
 	release()
 	s.waitMetric(d, `portsyncd_health_check{check="netlink"}`, "1")
 	s.must(s.IP("link", "set", "Ethernet4", "mtu", "1400"))
@@ -244,7 +256,8 @@ func TestHeldLinksAreReportedNotPunished(t *testing.T) {
 	}
 }
 
-// TestGarbageCollectorDoesNotWaitForHeldLinks: a dump's datagrams are made when they are read, under rtnl. While that blocks, the rest of the program goes on.
+// TestGarbageCollectorDoesNotWaitForHeldLinks: a dump's datagrams are made when they are read, under rtnl. While that
+// blocks, the rest of the program goes on.
 func TestGarbageCollectorDoesNotWaitForHeldLinks(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.AddPorts(portNames(100)...))

@@ -206,8 +206,9 @@ func (b *bench) converge(limit time.Duration, expected map[string]string) (took 
 	}
 }
 
-// latency is one change at a time: from the request to the kernel to the moment when STATE_DB tells its readers. The kernel's own part of it, some microseconds, is
-// the same for every daemon; a listener of this process's own, which could leave it out, is at times later than the daemon.
+// latency is one change at a time: from the request to the kernel to the moment when STATE_DB tells its readers. The
+// kernel's own part of it, some microseconds, is the same for every daemon; a listener of this process's own, which
+// could leave it out, is at times later than the daemon.
 func (b *bench) latency() error {
 	took, err := b.change(b.names)
 	b.noteLatency("one change", took)
@@ -298,9 +299,11 @@ func (b *bench) change(ports []string) (took []time.Duration, err error) {
 	return took, nil
 }
 
-// follow takes the time from a request to the event behind which STATE_DB has what was asked for; never, if that does not come within the limit. An event from
-// before the request is of an earlier change, whatever the database holds by now.
-func follow(asked time.Time, limit time.Duration, events <-chan switchtest.KeyEvent, holds func(switchtest.KeyEvent) bool) time.Duration {
+// follow takes the time from a request to the event behind which STATE_DB has what was asked for; never, if that does
+// not come within the limit. An event from before the request is of an earlier change, whatever the database holds by
+// now.
+func follow(asked time.Time, limit time.Duration, events <-chan switchtest.KeyEvent,
+	holds func(switchtest.KeyEvent) bool) time.Duration {
 	late := time.After(limit)
 	for {
 		select {

@@ -28,7 +28,8 @@ func (s *Switch) StartDaemon(program []string, flags ...string) (*Daemon, error)
 	return s.startDaemon(nil, program, flags)
 }
 
-// StartDaemonOn is the same with the daemon's stdout and stderr on a file of the caller's own, so that nothing of what it prints is collected.
+// StartDaemonOn is the same with the daemon's stdout and stderr on a file of the caller's own, so that nothing of what
+// it prints is collected.
 func (s *Switch) StartDaemonOn(file *os.File, program []string, flags ...string) (*Daemon, error) {
 	return s.startDaemon(file, program, flags)
 }

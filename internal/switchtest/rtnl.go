@@ -20,9 +20,10 @@ const (
 	ethtoolGetStrings = 0x1b
 )
 
-// HoldLinks is the body of a process that holds the kernel's lock on links (rtnl) until it is killed, and no longer than limit: it asks for something of a port with an
-// ethtool ioctl that reads its argument under the lock, and the argument lies on a page that is not there. The lock is one for all namespaces: whoever else has to do with
-// links waits, too. It is a process of its own, so that no fault of what is tested can make it longer.
+// HoldLinks is the body of a process that holds the kernel's lock on links (rtnl) until it is killed, and no longer
+// than limit: it asks for something of a port with an ethtool ioctl that reads its argument under the lock, and the
+// argument lies on a page that is not there. The lock is one for all namespaces: whoever else has to do with links
+// waits, too. It is a process of its own, so that no fault of what is tested can make it longer.
 func HoldLinks(port string, limit time.Duration) error {
 	page := unix.Getpagesize()
 	memory, err := unix.Mmap(-1, 0, 2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -38,7 +39,8 @@ func HoldLinks(port string, limit time.Duration) error {
 		request uintptr
 		arg     *[4]uint64
 	}{{uffdioAPI, &[4]uint64{uffdAPI}}, {uffdioRegister, &absent}} {
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, step.request, uintptr(unsafe.Pointer(step.arg))); errno != 0 {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, step.request, uintptr(unsafe.Pointer(step.arg)))
+		if errno != 0 {
 			return os.NewSyscallError("userfaultfd ioctl", errno)
 		}
 	}
@@ -80,7 +82,8 @@ func ethtool(port string, command unsafe.Pointer) error {
 	return errno
 }
 
-// HeldLinks runs a program that calls HoldLinks for a port of the switch, and returns once the lock is held. release ends that.
+// HeldLinks runs a program that calls HoldLinks for a port of the switch, and returns once the lock is held. release
+// ends that.
 func (s *Switch) HeldLinks(program ...string) (release func(), err error) {
 	d, err := s.StartInside(program...)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 // syslogSocket is one of the places where log/syslog looks, on the /run that only this switch sees.
 const syslogSocket = "/run/syslog"
 
-// Syslog is the switch's syslog socket, a datagram socket as everywhere, for what StartInside starts. Nobody reads it but the caller.
+// Syslog is the switch's syslog socket, a datagram socket as everywhere, for what StartInside starts. Nobody reads it
+// but the caller.
 func (s *Switch) Syslog() (*net.UnixConn, error) {
 	var c *net.UnixConn
 	return c, s.Inside(func() (err error) {
