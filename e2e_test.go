@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -53,6 +54,10 @@ func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 func testMain(m *testing.M) int {
 	if allowed := os.Getenv(confineVariable); allowed != "" {
 		fmt.Fprintln(os.Stderr, confine(allowed, os.Args[1:]))
+		return 1
+	}
+	if port := os.Getenv(holdVariable); port != "" {
+		fmt.Fprintln(os.Stderr, switchtest.HoldLinks(port, holdLimit))
 		return 1
 	}
 	var err error
@@ -118,6 +123,12 @@ func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 	}
 	d, err := s.StartDaemon(s.program, flags...)
 	s.must(err)
+	s.keep(d)
+	return d
+}
+
+// keep stops a daemon at the end of its test, and looks at what it printed.
+func (s *testSwitch) keep(d *switchtest.Daemon) {
 	s.t.Cleanup(func() {
 		d.Stop()
 		if s.t.Failed() {
@@ -130,7 +141,6 @@ func (s *testSwitch) daemon(flags ...string) *switchtest.Daemon {
 			s.t.Error("the daemon has a data race:\n", d.Log())
 		}
 	})
-	return d
 }
 
 func tail(text string) string {
@@ -192,6 +202,21 @@ func (s *testSwitch) entries() []string {
 // scrape reads a daemon's metrics, or the error.
 func (s *testSwitch) scrape(d *switchtest.Daemon) string {
 	response, err := http.Get("http://" + d.Metrics + "/metrics")
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return string(text)
+}
+
+// scrapeSocket is the same over a unix socket, for a daemon that was started inside.
+func (s *testSwitch) scrapeSocket(path string) string {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+	response, err := client.Get("http://portsyncd/metrics")
 	if err != nil {
 		return err.Error()
 	}
@@ -602,8 +627,7 @@ func TestBadInput(t *testing.T) {
 		"receive buffer":    {"-standalone -netlink.receive-buffer lots", []string{"-netlink.receive-buffer", "lots", "KiB"}},
 		"old interfaces":    {"-old-interfaces keep", []string{"-old-interfaces", `"keep"`, "adopt"}},
 		"reconcile":         {"-reconcile-interval 1ms", []string{"-reconcile-interval", "1ms"}},
-		"namespace":         {"-netns no-such-namespace", []string{"-netns", "no-such-namespace"}},
-		"broken file":       {"-db.config " + file("broken.json", `{"INSTANCES":`), []string{"-db.config", "broken.json"}},
+		"no object":         {"-db.config " + file("list.json", `["INSTANCES"]`), []string{"-db.config", "list.json"}},
 		"no such database":  {"-db.config " + file("nodb.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis"}}}`), []string{"nodb.json", "CONFIG_DB"}},
 		"no such instance":  {"-db.config " + file("noinst.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"separator":":","instance":"redis7"}}}`), []string{"noinst.json", "redis7"}},
 		"no separator":      {"-db.config " + file("nosep.json", `{`+instance+`,"DATABASES":{"APPL_DB":{"id":0,"instance":"redis"}}}`), []string{"nosep.json", "separator"}},

@@ -65,59 +65,99 @@ func (g *gauge) appendSamples(b []byte, name, labels string) []byte {
 	return append(appendFloat(b, g.Load()), '\n')
 }
 
-// vector is the value of a family with labels: any number of series, rendered in the order of their
-// label sets. Series come and go at run time; a scrape and a change exclude each other.
+// vector is the value of a family with labels: any number of series, rendered in the order of their label sets. Series
+// come and go at run time; a scrape and a change exclude each other.
+//
+// What comes and goes is noted, and put in order with the rest when somebody looks, or when the notes are an eighth of
+// it: where many ports come and go, sorting everything at each would take longer than everything else that their
+// messages need.
 type vector struct {
-	mu       sync.Mutex
-	series   []series
-	unsorted bool
-	removed  bool // some series have no value any more
+	mu     sync.Mutex
+	series []series // in order, each label set once
+	notes  []series // since then, in the order of their arrival
 }
 
 type series struct {
 	labels string // rendered, braces included
-	value  value  // nil: removed, goes with the next tidying
+	value  value  // nil: removed
 }
 
-// Add puts a series in. The caller keeps v and changes it without the vector's knowledge.
-func (v *vector) Add(labels string, s value) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if n := len(v.series); n > 0 && v.series[n-1].labels >= labels {
-		v.unsorted = true
-	}
-	v.series = append(v.series, series{labels, s})
-}
+const fewNotes = 64 // so many are never worth putting in order by themselves
+
+func byLabels(a, b series) int { return strings.Compare(a.labels, b.labels) }
+
+// Add puts a series in, in place of one with the same labels. The caller keeps s and changes it without the vector's
+// knowledge.
+func (v *vector) Add(labels string, s value) { v.note(series{labels, s}) }
 
 // Remove takes the series with these labels out; one that is not there is no error.
-func (v *vector) Remove(labels string) {
+func (v *vector) Remove(labels string) { v.note(series{labels, nil}) }
+
+func (v *vector) note(s series) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.unsorted {
+	v.notes = append(v.notes, s)
+	if len(v.notes) > fewNotes+len(v.series)/8 {
 		v.tidy()
-	}
-	i, found := slices.BinarySearchFunc(v.series, labels, func(s series, l string) int { return strings.Compare(s.labels, l) })
-	if found {
-		v.series[i].value = nil
-		v.removed = true
 	}
 }
 
-// tidy drops removed series and sorts the rest. The caller holds the lock.
+// tidy carries the notes out, without memory of its own. The caller holds the lock.
 func (v *vector) tidy() {
-	if v.removed {
+	slices.SortStableFunc(v.notes, byLabels)
+	fresh := v.notes[:0] // the last word on labels that v.series does not have
+	at, gone := 0, false
+	for i, s := range v.notes {
+		if i+1 < len(v.notes) && v.notes[i+1].labels == s.labels {
+			continue
+		}
+		from, known := slices.BinarySearchFunc(v.series[at:], s, byLabels)
+		at += from
+		switch {
+		case known:
+			v.series[at].value = s.value
+			gone = gone || s.value == nil
+		case s.value != nil:
+			fresh = append(fresh, s)
+		}
+	}
+	if gone {
 		v.series = slices.DeleteFunc(v.series, func(s series) bool { return s.value == nil })
 	}
-	slices.SortFunc(v.series, func(a, b series) int { return strings.Compare(a.labels, b.labels) })
-	v.unsorted, v.removed = false, false
+	v.merge(fresh)
+	clear(v.notes)
+	v.notes = v.notes[:0]
+}
+
+// merge puts series in that are in order and new, from the end, so that each moves once.
+func (v *vector) merge(fresh []series) {
+	old := len(v.series)
+	v.series = append(v.series, fresh...)
+	for to := len(v.series) - 1; len(fresh) > 0; to-- {
+		last := len(fresh) - 1
+		if old > 0 && byLabels(v.series[old-1], fresh[last]) > 0 {
+			old--
+			v.series[to] = v.series[old]
+		} else {
+			v.series[to], fresh = fresh[last], fresh[:last]
+		}
+	}
+}
+
+// each calls fn for every series, in order. No series comes or goes meanwhile.
+func (v *vector) each(fn func(series)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tidy()
+	for _, s := range v.series {
+		fn(s)
+	}
 }
 
 func (v *vector) appendSamples(b []byte, name, _ string) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.unsorted || v.removed {
-		v.tidy()
-	}
+	v.tidy()
 	for i := range v.series {
 		b = v.series[i].value.appendSamples(b, name, v.series[i].labels)
 	}

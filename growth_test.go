@@ -180,7 +180,7 @@ func measureGrowth(b *testing.B, ports int) growth {
 	g := growth{ports: ports}
 	source := newCrowd(b, ports)
 	m := newMetrics("growth")
-	open := func() (database, error) { return openSonicDB(s.ConfigFile, m) }
+	open := func() (database, error) { return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m) }
 	syncer := newSyncer(syncOptions{eoiu: time.Minute, old: "adopt"}, source, open, m, new(health), slog.New(slog.DiscardHandler), time.Now)
 	before := heapInUse()
 	ctx, stop := context.WithCancel(b.Context())
@@ -258,7 +258,7 @@ func BenchmarkStorm(b *testing.B) {
 	s.must(s.Configure(b.Context(), ports))
 	s.orchagent(true)
 	m := newMetrics("storm")
-	open := func() (database, error) { return openSonicDB(s.ConfigFile, m) }
+	open := func() (database, error) { return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m) }
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error)
 	syncer := newSyncer(syncOptions{eoiu: time.Minute, old: "auto"}, s.openLinks(), open, m, new(health), slog.New(slog.DiscardHandler), time.Now)

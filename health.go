@@ -15,6 +15,7 @@ import (
 const (
 	stuckAfter  = 10 * time.Second // a loop that has not turned for so long is stuck
 	behindAfter = 2 * time.Second  // so long a port may wait to be written
+	kernelAfter = 2 * time.Second  // so long the kernel may keep a request
 	failedAfter = 30 * time.Second // degraded for so long is failed
 )
 
@@ -39,22 +40,36 @@ type check struct {
 	reason string
 }
 
+// epoch is where instants are counted from. It is no state: any moment would do.
+var epoch = time.Now()
+
+// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the
+// wall, nothing has lasted any longer for it. It is never 0, which stands for no time.
+func instant(t time.Time) int64 {
+	if d := t.Sub(epoch); d != 0 {
+		return int64(d)
+	}
+	return 1
+}
+
 // health is written by the loop and read by anyone.
 type health struct {
 	turns      atomic.Uint64 // of the loop
-	turned     atomic.Int64  // when it last turned, Unix nanoseconds
-	behind     atomic.Int64  // since when there are unwritten ports, Unix nanoseconds, 0: there are none
+	turned     atomic.Int64  // when it last turned, or came back from the kernel, an instant
+	kernel     atomic.Int64  // since when it is in a call that may wait for rtnl, an instant, 0: it is not
+	behind     atomic.Int64  // since when there are unwritten ports, an instant, 0: there are none
 	resync     atomic.Bool   // a listing of all links is owed or under way
-	resyncAt   atomic.Int64  // since when, Unix nanoseconds
+	resyncAt   atomic.Int64  // since when, an instant
 	listed     atomic.Bool   // the first listing is complete
 	linksEnded atomic.Bool   // the subscription is dead
-	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; Unix nanoseconds, 0: they do
+	dbDown     atomic.Int64  // since when the databases do not answer, or refuse; an instant, 0: they do
 	dbError    atomic.Value  // string: the last error
 	noDB       atomic.Bool   // standalone: there are none
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
 
-	web atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
+	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
+	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
 
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
@@ -69,9 +84,31 @@ func (h *health) turn(now time.Time, unwritten int) {
 	if h.turns.Add(1) == 1 && h.begun != nil {
 		close(h.begun)
 	}
-	h.turned.Store(now.UnixNano())
+	h.turned.Store(instant(now))
 	since(&h.behind, unwritten > 0, now)
 }
+
+// enterKernel and leaveKernel go around a system call that waits as long as somebody holds rtnl, the kernel's lock on
+// all links: a slow driver, thousands of deletions. Such a loop is not stuck, and starting again would not help.
+func (h *health) enterKernel(now time.Time) { h.kernel.Store(instant(now)) }
+
+func (h *health) leaveKernel(now time.Time) {
+	h.turned.Store(instant(now))
+	h.kernel.Store(0)
+}
+
+// await notes what the loop cannot begin without; nil: it can.
+func (h *health) await(what error) {
+	if what == nil {
+		h.awaited.Store(nil)
+		return
+	}
+	why := what.Error()
+	h.awaited.Store(&why)
+}
+
+// excused tells whether a loop that does not turn has a reason.
+func (h *health) excused() bool { return h.kernel.Load() != 0 || h.awaited.Load() != nil }
 
 // beat notes that the loop is at one of its beats.
 func (h *health) beat() {
@@ -87,7 +124,7 @@ func since(at *atomic.Int64, on bool, now time.Time) {
 	case !on:
 		at.Store(0)
 	case at.Load() == 0:
-		at.Store(now.UnixNano())
+		at.Store(instant(now))
 	}
 }
 
@@ -103,7 +140,7 @@ func (h *health) database(err error, now time.Time) {
 func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames)]check) {
 	ago := func(at *atomic.Int64) time.Duration {
 		if t := at.Load(); t != 0 {
-			return now.Sub(time.Unix(0, t))
+			return time.Duration(instant(now) - t)
 		}
 		return 0
 	}
@@ -120,11 +157,7 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		c := check{name: name}
 		switch name {
 		case "netlink":
-			if h.linksEnded.Load() {
-				c.level, c.reason = failed, "the subscription to link messages is dead"
-			} else if !h.listed.Load() {
-				c.level, c.reason = degraded, "the first listing of all links is not complete"
-			}
+			c.level, c.reason = h.netlink(ago(&h.kernel))
 		case "overrun":
 			if d := ago(&h.resyncAt); h.resync.Load() && d > 0 {
 				c.level, c.reason = max(degraded, lasting(d, 0)), "link messages were lost, and the links are being listed again"
@@ -144,6 +177,9 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.level, c.reason = degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, or they were lost", n)
 			}
 		case "loop":
+			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
+				break
+			}
 			if d := ago(&h.turned); d > stuckAfter {
 				c.level, c.reason = failed, fmt.Sprintf("has not turned for %v", d.Round(time.Second))
 			}
@@ -161,6 +197,25 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 	return checks
 }
 
+// netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has
+// none. However long that is, it is no more than degraded: failed would have the daemon started again, only to wait
+// for the same lock.
+func (h *health) netlink(inKernel time.Duration) (level, string) {
+	awaited := h.awaited.Load()
+	switch {
+	case awaited != nil:
+		return degraded, "it is waited for: " + *awaited
+	case h.linksEnded.Load():
+		return failed, "the subscription to link messages is dead"
+	case inKernel > kernelAfter:
+		return degraded, fmt.Sprintf("the kernel has had a request for %v: something holds its lock on links (rtnl)",
+			inKernel.Round(time.Second))
+	case !h.listed.Load():
+		return degraded, "the first listing of all links is not complete"
+	}
+	return ok, ""
+}
+
 // Update evaluates the checks into the metrics, and logs a change in one line.
 func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [len(checkNames)]check, worst level) {
 	checks = h.Checks(now, m.process.ReadMemory())
@@ -169,13 +224,9 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 		worst = max(worst, c.level)
 	}
 	m.health.Set(worst.score())
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	standing := standing(checks)
-	if standing == h.last {
+	if !h.changed(standing(checks)) {
 		return checks, worst
 	}
-	h.last = standing
 	at := levelNotice
 	if worst != ok {
 		at = slog.LevelWarn
@@ -188,6 +239,15 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 	}
 	log.Log(ctxNone, at, "health is "+worst.String(), "checks", strings.Join(reasons, "; "))
 	return checks, worst
+}
+
+// changed tells whether the checks stand differently than when it was last asked.
+func (h *health) changed(standing string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.last
+	h.last = standing
+	return standing != was
 }
 
 // standing is the levels of all checks as a string, to see whether one changed.

@@ -13,7 +13,7 @@ import (
 
 func TestHealthTable(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	ago := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
+	ago := func(d time.Duration) int64 { return instant(now.Add(-d)) }
 	for name, c := range map[string]struct {
 		set   func(h *health)
 		check string
@@ -47,6 +47,55 @@ func TestHealthTable(t *testing.T) {
 			if got.level != want || got.level != ok && !strings.Contains(got.reason, c.words) || got.level == ok && got.reason != "" {
 				t.Errorf("%s: %s is %v (%s), want %v", name, got.name, got.level, got.reason, want)
 			}
+		}
+	}
+}
+
+// TestSettingTheClockChangesNoHealth: a switch boots with a wrong clock, and NTP sets it hours forward or back.
+// Nothing has lasted longer or shorter for that.
+func TestSettingTheClockChangesNoHealth(t *testing.T) {
+	start := time.Now()
+	for name, c := range map[string]struct {
+		begin func(h *health)
+		check string
+		after map[time.Duration]level
+	}{
+		"all is well": {func(*health) {}, "loop",
+			map[time.Duration]level{time.Second: ok, stuckAfter + time.Second: failed}},
+		"an outage": {func(h *health) { h.database(errors.New("connection refused"), start) }, "redis",
+			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
+		"a queue": {func(h *health) { h.turn(start, 1) }, "queue",
+			map[time.Duration]level{
+				time.Second: ok, behindAfter + time.Second: degraded, failedAfter + time.Second: failed}},
+		"an overrun": {func(h *health) { h.resync.Store(true); since(&h.resyncAt, true, start) }, "overrun",
+			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
+	} {
+		for after, want := range c.after {
+			for _, step := range []time.Duration{0, time.Hour, -time.Hour, 40 * 365 * 24 * time.Hour} {
+				h := new(health)
+				h.listed.Store(true)
+				h.turn(start, 0)
+				c.begin(h)
+				for _, got := range h.Checks(stepWall(start.Add(after), step), 0) {
+					if got.name == c.check && got.level != want {
+						t.Errorf("%s for %v, the clock set by %v: %s is %v (%s), want %v",
+							name, after, step, got.name, got.level, got.reason, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestReasonsHaveTheClockOnTheWall: a person compares them with other logs.
+func TestReasonsHaveTheClockOnTheWall(t *testing.T) {
+	h, start := new(health), time.Now()
+	h.turn(start, 1)
+	now := stepWall(start.Add(5*time.Second), time.Hour)
+	want := "since " + now.Round(0).Add(-5*time.Second).UTC().Format(time.RFC3339)
+	for _, c := range h.Checks(now, 0) {
+		if c.name == "queue" && !strings.Contains(c.reason, want) {
+			t.Errorf("the reason is %q, want %q", c.reason, want)
 		}
 	}
 }
@@ -88,7 +137,8 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 // newWatchdog is one on a bench: it ticks by hand and its exit is caught.
 func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
 	exited, out = new(int), new(lockedBuffer)
-	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)), notify: new(notifier),
+	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)),
+		flush: func(time.Duration) {}, notify: new(notifier),
 		exit: func(code int) { *exited = code }}
 	w.health.listed.Store(true)
 	return w, exited, out

@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"log/syslog"
-	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
+	"time"
 )
 
-// Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value.
+// Logging in SONiC's levels (SONIC.md, LOGGER table), one line an event, key=value. Whoever logs waits for nobody:
+// lines go into a queue (logqueue.go), and one goroutine writes them out (logoutput.go).
 
 // ctxNone is for log calls, which want a context that nothing reads.
 var ctxNone = context.Background()
@@ -64,46 +61,26 @@ func logLevel(level slog.Level) int {
 	return len(logLevels) - 1
 }
 
-// openLog makes a handler. output is syslog, stderr or stdout, in any case; where there is no syslog, stderr serves in its place, and the
-// returned note says so.
-func openLog(output string, level slog.Leveler) (h slog.Handler, note string, err error) {
-	switch strings.ToLower(output) {
-	case "stderr":
-		return newLineLog(os.Stderr, level), "", nil
-	case "stdout":
-		return newLineLog(os.Stdout, level), "", nil
-	case "syslog":
-		w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, appName)
-		if err != nil {
-			return newLineLog(os.Stderr, level), "no syslog here, logging to stderr", nil
-		}
-		return newSyslog(w, level), "", nil
-	}
-	return nil, "", fmt.Errorf("unknown log output %q: one of syslog stderr stdout", output)
-}
-
 // logControl is the log while the daemon runs: flags decide at the start, CONFIG_DB's LOGGER table later about what no flag was given for.
 type logControl struct {
 	*slog.Logger
 	level       slog.LevelVar
-	output      atomic.Pointer[slog.Handler]
+	queue       *logQueue
 	fixedLevel  bool
 	fixedOutput bool
 }
 
-// newLogControl opens the log as the flags say. fixed flags were given on the command line, and win over CONFIG_DB.
-func newLogControl(output string, level slog.Level, fixedOutput, fixedLevel bool) (*logControl, error) {
-	c := &logControl{fixedOutput: fixedOutput, fixedLevel: fixedLevel}
-	c.level.Set(level)
-	handler, note, err := openLog(output, &c.level)
+// newLogControl begins to log as the flags say. fixed flags were given on the command line, and win over CONFIG_DB.
+// dropped counts the lines that are lost.
+func newLogControl(output string, level slog.Level, fixedOutput, fixedLevel bool, dropped *counter) (
+	*logControl, error) {
+	out, err := openLogOutput(output)
 	if err != nil {
 		return nil, err
 	}
-	c.output.Store(&handler)
-	c.Logger = slog.New(redirected{c})
-	if note != "" {
-		c.Warn(note)
-	}
+	c := &logControl{queue: newLogQueue(out, dropped), fixedOutput: fixedOutput, fixedLevel: fixedLevel}
+	c.level.Set(level)
+	c.Logger = slog.New(newQueuedLog(c.queue, &c.level))
 	return c, nil
 }
 
@@ -120,81 +97,42 @@ func (c *logControl) Follow(l logSettings) {
 	if c.fixedOutput {
 		return
 	}
-	handler, note, err := openLog(l.output, &c.level)
+	out, err := openLogOutput(l.output)
 	if err != nil {
 		c.Error("LOGGER|portsyncd LOGOUTPUT in CONFIG_DB: using SYSLOG", "err", err)
-		handler, note, _ = openLog("syslog", &c.level)
+		out, _ = openLogOutput("syslog")
 	}
-	c.output.Store(&handler)
-	if note != "" {
-		c.Warn(note)
-	}
+	c.queue.SetOutput(out)
 }
 
-// redirected is a handler that writes to the output in force.
-type redirected struct{ c *logControl }
+// Flush waits until every line so far is written, but no longer than limit.
+func (c *logControl) Flush(limit time.Duration) { c.queue.Flush(limit) }
 
-func (r redirected) Enabled(_ context.Context, l slog.Level) bool { return l >= r.c.level.Level() }
-func (r redirected) Handle(ctx context.Context, record slog.Record) error {
-	return (*r.c.output.Load()).Handle(ctx, record)
-}
-func (r redirected) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return (*r.c.output.Load()).WithAttrs(attrs)
-}
-func (r redirected) WithGroup(name string) slog.Handler {
-	return (*r.c.output.Load()).WithGroup(name)
+// queuedLog puts records into the queue as the rest of a line: time and level are the output's business.
+type queuedLog struct {
+	slog.Handler // writes into the queue
+	queue        *logQueue
 }
 
-// newLineLog writes lines that begin with time and level.
-func newLineLog(w io.Writer, level slog.Leveler) slog.Handler {
-	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.LevelKey {
-			if l, ok := a.Value.Any().(slog.Level); ok {
-				return slog.String(slog.LevelKey, logLevels[logLevel(l)].name)
-			}
-		}
-		return a
-	}})
-}
-
-// syslogHandler sends each line with its own severity; time and level are syslog's business.
-type syslogHandler struct {
-	slog.Handler // writes into line
-	out          *syslogLines
-}
-
-// syslogLines is the line being made and where it goes.
-type syslogLines struct {
-	mu   sync.Mutex
-	line bytes.Buffer
-	w    *syslog.Writer
-}
-
-func newSyslog(w *syslog.Writer, level slog.Leveler) slog.Handler {
-	out := &syslogLines{w: w}
-	text := slog.NewTextHandler(&out.line, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+func newQueuedLog(q *logQueue, level slog.Leveler) slog.Handler {
+	replace := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.LevelKey || a.Key == slog.TimeKey) {
 			return slog.Attr{}
 		}
 		return a
-	}})
-	return &syslogHandler{Handler: text, out: out}
-}
-
-func (h *syslogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &syslogHandler{Handler: h.Handler.WithAttrs(attrs), out: h.out}
-}
-
-func (h *syslogHandler) WithGroup(name string) slog.Handler {
-	return &syslogHandler{Handler: h.Handler.WithGroup(name), out: h.out}
-}
-
-func (h *syslogHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.out.mu.Lock()
-	defer h.out.mu.Unlock()
-	h.out.line.Reset()
-	if err := h.Handler.Handle(ctx, r); err != nil {
-		return err
 	}
-	return logLevels[logLevel(r.Level)].write(h.out.w, strings.TrimSuffix(h.out.line.String(), "\n"))
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
+	return &queuedLog{Handler: slog.NewTextHandler(&q.filling, options), queue: q}
+}
+
+func (h *queuedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &queuedLog{Handler: h.Handler.WithAttrs(attrs), queue: h.queue}
+}
+
+func (h *queuedLog) WithGroup(name string) slog.Handler {
+	return &queuedLog{Handler: h.Handler.WithGroup(name), queue: h.queue}
+}
+
+func (h *queuedLog) Handle(ctx context.Context, r slog.Record) error {
+	return h.queue.Add(r.Time, r.Level, func() error { return h.Handler.Handle(ctx, r) })
 }

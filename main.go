@@ -147,7 +147,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err := serve(o, stderr); err != nil {
-		fmt.Fprintln(stderr, "portsyncd:", err)
+		lastWords(stderr, err)
 		if errors.Is(err, errConfig) {
 			return exitUsage
 		}
@@ -156,24 +156,38 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// lastWords prints why the daemon ends. It ends also where nobody reads them.
+func lastWords(stderr io.Writer, err error) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprintln(stderr, "portsyncd:", err)
+	}()
+	select {
+	case <-said:
+	case <-time.After(logTail):
+	}
+}
+
 // serve runs the daemon until a signal ends it.
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	signal.Ignore(syscall.SIGPIPE)                         // whoever reads stdout or stderr may go, and Go takes that for the end
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
 	sockets := inheritedSockets()
-	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"])
+	m := newMetrics(version)
+	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"], &m.logDropped)
 	if err != nil {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
 	}
-	m := newMetrics(version)
-	source, err := openKernelLinks(o.netns, int(o.buffer))
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
+	defer log.Flush(logTail)
 	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1), begun: make(chan struct{})}
+	// before anything that takes time: what exists by now is old
+	source, noLinks := openKernelLinks(o.netns, int(o.buffer))
+	if noLinks != nil && !errors.Is(noLinks, errNoNetNS) {
+		return noLinks
+	}
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
@@ -186,11 +200,25 @@ func serve(o *options, stderr io.Writer) error {
 	redis.SetLogger(quiet{})
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
-	guard := &watchdog{health: status, m: m, log: log.Logger, notify: notify, exit: os.Exit}
+	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify, exit: os.Exit}
 	go guard.Run(ctx)
 	defer startWeb(ctx, o, sockets, m, status, log.Logger)()
+	if noLinks != nil {
+		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
+		status.await(noLinks)
+		if source, err = awaitKernelLinks(ctx, o.netns, int(o.buffer)); errors.Is(err, context.Canceled) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		status.await(nil)
+	}
+	defer source.Close()
+	source.status = status
+	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
-	openDB := func() (database, error) { return openSonicDB(o.dbConfig, m) }
+	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
+	openDB := func() (database, error) { return openSonicDB(config, m) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}

@@ -6,16 +6,6 @@ import (
 	"testing"
 )
 
-func TestLetGoAndGoOn(t *testing.T) {
-	p := openProcess()
-	before := p.ReadMemory()
-	letGo()
-	if after := p.ReadMemory(); after >= before {
-		t.Errorf("resident are %.0f bytes, and were %.0f before", after, before)
-	}
-	filledMetrics(8).Append(nil) // the program is still there
-}
-
 var ballast []byte
 
 func TestTrimHeap(t *testing.T) {

@@ -43,7 +43,7 @@ type metrics struct {
 	redisCommands, redisErrors, redisReconnects                                  counter
 	portsConfigured, portsPresent                                                gauge
 	portConfigDone, portInitDone, warmStart                                      gauge
-	httpPanics, httpEvicted, httpRefused, tlsRefused                             counter
+	httpPanics, httpEvicted, httpRefused, tlsRefused, logDropped                 counter
 	httpConnections, tlsReloadOK, tlsExpiry                                      gauge
 	tlsNotAfter                                                                  vector // empty without TLS
 
@@ -125,6 +125,8 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},
 		{"portsyncd_tls_certificate_not_after_timestamp_seconds", gaugeKind, nil, "When the server's certificate expires. Absent without TLS.", &m.tlsNotAfter},
 
+		{"portsyncd_log_lines_dropped_total", counterKind, nil, "Log lines lost because nobody took them in time.",
+			&m.logDropped},
 		{"portsyncd_build_info", gaugeKind, []string{"version", "goversion", "goarch"}, "Always 1; the labels say what is running.",
 			constant("version", version, "goversion", runtime.Version(), "goarch", runtime.GOARCH)},
 		{"process_cpu_seconds_total", counterKind, nil, "Total user and system CPU time spent in seconds.", &m.process.cpu},
@@ -212,13 +214,11 @@ func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }
 
 // Pending names the configured ports that have no interface yet.
 func (m *metrics) Pending() (ports []string) {
-	m.portPending.mu.Lock()
-	defer m.portPending.mu.Unlock()
-	for _, s := range m.portPending.series {
+	m.portPending.each(func(s series) {
 		if g, ok := s.value.(*gauge); ok && g.Load() == 1 {
 			ports = append(ports, strings.TrimSuffix(strings.TrimPrefix(s.labels, `{port="`), `"}`))
 		}
-	}
+	})
 	slices.SortFunc(ports, comparePorts)
 	return ports
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -271,6 +272,7 @@ type kernelLinks struct {
 	dumpSeq  uint32
 	dumping  bool
 	dumpIntr bool
+	status   *health // is told of system calls that wait for rtnl; nil: nobody
 }
 
 // openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own. buffer is the
@@ -364,6 +366,11 @@ func inNetNS(netns string, open func() error) error {
 	if !strings.Contains(netns, "/") {
 		path = "/run/netns/" + netns
 	}
+	there, err := os.Open(path)
+	if err != nil {
+		return netNSError(netns, err)
+	}
+	defer there.Close()
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked unless it is back home: a thread that is not dies with the goroutine
@@ -373,14 +380,8 @@ func inNetNS(netns string, open func() error) error {
 			return
 		}
 		defer home.Close()
-		there, err := os.Open(path)
-		if err != nil {
-			result <- fmt.Errorf("%w: -netns %s: %v", errConfig, netns, err)
-			return
-		}
-		defer there.Close()
 		if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("%w: -netns %s: enter the network namespace: %v", errConfig, netns, err)
+			result <- netNSError(netns, os.NewSyscallError("setns", err))
 			return
 		}
 		err = open()
@@ -390,6 +391,41 @@ func inNetNS(netns string, open func() error) error {
 		result <- err
 	}()
 	return <-result
+}
+
+// errNoNetNS says that the network namespace is not there yet; a booting switch is still to make it.
+var errNoNetNS = errors.New("no such network namespace")
+
+// netNSError tells what waiting cures from what it does not. ip netns add makes the file first, and then mounts the
+// namespace on it: until then it is a file like any other (EINVAL).
+func netNSError(netns string, err error) error {
+	kind := errConfig
+	for _, early := range []error{unix.ENOENT, unix.ESRCH, unix.EINVAL} {
+		if errors.Is(err, early) {
+			kind = errNoNetNS
+		}
+	}
+	return fmt.Errorf("%w: -netns %s: %w", kind, netns, err)
+}
+
+// netNSPause is the time between looks for a namespace that is not there: its interfaces are made right after it, and
+// those there are when it is found count as old.
+const netNSPause = 50 * time.Millisecond
+
+// awaitKernelLinks is openKernelLinks for a namespace that is not there yet: it looks for it until ctx ends.
+func awaitKernelLinks(ctx context.Context, netns string, buffer int) (*kernelLinks, error) {
+	look := time.NewTicker(netNSPause)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if k, err := openKernelLinks(netns, buffer); !errors.Is(err, errNoNetNS) {
+				return k, err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Close closes the sockets. No other method may be running.
@@ -432,7 +468,7 @@ func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
 }
 
 // readBatch receives up to batchLen datagrams of the subscription. A raw system call, because the one of
-// x/sys/unix allocates a sender's address for every message.
+// x/sys/unix allocates a sender's address for every message; what waits here is taken without any lock on links.
 func (k *kernelLinks) readBatch() (int, error) {
 	for i := range k.headers {
 		k.headers[i].hdr.Namelen = unix.SizeofSockaddrNetlink
@@ -485,11 +521,37 @@ func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
 
 func (k *kernelLinks) StartDump() error {
 	k.dumpSeq++
-	if err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	k.enterKernel()
+	// the first datagram is made before this returns
+	err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	k.leaveKernel()
+	if err != nil {
 		return fmt.Errorf("ask the kernel for all links: %w", err)
 	}
 	k.dumping, k.dumpIntr = true, false
 	return nil
+}
+
+func (k *kernelLinks) enterKernel() {
+	if k.status != nil {
+		k.status.enterKernel(time.Now())
+	}
+}
+
+func (k *kernelLinks) leaveKernel() {
+	if k.status != nil {
+		k.status.leaveKernel(time.Now())
+	}
+}
+
+// recvDump receives into a message header from the socket of requests. It is here that the kernel makes the dump's
+// next datagram, for which it needs rtnl. Not a raw system call: for the runtime that would be Go code that goes on
+// and on, and its collector would stop every other goroutine until that ends.
+func (k *kernelLinks) recvDump(h *unix.Msghdr) (int, unix.Errno) {
+	k.enterKernel()
+	defer k.leaveKernel()
+	n, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(k.req), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT)
+	return int(n), errno
 }
 
 // readDump takes one datagram of the dump, so that live messages are looked at in between.
@@ -497,7 +559,7 @@ func (k *kernelLinks) readDump(sink linkSink) (more bool, err error) {
 	h, buf := &k.headers[0].hdr, k.buf[:dumpBufLen]
 	h.Namelen = unix.SizeofSockaddrNetlink
 	k.iovecs[0].SetLen(dumpBufLen)
-	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(k.req), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT)
+	n, errno := k.recvDump(h)
 	k.iovecs[0].SetLen(batchBufLen)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:

@@ -300,6 +300,22 @@ func (c *checker) live(m *linkMessage) {
 	}
 }
 
+// TestNamespaceThatIsNotThereYet is told from other errors: nothing there, a link that leads nowhere, the file on
+// which ip netns add mounts it in a moment.
+func TestNamespaceThatIsNotThereYet(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Symlink("/proc/0/ns/net", filepath.Join(dir, "dangling")))
+	must(t, os.WriteFile(filepath.Join(dir, "unmounted"), nil, 0o644))
+	for name, want := range map[string]error{
+		"nothing": errNoNetNS, "dangling": errNoNetNS, "unmounted": errNoNetNS, "unmounted/asic0": errConfig,
+	} {
+		k, err := openKernelLinks(filepath.Join(dir, name), 1<<20)
+		if !errors.Is(err, want) || k != nil {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+}
+
 // TestForeignSender: only the kernel, port id 0, is listened to.
 func TestForeignSender(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,7 +15,7 @@ import (
 func (s *testSwitch) openDB() (*sonicDB, *metrics) {
 	s.t.Helper()
 	m := newMetrics("test")
-	d, err := openSonicDB(s.ConfigFile, m)
+	d, err := openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m)
 	s.must(err)
 	s.t.Cleanup(d.Close)
 	return d, m
@@ -74,32 +72,6 @@ func TestProducerProtocol(t *testing.T) {
 	}
 	produce(append(ports[:3:3], portConfig{"Ethernet9999", []string{"lanes", "7"}}))
 	notified(1) // the others wait already
-}
-
-func TestReadDBConfig(t *testing.T) {
-	if _, err := readDBConfig(filepath.Join(t.TempDir(), "not-yet.json")); !errors.Is(err, errNoDBConfig) || errors.Is(err, errConfig) {
-		t.Errorf("a missing file is to be waited for, not %v", err)
-	}
-	path := filepath.Join(t.TempDir(), "database_config.json")
-	text := `{"INSTANCES": {"redis": {"hostname": "127.0.0.1", "port": 6379, "unix_socket_path": "/run/redis/redis.sock", "persistence_for_warm_boot": "yes"},
-		"redis2": {"hostname": "::1", "port": 6380}},
-		"DATABASES": {"APPL_DB": {"id": 0, "separator": ":", "instance": "redis"}, "CONFIG_DB": {"id": 4, "separator": "|", "instance": "redis"},
-		"STATE_DB": {"id": 6, "separator": "|", "instance": "redis2"}, "OTHER_DB": {"id": 99}}, "VERSION": "1.0"}`
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := readDBConfig(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]dbAddress{
-		"APPL_DB":  {"APPL_DB", "unix", "/run/redis/redis.sock", 0, ":"},
-		"STATE_DB": {"STATE_DB", "tcp", "[::1]:6380", 6, "|"},
-	} {
-		if got, err := c.address(name); err != nil || got != want {
-			t.Errorf("%s is %+v, %v; want %+v", name, got, err, want)
-		}
-	}
 }
 
 func TestKeyspaceEvents(t *testing.T) {

@@ -15,8 +15,10 @@ import (
 // Watchdogs: systemd's, by hand over its notification socket (sd_notify(3)), and our own for hosts without systemd.
 
 const (
-	dumpLimit = 2 * time.Second // for writing the goroutines to a log that may be stuck, too
+	dumpLimit = 2 * time.Second // for the log to take the goroutines, if it does at all
 	stacksLen = 256 << 10
+
+	extendStart = "EXTEND_TIMEOUT_USEC=30000000" // a start that waits for something is not one that hangs
 )
 
 // notifier tells systemd how the daemon is doing. Without NOTIFY_SOCKET it does nothing.
@@ -58,6 +60,7 @@ type watchdog struct {
 	health *health
 	m      *metrics
 	log    *slog.Logger
+	flush  func(limit time.Duration) // of the log
 	notify *notifier
 	exit   func(code int)
 
@@ -92,19 +95,19 @@ func (w *watchdog) Run(ctx context.Context) {
 	}
 }
 
-// tick updates health, tells systemd, and ends the process if the loop is stuck. every is the time since the last one, if the
-// watchdog was waiting for nothing else. It returns
-// whether nothing is wrong.
+// tick ends the process if the loop is stuck, before anything else that it may do; it updates health and tells
+// systemd. every is the time since the last one, if the watchdog was waiting for nothing else. It returns whether
+// nothing is wrong.
 func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
-	checks, worst := w.health.Update(now, w.m, w.log)
-	if turns := w.health.turns.Load(); turns != w.turns {
+	if turns := w.health.turns.Load(); turns != w.turns || w.health.excused() {
 		w.turns, w.stuck = turns, 0
-	} else {
-		w.stuck += every
+	} else if w.stuck += every; w.stuck >= stuckAfter {
+		w.giveUp()
+		return false
 	}
+	checks, worst := w.health.Update(now, w.m, w.log)
 	if !w.ready && w.health.listed.Load() {
 		w.ready = true
-		letGo()
 		w.notify.Tell("READY=1")
 	}
 	status := "STATUS=" + worst.String()
@@ -117,9 +120,10 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 		w.status = status
 		w.notify.Tell(status)
 	}
-	if w.stuck >= stuckAfter {
-		w.giveUp()
-	} else if w.notify.every > 0 {
+	if !w.ready && w.health.excused() {
+		w.notify.Tell(extendStart)
+	}
+	if w.notify.every > 0 {
 		w.notify.Tell("WATCHDOG=1")
 	}
 	return worst == ok && w.ready && w.stuck == 0
@@ -127,19 +131,12 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 
 // giveUp writes down what every goroutine is doing and exits, for the supervisor to start the daemon again.
 func (w *watchdog) giveUp() {
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		stacks := make([]byte, stacksLen)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", w.stuck)
-		for _, stack := range bytes.Split(stacks, []byte("\n\n")) {
-			w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
-		}
-	}()
-	select {
-	case <-written:
-	case <-time.After(dumpLimit):
+	stacks := make([]byte, stacksLen)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", w.stuck)
+	for _, stack := range bytes.Split(stacks, []byte("\n\n")) {
+		w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
 	}
+	w.flush(dumpLimit)
 	w.exit(exitFailed)
 }

@@ -25,6 +25,16 @@ type Daemon struct {
 // StartDaemon runs a portsyncd beside the switch: its links in the switch's namespace, its log on stderr. Further flags may
 // overrule any of that.
 func (s *Switch) StartDaemon(program []string, flags ...string) (*Daemon, error) {
+	return s.startDaemon(nil, program, flags)
+}
+
+// StartDaemonOn is the same with the daemon's stdout and stderr on a file of the caller's own, so that nothing of what
+// it prints is collected.
+func (s *Switch) StartDaemonOn(file *os.File, program []string, flags ...string) (*Daemon, error) {
+	return s.startDaemon(file, program, flags)
+}
+
+func (s *Switch) startDaemon(file *os.File, program, flags []string) (*Daemon, error) {
 	port, err := FreePort()
 	if err != nil {
 		return nil, err
@@ -32,11 +42,12 @@ func (s *Switch) StartDaemon(program []string, flags ...string) (*Daemon, error)
 	metrics := fmt.Sprintf("127.0.0.1:%d", port)
 	args := append(append([]string{}, program[1:]...), "-db.config", s.ConfigFile, "-netns", s.NetNS, "-web.listen-address", metrics,
 		"-log.output", "stderr", "-log.level", "INFO")
-	d, err := startProgram(s.Echo, program[0], append(args, flags...)...)
-	if err == nil {
-		d.Metrics = metrics
+	d := newDaemon(s.Echo, program[0], append(args, flags...)...)
+	if file != nil {
+		d.cmd.Stdout, d.cmd.Stderr = file, file
 	}
-	return d, err
+	d.Metrics = metrics
+	return d, d.run()
 }
 
 // StartProgram runs any program as a daemon, without a switch.
@@ -46,11 +57,15 @@ func StartProgram(name string, args ...string) (*Daemon, error) {
 
 func startProgram(echo io.Writer, name string, args ...string) (*Daemon, error) {
 	d := newDaemon(echo, name, args...)
+	return d, d.run()
+}
+
+func (d *Daemon) run() error {
 	if err := start(d.cmd); err != nil {
-		return nil, err
+		return err
 	}
 	go d.reap()
-	return d, nil
+	return nil
 }
 
 func newDaemon(echo io.Writer, name string, args ...string) *Daemon {

@@ -2,7 +2,6 @@ package switchtest
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net"
 	"os"
 	"runtime"
@@ -39,8 +38,8 @@ const (
 	listenPatience = 20 * time.Millisecond
 )
 
-// ListenLinks starts a listener. Index other than 0 lets only one interface's messages through, in the kernel.
-func (s *Switch) ListenLinks(index int, on func(LinkEvent)) (*LinkListener, error) {
+// ListenLinks starts a listener.
+func (s *Switch) ListenLinks(on func(LinkEvent)) (*LinkListener, error) {
 	l := &LinkListener{on: on, ended: make(chan struct{})}
 	err := s.Inside(func() (err error) {
 		l.fd, err = openLinks(unix.RTMGRP_LINK)
@@ -52,11 +51,6 @@ func (s *Switch) ListenLinks(index int, on func(LinkEvent)) (*LinkListener, erro
 	_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, listenBuffer)
 	patience := unix.NsecToTimeval(int64(listenPatience))
 	_ = unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
-	if index != 0 {
-		if err := filterIndex(l.fd, index); err != nil {
-			return nil, fmt.Errorf("filter link messages: %w", err)
-		}
-	}
 	go l.run()
 	return l, nil
 }
@@ -67,20 +61,6 @@ func openLinks(groups uint32) (int, error) {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	return fd, os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}))
-}
-
-// filterIndex lets only messages through whose ifi_index is index. A classic BPF load is big-endian whatever the machine.
-func filterIndex(fd, index int) error {
-	const indexAt = unix.SizeofNlMsghdr + 4
-	var native [4]byte
-	binary.NativeEndian.PutUint32(native[:], uint32(index))
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: indexAt},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: binary.BigEndian.Uint32(native[:])},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
-		{Code: unix.BPF_RET | unix.BPF_K},
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }
 
 func (l *LinkListener) run() {
