@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // APPL_DB's PORT_TABLE: the producer's side of its protocol, the signals, and what a start finds there.
@@ -54,30 +57,66 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 	return refused, nil
 }
 
+// signals is what APPL_DB has of the two signals.
+type signals struct {
+	known      bool // it was asked, and has answered
+	configDone bool
+	initDone   bool
+	count      int // of PortConfigDone, -1: not known
+}
+
+// signalCommands ask for them, and signalsFrom reads the answers.
+func (d *sonicDB) signalCommands(ctx context.Context) []redis.Cmder {
+	signal := d.applKey(portConfigDone)
+	return []redis.Cmder{redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...),
+		redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...),
+		redis.NewStringCmd(ctx, "hget", "_"+signal, "count"), redis.NewStringCmd(ctx, "hget", signal, "count")}
+}
+
+func signalsFrom(answers []redis.Cmder) signals {
+	s := signals{known: true, configDone: intOf(answers[0]) > 0, initDone: intOf(answers[1]) > 0, count: -1}
+	for _, answer := range answers[2:] { // what is on its way counts first
+		if count, err := strconv.Atoi(answer.(*redis.StringCmd).Val()); err == nil && s.count < 0 {
+			s.count = count
+		}
+	}
+	return s
+}
+
 // signalKeys are the keys of a signal: as a consumer has it, and on its way there.
 func (d *sonicDB) signalKeys(signal string) []any {
 	return []any{"exists", d.applKey(signal), "_" + d.applKey(signal)}
 }
 
-// recountSignal sends PortConfigDone again, but only to an APPL_DB that has it: alone it would hide from us, and from
-// everybody, that the ports were lost. KEYS: the key set, the channel, the signal as a consumer has it, and on its way
-// there. ARGV: the signal, its fields. It returns 1 if it did.
-var recountSignal = newScript(`
-if redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then return 0 end
-redis.call('HSET', KEYS[4], unpack(ARGV, 2))
+// configDone sends PortConfigDone, but only to an APPL_DB that has what it speaks of: alone it would hide from us, and
+// from everybody, that the ports were lost. KEYS: the key set, the channel, the signal's pending hash, then in pairs
+// what has to be there as a consumer has it or on its way there. ARGV: the signal, its fields. It returns 1 if it did.
+var configDone = newScript(`
+for i = 4, #KEYS, 2 do
+	if redis.call('EXISTS', KEYS[i], KEYS[i + 1]) == 0 then return 0 end
+end
+redis.call('HSET', KEYS[3], unpack(ARGV, 2))
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', KEYS[2], 'G') end
 return 1
 `)
 
+// signalConfigDone sends PortConfigDone if APPL_DB has all of needed, keys of its PORT_TABLE, and tells whether it did.
+func (d *sonicDB) signalConfigDone(ctx context.Context, count int, needed []string) (sent bool, err error) {
+	keys := append(d.producerKeys(), "_"+d.applKey(portConfigDone))
+	for _, name := range needed {
+		keys = append(keys, d.applKey(name), "_"+d.applKey(name))
+	}
+	done, err := configDone.run(ctx, d.m, d.appl, keys, portConfigDone, "count", count).Int()
+	if err != nil {
+		return false, fmt.Errorf("send PortConfigDone to APPL_DB: %w", err)
+	}
+	return done == 1, nil
+}
+
 // Recount sends PortConfigDone with the present number of ports, or says that APPL_DB has lost it.
 func (d *sonicDB) Recount(ctx context.Context, count int) (lost bool, err error) {
-	signal := d.applKey(portConfigDone)
-	keys := append(d.producerKeys(), signal, "_"+signal)
-	sent, err := recountSignal.run(ctx, d.m, d.appl, keys, portConfigDone, "count", count).Int()
-	if err != nil {
-		return false, fmt.Errorf("send PortConfigDone to APPL_DB again: %w", err)
-	}
-	return sent == 0, nil
+	sent, err := d.signalConfigDone(ctx, count, []string{portConfigDone})
+	return err == nil && !sent, err
 }
 
 // producerKeys are the key set and the channel of the protocol.
@@ -85,17 +124,11 @@ func (d *sonicDB) producerKeys() []string {
 	return []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
 }
 
-func (d *sonicDB) signalConfig(ctx context.Context, count int) error {
-	refused, err := d.produce(ctx, []portConfig{{portConfigDone, []string{"count", strconv.Itoa(count)}}})
-	if err == nil && len(refused) > 0 {
-		err = fmt.Errorf("APPL_DB _%s: %w", d.applKey(portConfigDone), errWrongType)
-	}
-	return err
-}
-
-// readings is how often CONFIG_DB is read while ports are being announced: as often as it changes meanwhile, but no
-// oftener.
+// readings is how often CONFIG_DB is read while ports are being announced, before a pause is made.
 const readings = 8
+
+// errPortsChange says that CONFIG_DB, or APPL_DB, changed at every reading.
+var errPortsChange = errors.New("the ports change faster than they can be announced")
 
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number, and returns them. They
 // are read at that moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our
@@ -119,14 +152,19 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 		}
 		due := changed(sent, c.ports)
 		sent = c.ports
-		if len(due) == 0 {
-			break
+		if len(due) > 0 {
+			if _, err := d.produce(ctx, due); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if _, err := d.produce(ctx, due); err != nil {
-			return nil, err
+		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
+		if done || err != nil {
+			return sent, err
 		}
+		sent = nil // APPL_DB lost some of them since
 	}
-	return sent, d.signalConfig(ctx, len(sent))
+	return nil, errPortsChange
 }
 
 // changed are the ports that were not sent yet as they are now.

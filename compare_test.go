@@ -198,7 +198,7 @@ func TestStormOfOverruns(t *testing.T) {
 func TestSignalsAgainAfterAdoption(t *testing.T) {
 	b := newBench(t, "Ethernet0", "Ethernet4")
 	b.compare.interval = time.Minute
-	b.db.facts = startFacts{configDone: true, initDone: true, count: 2, events: true}
+	b.db.facts = startFacts{signals: signals{configDone: true, initDone: true, count: 2}, events: true}
 	b.turn()
 	b.dumpDone(false, nil)
 	b.settleDown()

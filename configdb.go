@@ -34,8 +34,10 @@ type switchConfig struct {
 type logSettings struct{ level, output string }
 
 // names are the configured ports' names.
-func (c *switchConfig) names() (names []string) {
-	for _, p := range c.ports {
+func (c *switchConfig) names() []string { return namesOf(c.ports) }
+
+func namesOf(ports []portConfig) (names []string) {
+	for _, p := range ports {
 		names = append(names, p.name)
 	}
 	return names

@@ -151,6 +151,8 @@ func (c *courier) outage(e errand, err error) string {
 		return "the database configuration is not there yet, waiting for it (-db.config)"
 	case errors.As(err, &reply):
 		return "a database refuses commands, trying again"
+	case errors.Is(err, errPortsChange):
+		return "announcing the ports is tried again"
 	case c.split && e == lookErrand:
 		return "CONFIG_DB does not answer, trying again until it does; ports are still written"
 	}

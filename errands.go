@@ -104,6 +104,10 @@ func (s *mirror) decide() {
 		s.start.on(initDoneSent)
 		s.status.initDone.Store(true)
 	}
+	version, _ := s.links.unwritten()
+	if f.old == nil && len(s.links.leftovers()) == 0 || f.old != nil && f.old.are(s.links.leftovers()) {
+		s.links.written(version)
+	}
 	s.setOldDown()
 	s.publish()
 }
@@ -130,6 +134,7 @@ func (s *mirror) announce() {
 		fallback = known.ports
 	}
 	old := s.links.leftovers()
+	version, _ := s.links.unwritten()
 	var ports []portConfig
 	s.do(startErrand, func(ctx context.Context) (err error) {
 		ports, err = s.db.Announce(ctx, fallback, old)
@@ -138,6 +143,7 @@ func (s *mirror) announce() {
 		if err != nil {
 			return
 		}
+		s.links.written(version)
 		first := s.start.in(announcing)
 		s.start.told(ports)
 		s.configure(s.start.names())
@@ -205,7 +211,7 @@ func (s *mirror) lookAgain() {
 			return
 		}
 		s.followLogger(c.logger)
-		if c.lost || len(c.ports) == 0 && !certain { // without an event, a CONFIG_DB without ports is one that was lost
+		if c.lost || len(c.ports) == 0 && !certain && !c.complete { // nobody says that it should be empty
 			return
 		}
 		s.start.read(c)
@@ -275,12 +281,16 @@ func (s *mirror) flush(signal bool) {
 	f := s.outbox.send(now)
 	f.initDone, f.warm = signal, s.warm.owes()
 	f.list, f.signals = s.compare.ask()
+	version, owed := s.links.unwritten()
+	if f.record = owed; owed {
+		f.old = s.links.leftovers()
+	}
 	send := func(ctx context.Context) error { return s.db.Flush(ctx, f) }
-	s.do(flushErrand, send, func(err error) { s.flushed(f, err) })
+	s.do(flushErrand, send, func(err error) { s.flushed(f, version, err) })
 }
 
-// flushed takes in what came of a flush.
-func (s *mirror) flushed(f *flush, err error) {
+// flushed takes in what came of a flush, in which the left-overs had a version.
+func (s *mirror) flushed(f *flush, version uint32, err error) {
 	for _, p := range s.outbox.landed(s.now()) {
 		w := s.outbox.result(p)
 		s.compare.judge(p, w, !s.present(p), s.warm.underWay())
@@ -295,6 +305,9 @@ func (s *mirror) flushed(f *flush, err error) {
 		return
 	}
 	s.warm.acknowledged(f.warm)
+	if f.record {
+		s.links.written(version)
+	}
 	switch {
 	case f.initDone && f.refused != nil:
 		s.start.refusedInitDone(f.refused, s.now())
@@ -312,9 +325,10 @@ func (s *mirror) compared(f *flush) {
 			s.outbox.suspect(p)
 		}
 	}
-	if f.signals && f.signalsGone {
+	if s.start.compare(f.found) {
 		s.lostSignals()
 	}
+	s.status.initDone.Store(s.start.done())
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
 	}

@@ -12,7 +12,7 @@ import (
 // Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to
 // it, and not one port's key alone.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
-	f.refused, f.missing, f.listed, f.signalsGone = nil, false, nil, false
+	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
 	for _, w := range f.writes {
 		w.outcome = outcome{}
 	}
@@ -31,6 +31,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	}
 	if err == nil && f.list {
 		f.listed, err = d.listState(ctx)
+	}
+	if err == nil && f.record {
+		err = d.recordOld(ctx, f.old)
 	}
 	if err == nil && f.warm != "" {
 		err = d.setWarmState(ctx, f.warm)
@@ -57,7 +60,7 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		commands = append(commands, redis.NewIntCmd(ctx, args...))
 	}
 	if f.signals {
-		commands = append(commands, redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...))
+		commands = append(commands, d.signalCommands(ctx)...)
 	}
 	if len(commands) == 0 {
 		return nil
@@ -71,7 +74,9 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		f.missing = rest[0].Err() != nil || intOf(rest[0]) != int64(len(f.confirm))
 		rest = rest[1:]
 	}
-	f.signalsGone = f.signals && rest[0].Err() == nil && intOf(rest[0]) == 0
+	if f.signals && err == nil {
+		f.found = signalsFrom(rest)
+	}
 	return err
 }
 

@@ -29,3 +29,13 @@ func (l leftovers) name(index int32) string {
 type recordedOld struct{ indexes map[int32]string }
 
 func (r *recordedOld) has(index int32, name string) bool { return r.indexes[index] == name }
+
+// are says that the row lists just these.
+func (r *recordedOld) are(old leftovers) bool {
+	for _, o := range old {
+		if !r.has(o.index, o.name) {
+			return false
+		}
+	}
+	return len(old) == len(r.indexes)
+}

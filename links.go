@@ -29,7 +29,9 @@ type linkTable struct {
 	byIndex map[int32]*port
 	flaps   map[string]uint64 // of ports that were forgotten, for their return
 
-	old map[int32]string // left-over interfaces and their names, rule 5
+	old        map[int32]string // left-over interfaces and their names, rule 5
+	oldVersion uint32           // grows when old changes
+	oldWritten uint32           // the version that STATE_DB has
 	// until that is decided: Ethernet* interfaces that were there before the subscription was
 	existing map[int32]string
 	created  map[int32]struct{} // until then: interfaces that came into being since
@@ -103,7 +105,7 @@ func aboutDevice(m *linkMessage) bool {
 // ifindex says that the old one is gone, or never was: a listing may be ahead of the message.
 func (t *linkTable) noteExisting(m *linkMessage) {
 	if m.created {
-		delete(t.old, m.index)
+		t.notOld(m.index)
 	}
 	switch {
 	case t.existing == nil:
@@ -132,7 +134,7 @@ func (t *linkTable) ignore(m *linkMessage) *counter {
 	}
 	if _, isOld := t.old[m.index]; isOld {
 		if m.deleted {
-			delete(t.old, m.index)
+			t.notOld(m.index)
 		}
 		return &t.m.ignoredOld
 	}
@@ -253,6 +255,29 @@ func (t *linkTable) named(name string) *port {
 	return t.port(name)
 }
 
+// notOld notes that the left-over with an ifindex is gone, if there was one.
+func (t *linkTable) notOld(index int32) {
+	if _, old := t.old[index]; old {
+		delete(t.old, index)
+		t.oldVersion++
+	}
+}
+
+// unwritten says that STATE_DB does not have the present left-overs, and which version they are.
+func (t *linkTable) unwritten() (version uint32, owed bool) {
+	return t.oldVersion, t.oldVersion != t.oldWritten
+}
+
+// doubtWritten is for a STATE_DB that may have come back with older ones.
+func (t *linkTable) doubtWritten() {
+	if t.existing == nil { // they are known
+		t.oldVersion++
+	}
+}
+
+// written notes that STATE_DB has a version of them.
+func (t *linkTable) written(version uint32) { t.oldWritten = version }
+
 // leftovers are the old interfaces.
 func (t *linkTable) leftovers() (all leftovers) {
 	for index, name := range t.old {
@@ -298,7 +323,7 @@ func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port)
 	})
 	for index := range t.old {
 		if !mentioned(index) {
-			delete(t.old, index)
+			t.notOld(index)
 		}
 	}
 	return gone
@@ -313,6 +338,7 @@ func (t *linkTable) decideOld(isOld func(index int32, name string) bool) (dismis
 		}
 	}
 	t.existing, t.created = nil, nil
+	t.oldVersion++
 	t.all(func(p *port) {
 		if _, old := t.old[t.rows.of(p).index]; old {
 			t.unlink(p)

@@ -3,37 +3,27 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // What a start finds in the databases.
 
 // startFacts is what the databases tell about the run before, and about themselves.
 type startFacts struct {
-	warm       bool                 // a warm restart was asked for, and can be had
-	configDone bool                 // APPL_DB has PortConfigDone
-	initDone   bool                 // and PortInitDone
-	count      int                  // of PortConfigDone, -1: not known
-	held       map[string]portState // what STATE_DB has of ours about configured ports
-	old        *recordedOld         // which interfaces the run before took for old, nil: it has not said
-	events     bool                 // the servers of APPL_DB and CONFIG_DB send keyspace events
-	split      bool                 // CONFIG_DB is on another server than APPL_DB
+	warm bool // a warm restart was asked for, and can be had
+	signals
+	held   map[string]portState // what STATE_DB has of ours about configured ports
+	old    *recordedOld         // which interfaces the run before took for old, nil: it has not said
+	events bool                 // the servers of APPL_DB and CONFIG_DB send keyspace events
+	split  bool                 // CONFIG_DB is on another server than APPL_DB
 }
 
 // LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
 func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
-	configDone := redis.NewIntCmd(ctx, d.signalKeys(portConfigDone)...)
-	initDone := redis.NewIntCmd(ctx, d.signalKeys(portInitDone)...)
-	count := redis.NewStringCmd(ctx, "hget", d.applKey(portConfigDone), "count")
-	if err := pipeline(ctx, d.m, d.appl, []redis.Cmder{configDone, initDone, count}); err != nil {
+	asked := d.signalCommands(ctx)
+	if err := pipeline(ctx, d.m, d.appl, asked); err != nil {
 		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
 	}
-	if f.count, err = strconv.Atoi(count.Val()); err != nil {
-		f.count = -1
-	}
-	f.configDone, f.initDone = configDone.Val() > 0, initDone.Val() > 0
+	f.signals = signalsFrom(asked)
 	if f.held, err = d.entries(ctx, ports); err != nil {
 		return f, err
 	}

@@ -254,6 +254,7 @@ func (s *mirror) configure(names []string) {
 // compared.
 func (s *mirror) distrust() {
 	s.links.all(func(p *port) { s.outbox.doubt(p) })
+	s.links.doubtWritten()
 	s.compare.askAll()
 	s.start.wantLook(false)
 }

@@ -185,7 +185,7 @@ func TestNothingPassesForWritten(t *testing.T) {
 					t.Errorf("write %d passes: %+v", i, w)
 				}
 			}
-			if f.signalsGone {
+			if f.found.known {
 				t.Error("the signals pass for gone")
 			}
 		})

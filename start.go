@@ -37,10 +37,12 @@ const (
 	announced
 	initDoneSent
 	signalsLost
+	initDoneLost
 )
 
 var startEvents = [...]string{"CONFIG_DB read", "links listed", "decided to announce", "decided to adopt",
-	"PortConfigDone acknowledged", "PortInitDone acknowledged", "APPL_DB lost PortConfigDone"}
+	"PortConfigDone acknowledged", "PortInitDone acknowledged", "APPL_DB lost PortConfigDone",
+	"APPL_DB lost PortInitDone"}
 
 func (e startEvent) String() string { return startEvents[e] }
 
@@ -60,6 +62,7 @@ var startTable = []struct {
 	{publishing, initDoneSent, complete},
 	{publishing, signalsLost, reannouncing},
 	{complete, signalsLost, reannouncing},
+	{complete, initDoneLost, publishing},
 	{reannouncing, announced, publishing},
 }
 
@@ -138,8 +141,10 @@ func (s *start) loaded(c *switchConfig, f startFacts) {
 // known is what a start goes by: CONFIG_DB as it was last read, and what the run before left.
 func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
 
-// mayAnnounce says that signals which APPL_DB lacks are ours to send: not while a warm start still goes on.
-func (s *start) mayAnnounce() bool { return s.done() || s.state == publishing && !s.facts.warm }
+// mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB had them when it began.
+func (s *start) mayAnnounce() bool {
+	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
+}
 
 // owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen.
 func (s *start) owesInitDone(now time.Time) bool {
@@ -192,6 +197,27 @@ func (s *start) lost() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
 	s.again = s.again || s.done()
 	s.on(signalsLost)
+}
+
+// compare takes what APPL_DB was found to have of the signals. A Redis that came back as it was some time ago may have only
+// one of them, or another count. It tells whether ports and signals have to be announced again.
+func (s *start) compare(found signals) (lost bool) {
+	if !found.known {
+		return false
+	}
+	if !found.configDone {
+		return s.mayAnnounce()
+	}
+	if s.done() && !found.initDone {
+		s.log.Warn("APPL_DB has lost PortInitDone: sending it again")
+		s.again = true
+		s.on(initDoneLost)
+	}
+	if found.count >= 0 && found.count != s.count {
+		s.count = found.count
+		s.wantLook(false)
+	}
+	return false
 }
 
 // told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
@@ -299,9 +325,10 @@ func (s *start) mode(option string) startMode {
 		return startMode{old: every, announce: true, what: "old", why: "-old-interfaces down"}
 	case option == "adopt":
 		return startMode{old: none, announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
-	case f.configDone && f.old != nil:
-		return startMode{old: f.old.has, what: "adopted", why: "only this daemon was restarted: " +
-			"APPL_DB has PortConfigDone, and STATE_DB which interfaces were old before it"}
+	case f.old != nil && (f.configDone || len(f.held) > 0):
+		return startMode{old: f.old.has, announce: !f.configDone, what: "adopted",
+			why: "only this daemon was restarted: STATE_DB has which interfaces were old before, " +
+				"and APPL_DB PortConfigDone or STATE_DB entries"}
 	case restarted:
 		return startMode{old: none, what: "adopted",
 			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries",

@@ -53,13 +53,16 @@ type flush struct {
 	confirm  []*portWrite // ports believed to be in APPL_DB, to be counted there
 	initDone bool         // send PortInitDone after the writes
 	list     bool         // list the ports that STATE_DB has entries of
-	signals  bool         // look whether APPL_DB still has PortConfigDone
+	signals  bool         // look what APPL_DB has of the signals
 	warm     string       // write this state of the warm restart, after everything else
 
-	refused     error    // out: APPL_DB refused PortInitDone's key
-	missing     bool     // out: not all of confirm are in APPL_DB
-	listed      []string // out
-	signalsGone bool     // out: it has not
+	record bool      // write down which interfaces are old:
+	old    leftovers // these
+
+	refused error    // out: APPL_DB refused PortInitDone's key
+	missing bool     // out: not all of confirm are in APPL_DB
+	listed  []string // out
+	found   signals  // out, if asked for and answered
 }
 
 // wanted says that a port's state is to be published, as far as is known by now.

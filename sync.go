@@ -196,7 +196,8 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	if s.start.done() && s.outbox.settled() && !s.compare.pending() {
 		s.warm.settled()
 	}
-	if !signal && !s.outbox.waiting() && !s.compare.pending() && s.warm.owes() == "" {
+	_, unwritten := s.links.unwritten()
+	if !signal && !unwritten && !s.outbox.waiting() && !s.compare.pending() && s.warm.owes() == "" {
 		return wait
 	}
 	if pause := s.courier.wait(flushErrand, now); pause > 0 {

@@ -86,7 +86,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	if d.onFlush != nil {
 		d.onFlush(f)
 	}
-	f.refused, f.missing, f.listed, f.signalsGone = nil, false, nil, false
+	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
 	for _, w := range f.writes {
 		w.outcome = outcome{err: d.broken}
 		if w.err == nil {
@@ -119,7 +119,9 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 	for _, w := range f.confirm {
 		f.missing = f.missing || !d.appl[w.port]
 	}
-	f.signalsGone = f.signals && d.signalsGone
+	if f.signals {
+		f.found = signals{known: true, configDone: !d.signalsGone, initDone: !d.signalsGone, count: -1}
+	}
 	if f.list {
 		f.listed = slices.Sorted(maps.Keys(d.state))
 	}
@@ -346,11 +348,11 @@ func TestOldInterfacesByIfindex(t *testing.T) {
 		{"", startFacts{}, "auto", true},
 		{"dpu", startFacts{}, "auto", false},
 		{"", startFacts{warm: true}, "auto", false},
-		{"", startFacts{configDone: true, initDone: true, held: anEntry}, "auto", false},
-		{"", startFacts{configDone: true, held: anEntry}, "auto", false},
-		{"", startFacts{configDone: true, initDone: true}, "auto", false}, // Redis was emptied, and then the daemon killed
-		{"", startFacts{configDone: true}, "auto", true},
-		{"", startFacts{configDone: true, initDone: true, held: anEntry}, "down", true},
+		{"", startFacts{signals: signals{configDone: true, initDone: true}, held: anEntry}, "auto", false},
+		{"", startFacts{signals: signals{configDone: true}, held: anEntry}, "auto", false},
+		{"", startFacts{signals: signals{configDone: true, initDone: true}}, "auto", false}, // Redis was emptied, and then the daemon killed
+		{"", startFacts{signals: signals{configDone: true}}, "auto", true},
+		{"", startFacts{signals: signals{configDone: true, initDone: true}, held: anEntry}, "down", true},
 		{"", startFacts{}, "adopt", false},
 	} {
 		b := newBench(t, "Ethernet0")

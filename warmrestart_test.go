@@ -371,7 +371,7 @@ func TestLogLevelFromConfigDB(t *testing.T) {
 // TestFirstDumpThatDoesNotEnd is asked for again after the timeout, and nothing is begun or deleted before one ends.
 func TestFirstDumpThatDoesNotEnd(t *testing.T) {
 	b := newBench(t, "Ethernet0")
-	b.db.facts = startFacts{warm: true, count: 1, events: true, held: map[string]portState{"Ethernet0": {true, true, 1500}}}
+	b.db.facts = startFacts{warm: true, signals: signals{count: 1}, events: true, held: map[string]portState{"Ethernet0": {true, true, 1500}}}
 	b.db.config.eoiu = 10 * time.Second
 	b.db.state["Ethernet0"] = portState{true, true, 1500}
 	b.turn()

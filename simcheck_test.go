@@ -1,0 +1,187 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What must hold on the simulated switch: some of it at each of the daemon's commands, the rest when it is quiet.
+
+// late is how long the daemon may go by what CONFIG_DB was before: it was read before a command that is under way.
+const late = time.Second
+
+// judge looks at a command of the daemon's before it is carried out.
+func (w *world) judge(db int, name string, args []string) {
+	switch {
+	case db == simState && strings.HasPrefix(args[0], "PORT_TABLE|"):
+		port := strings.TrimPrefix(args[0], "PORT_TABLE|")
+		switch name {
+		case "hset":
+			w.judgeSet(port, args[1:])
+		case "del":
+			w.judgeDel(port)
+		}
+	case db == simConfig && (name == "eval" || name == "evalsha" && w.config.scripts[args[0]]):
+		w.daemon.read = true
+	case db == simState && name == "scan":
+		w.daemon.publishing = true
+	case db == simAppl && strings.HasPrefix(name, "eval"):
+		if args[0] == configDone.sha || args[0] == configDone.text {
+			n, _ := strconv.Atoi(args[1])
+			if keys := args[2 : 2+n]; w.server.complete(db, keys) {
+				w.judgeConfigDone(args[2+n+2], slices.Contains(keys, "PORT_TABLE:"+portConfigDone))
+			}
+		}
+		if slices.Contains(args, portInitDone) {
+			w.judgeInitDone()
+		}
+	}
+}
+
+// judgeSet: an old interface is not published, and the same state is not written twice.
+func (w *world) judgeSet(port string, fields []string) {
+	w.writes++
+	w.say("HSET %s %v", port, fields)
+	if l := w.kernel.named(port); l != nil && l.old && !w.seen[port] {
+		w.fail("%s is published, and its only interface is a left-over", port)
+	}
+	h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
+	same := true
+	for i := 0; i+1 < len(fields); i += 2 {
+		same = same && h[fields[i]] == fields[i+1]
+	}
+	if same && !w.doubtful {
+		w.fail("%s is written, and it was so already", port)
+	}
+}
+
+// judgeDel: an entry goes only when the interface went, or if it is ours and there is none.
+func (w *world) judgeDel(port string) {
+	w.say("DEL %s", port)
+	l := w.kernel.named(port)
+	h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
+	went := w.vanished[port] > 0
+	if l != nil && !l.old && !went && !w.doubtful {
+		w.fail("the entry of %s is deleted, and its interface did not go", port)
+	}
+	if h["state"] == "" && len(h) > 0 && !went {
+		w.fail("the entry of %s is deleted, which is another daemon's", port)
+	}
+	if !w.doubtful && went {
+		w.vanished[port]--
+	}
+	if l != nil {
+		delete(w.others, port)
+	}
+}
+
+// judgeConfigDone: the count is that of CONFIG_DB, and every port was pushed before.
+func (w *world) judgeConfigDone(text string, again bool) {
+	count, _ := strconv.Atoi(text)
+	w.say("PortConfigDone, count %d", count)
+	w.daemon.announced = w.now
+	lately := slices.ContainsFunc(w.counts, func(c simCount) bool { return c.n == count && w.now.Sub(c.until) < late })
+	if count != len(w.configured) && !lately {
+		w.fail("PortConfigDone says %d ports, CONFIG_DB has %d", count, len(w.configured))
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
+		if !again && w.now.Sub(w.configured[name]) > late && !w.rewriting && !w.signal(name) {
+			w.fail("PortConfigDone comes before %s is in APPL_DB", name)
+		}
+	}
+}
+
+// judgeInitDone: every configured port had its interface.
+func (w *world) judgeInitDone() {
+	w.say("PortInitDone")
+	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
+		if w.now.Sub(w.configured[name]) > late && !w.seen[name] && !w.again {
+			w.fail("PortInitDone comes before %s has an interface", name)
+		}
+	}
+}
+
+// check is what holds when it is quiet.
+func (w *world) check() {
+	if w.daemon == nil || w.daemon.ended {
+		w.fail("the daemon has ended: %v", w.daemon)
+		return
+	}
+	for _, l := range w.kernel.sorted() {
+		w.checkPort(l)
+	}
+	for key := range w.server.database(simState) {
+		port, isPort := strings.CutPrefix(key, "PORT_TABLE|")
+		h, _ := w.server.hash(simState, key, false)
+		if isPort && h["state"] != "" && w.kernel.named(port) == nil {
+			w.fail("%s has an entry and no interface", port)
+		}
+	}
+	for _, port := range slices.Sorted(maps.Keys(w.others)) {
+		h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
+		if h["host_tx_ready"] != w.others[port] {
+			w.fail("another daemon's field of %s is lost: %v", port, h)
+		}
+	}
+	w.checkSignals()
+	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
+	if n := w.m.queueDepth.Load(); n != 0 {
+		w.fail("%v ports wait to be written", n)
+	}
+}
+
+// checkPort: STATE_DB is what the kernel says of every port that APPL_DB has.
+func (w *world) checkPort(l *simLink) {
+	ours := strings.HasPrefix(l.name, "Ethernet") || strings.HasPrefix(l.name, "PortChannel") && string(l.kind) != "team"
+	inAppl := w.server.command(simAppl, "exists", []string{"PORT_TABLE:" + l.name}) == int64(1)
+	h, _ := w.server.hash(simState, "PORT_TABLE|"+l.name, false)
+	switch {
+	case l.old && w.seen[l.name], !inAppl:
+		return
+	case !ours || strings.Contains(l.name, ".") || l.old:
+		if h["state"] != "" {
+			w.fail("%s is published: %v", l.name, h)
+		}
+		return
+	}
+	want := map[string]string{"state": "ok", "mtu": strconv.Itoa(int(l.mtu)),
+		"admin_status": upDown(l.flags&unix.IFF_UP != 0), "netdev_oper_status": upDown(l.flags&unix.IFF_RUNNING != 0)}
+	for f, v := range want {
+		if h[f] != v {
+			w.fail("%s is %v in STATE_DB, the kernel says %v", l.name, h, want)
+			return
+		}
+	}
+}
+
+// checkSignals: both are there when they should be, and say what CONFIG_DB says.
+func (w *world) checkSignals() {
+	done, _ := w.server.hash(simAppl, "PORT_TABLE:"+portConfigDone, false)
+	if done["count"] != strconv.Itoa(len(w.configured)) {
+		w.fail("PortConfigDone in APPL_DB is %v, CONFIG_DB has %d ports", done, len(w.configured))
+	}
+	waits := ""
+	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
+		if !w.seen[name] || w.unsure[name] {
+			waits = name
+		}
+	}
+	if sent := w.signal(portInitDone); waits == "" && !sent {
+		w.fail("PortInitDone never came, and every port has its interface")
+	}
+	if w.m.portInitDone.Load() == 0 && w.signal(portInitDone) && w.m.warmStart.Load() == 0 && !w.again {
+		w.fail("the daemon does not know that PortInitDone is sent")
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
+		has, _ := w.config.hash(simConfig, "PORT|"+name, false)
+		appl, _ := w.server.hash(simAppl, "PORT_TABLE:"+name, false)
+		if appl["speed"] != has["speed"] && appl != nil && w.saved == nil { // what an older APPL_DB says is portmgrd's business
+			w.fail("%s has speed %q in APPL_DB, and %q in CONFIG_DB", name, appl["speed"], has["speed"])
+		}
+	}
+}

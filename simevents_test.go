@@ -1,0 +1,401 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What can happen on the simulated switch.
+
+// prepare sets the switch up: a ports are configured, and b left-overs exist.
+func (w *world) prepare(setup happening) {
+	w.reconcile = 5 * time.Second
+	for i := range setup.a {
+		w.configure(portName(i), 100000)
+	}
+	for i := range setup.b {
+		l := w.kernel.create(portName(2*i), 0, unix.IFF_UP|unix.IFF_RUNNING)
+		l.old = true
+		delete(w.seen, l.name)
+	}
+	ready := []string{configReady, "1"}
+	switch setup.what {
+	case "dpu":
+		w.config.command(simConfig, "hset", []string{"DEVICE_METADATA|localhost", "switch_type", "dpu"})
+	case "unready":
+		ready[1] = "0"
+		w.spawn("boot", 0, func() {
+			w.nap(2 * time.Second)
+			w.config.command(simConfig, "set", []string{configReady, "1"})
+		})
+	}
+	w.config.command(simConfig, "set", ready)
+	w.changed = time.Time{}
+	w.begin()
+}
+
+// dpu says that the switch has no old interfaces.
+func (w *world) dpu() bool {
+	h, _ := w.config.hash(simConfig, "DEVICE_METADATA|localhost", false)
+	return h["switch_type"] == "dpu"
+}
+
+// begin starts a daemon, as soon as CONFIG_DB is complete.
+func (w *world) begin() {
+	for w.rewriting {
+		w.nap(10 * time.Millisecond)
+	}
+	w.start(syncOptions{})
+}
+
+// happen carries out one event.
+func (w *world) happen(h happening) {
+	name, other := portName(h.a), portName(h.b)
+	l := w.kernel.named(name)
+	switch h.what {
+	case "add", "drop", "speed", "reload":
+		w.operate(h.what, name, 1000*(1+h.b))
+	case "save":
+		w.save()
+	case "other":
+		w.otherField(name)
+	case "appear":
+		w.kernel.create(name, 0, []uint32{0, unix.IFF_UP, unix.IFF_UP | unix.IFF_RUNNING}[h.b%3])
+	case "stranger":
+		w.kernel.create([]string{"eth0", "Ethernet0.10", "PortChannel1", "Vlan10", "PortChannel2", "Ethernet-BP0"}[h.b], 0, unix.IFF_UP)
+		if team := w.kernel.named("PortChannel2"); team != nil {
+			team.kind = []byte("team")
+		}
+	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
+		"vandal", "listing", "cutwatch", "noscript":
+		w.harm(h, name)
+	default:
+		if l != nil {
+			w.change(h, l, other)
+		}
+	}
+}
+
+// change is what happens to a link.
+func (w *world) change(h happening, l *simLink, other string) {
+	running := uint32(unix.IFF_UP | unix.IFF_RUNNING)
+	switch h.what {
+	case "flap":
+		w.kernel.set(l, running&^(l.flags&unix.IFF_RUNNING))
+	case "admin":
+		w.kernel.set(l, running&^(l.flags|l.flags&unix.IFF_UP<<6))
+	case "mtu":
+		w.kernel.setMTU(l, uint32(1500+h.b))
+	case "storm", "overrun":
+		for i := range 10 + 60*h.b {
+			w.kernel.set(l, []uint32{unix.IFF_UP, running}[i%2])
+		}
+		if h.what == "overrun" && w.kernel.links[l.index] == l {
+			w.kernel.setMTU(l, uint32(2000+h.b))
+		}
+	case "delete":
+		w.kernel.remove(l)
+	case "recreate":
+		index := int32(0)
+		if h.b%2 == 0 && !l.old {
+			index = l.index
+		}
+		w.kernel.remove(l)
+		w.kernel.create(l.name, index, running)
+	case "rename":
+		if l.old { // our row of STATE_DB has its name: better a left-over taken for current than the other way round
+			return
+		}
+		w.kernel.rename(l, []string{other, "eth" + l.name[8:]}[h.b%2])
+	case "swap":
+		if second := w.kernel.named(other); second != nil && second != l && !l.old && !second.old {
+			first := l.name
+			w.kernel.rename(l, "tmp0")
+			w.kernel.rename(second, first)
+			w.kernel.rename(l, other)
+		}
+	case "bridge":
+		w.kernel.enslave(l, uint32(90*(h.b%2)))
+	}
+}
+
+// operate is what an operator does to CONFIG_DB, and portmgrd a little later to APPL_DB.
+func (w *world) operate(what, name string, speed int) {
+	if w.config.down || w.rewriting {
+		return
+	}
+	_, has := w.configured[name]
+	switch {
+	case what == "reload":
+		if w.daemon != nil && w.daemon.read && w.signal(portConfigDone) { // no daemon is started while CONFIG_DB says that it is not complete
+			w.reload(speed/1000 > 3)
+		}
+		return
+	case what == "add" && !has, what == "speed" && has:
+		w.configure(name, speed)
+	case what == "drop" && has:
+		w.unconfigure(name)
+		return
+	default:
+		return
+	}
+	w.spawn("portmgrd", 0, func() {
+		w.nap(3 * time.Millisecond)
+		for w.server.down {
+			w.nap(time.Second)
+		}
+		w.push(name)
+	})
+}
+
+// reload is config reload: CONFIG_DB is flushed, filled port by port, and then said to be complete. With more it has one port more afterwards.
+func (w *world) reload(more bool) {
+	w.rewriting = true
+	names := slices.Sorted(maps.Keys(w.configured))
+	if more && len(names) < simPorts {
+		for i := range simPorts {
+			if !slices.Contains(names, portName(i)) {
+				names = append(names, portName(i))
+				break
+			}
+		}
+	}
+	w.spawn("reload", 0, func() {
+		w.say("CONFIG_DB is rewritten")
+		speeds := map[string]string{}
+		for _, name := range names {
+			h, _ := w.config.hash(simConfig, "PORT|"+name, false)
+			speeds[name] = h["speed"]
+			if h == nil {
+				speeds[name] = "100000"
+			}
+		}
+		w.config.command(simConfig, "del", []string{configReady})
+		for key := range w.config.database(simConfig) {
+			if strings.HasPrefix(key, "PORT|") {
+				delete(w.config.database(simConfig), key) // FLUSHDB sends no events
+			}
+		}
+		for _, name := range names {
+			w.nap(5 * time.Millisecond)
+			w.config.command(simConfig, "hset", []string{"PORT|" + name, "lanes", "1", "speed", speeds[name]})
+		}
+		w.nap(20 * time.Millisecond)
+		w.config.command(simConfig, "set", []string{configReady, "1"})
+		w.recount()
+		for _, name := range names {
+			if _, had := w.configured[name]; !had {
+				w.configured[name] = w.now
+				if l := w.kernel.named(name); l == nil || l.old {
+					delete(w.seen, name)
+				}
+			}
+		}
+		w.changed = w.now
+		w.rewriting = false
+		for _, name := range names {
+			w.nap(time.Millisecond)
+			w.push(name)
+		}
+		w.say("CONFIG_DB is complete")
+	})
+}
+
+// harm is what goes wrong.
+func (w *world) harm(h happening, name string) {
+	switch h.what {
+	case "empty", "older", "flushappl", "flushall":
+		// Nobody could tell this from a cold start, while nothing is written down or between two steps of an announcement.
+		if d := w.daemon; d == nil || !d.publishing || !w.signal(portConfigDone) || w.now.Sub(d.announced) < 50*time.Millisecond {
+			return
+		}
+	}
+	if h.what == "warm" && !w.signal(portConfigDone) { // nothing to restart warm
+		return
+	}
+	w.doubtful = true
+	switch h.what {
+	case "kill":
+		w.kill()
+		w.nap(time.Duration(h.b) * 20 * time.Millisecond)
+		w.begin()
+	case "term":
+		w.term()
+		w.begin()
+	case "warm":
+		w.kill()
+		w.server.command(simState, "hset", []string{"WARM_RESTART_ENABLE_TABLE|swss", "enable", "true"})
+		w.begin()
+		w.nap(2 * time.Second)
+		w.server.command(simState, "hset", []string{"WARM_RESTART_ENABLE_TABLE|swss", "enable", "false"})
+	case "coldstart":
+		w.coldStart()
+	case "stop", "empty", "older":
+		w.outage(h)
+	case "hang":
+		w.server.hangs = true
+		w.nap(time.Duration(1+h.b) * time.Second)
+		w.server.hangs = false
+	case "condition":
+		w.server.condition = []string{"LOADING Redis is loading", "READONLY You can't write", "OOM command not allowed"}[h.b%3]
+		w.nap(time.Duration(1+h.b) * 300 * time.Millisecond)
+		w.server.condition = ""
+	case "lost", "cut", "refused":
+		w.server.faults = append(w.server.faults, append(make([]string, h.b), h.what)...)
+	case "flushappl", "flushall":
+		w.flush(h.what == "flushall")
+	case "vandal":
+		w.silent = true
+		if _, has := w.server.database(simState)["PORT_TABLE|"+name]; has && w.kernel.named(name) != nil {
+			w.say("another program writes to %s", name)
+			w.server.command(simState, "hset", []string{"PORT_TABLE|" + name, "netdev_oper_status", []string{"up", "down"}[h.b%2]})
+		}
+	case "listing":
+		if w.daemon != nil {
+			w.daemon.socket.dumpFault = []string{"fails", "endless"}[h.b%2]
+			w.silent = true
+		}
+	case "cutwatch":
+		w.cutWatch()
+	case "noscript":
+		clear(w.server.scripts)
+	}
+}
+
+// term ends the daemon by SIGTERM: it flushes and ends within a second, or it is killed.
+func (w *world) term() {
+	d := w.daemon
+	if d == nil {
+		return
+	}
+	w.say("SIGTERM")
+	asked := w.now
+	d.ctx.cancel()
+	d.socket.Wake()
+	w.sleep(pause{until: w.now.Add(2 * time.Second), ready: func() bool { return d.ended }})
+	if took := w.now.Sub(asked); took > time.Second+dbTimeout/10 && !w.server.hangs {
+		w.fail("SIGTERM took %v", took)
+	}
+	w.kill()
+}
+
+// coldStart starts the whole switch software again: APPL_DB is flushed, STATE_DB's ports are deleted, and what exists is old.
+func (w *world) coldStart() {
+	w.kill()
+	if w.server.down || w.rewriting {
+		w.begin()
+		return
+	}
+	w.say("the switch software starts again, cold")
+	w.saved = nil
+	w.drop(func(st *strand) bool { return st.name == "orchagent" || st.name == "portmgrd" })
+	w.spawn("orchagent", 0, w.orchagent)
+	clear(w.server.database(simAppl))
+	clear(w.server.messages)
+	for key := range w.server.database(simState) {
+		if strings.HasPrefix(key, "PORT_TABLE|") {
+			delete(w.server.database(simState), key)
+		}
+	}
+	w.server.command(simState, "del", []string{"WARM_RESTART_ENABLE_TABLE|swss"})
+	clear(w.orch)
+	clear(w.others)
+	w.seen = map[string]bool{}
+	w.again = false
+	w.begin()
+}
+
+// outage stops Redis for a while. It comes back as it was, empty, or as it was when it last saved.
+func (w *world) outage(h happening) {
+	if w.rewriting {
+		return
+	}
+	w.say("Redis stops")
+	w.server.stop()
+	w.nap(time.Duration(h.b+1) * 300 * time.Millisecond)
+	switch h.what {
+	case "stop":
+		w.server.restart(func(int, string) bool { return true })
+	case "empty":
+		w.lose(func(db int, key string) bool { return db == simConfig })
+	case "older":
+		w.lose(func(db int, key string) bool { return db == simConfig })
+		for db, d := range w.saved {
+			w.server.dbs[db] = cloneDatabase(d)
+		}
+	}
+	if len(w.server.members(simAppl, "PORT_TABLE_KEY_SET")) > 0 {
+		w.server.messages[simChannel] = 1 // orchagent looks at what waits
+	}
+	w.say("Redis is back, %s", h.what)
+	if h.what != "stop" {
+		w.sleep(pause{until: w.now.Add(3 * time.Second)}) // a daemon that ends before it has noticed leaves no trace of what it knew
+	}
+}
+
+// save has Redis save what it has, but for CONFIG_DB.
+func (w *world) save() {
+	w.saved = map[int]map[string]any{}
+	for _, db := range []int{simAppl, simState} {
+		w.saved[db] = cloneDatabase(w.server.database(db))
+	}
+}
+
+// cloneDatabase copies a database.
+func cloneDatabase(d map[string]any) map[string]any {
+	out := map[string]any{}
+	for key, v := range d {
+		switch v := v.(type) {
+		case map[string]string:
+			out[key] = maps.Clone(v)
+		case map[string]bool:
+			out[key] = maps.Clone(v)
+		default:
+			out[key] = v
+		}
+	}
+	return out
+}
+
+// lose restarts Redis with what keep leaves. orchagent makes nothing again: its interfaces are there.
+func (w *world) lose(keep func(db int, key string) bool) {
+	w.again, w.silent = true, true
+	w.server.restart(keep)
+	clear(w.others)
+}
+
+// flush empties APPL_DB, or all but CONFIG_DB, without anybody being disconnected. Only a comparison finds it.
+func (w *world) flush(all bool) {
+	w.say("APPL_DB is flushed")
+	w.silent, w.again = true, true
+	clear(w.server.database(simAppl))
+	clear(w.server.messages)
+	if all {
+		clear(w.server.database(simState))
+		clear(w.others)
+	}
+}
+
+// heal ends every fault, and looks at the switch when it has had the time that is promised.
+func (w *world) heal() {
+	for w.rewriting {
+		w.nap(10 * time.Millisecond)
+	}
+	s := w.server
+	s.down, s.hangs, s.condition, s.faults = false, false, "", nil
+	if w.daemon == nil || w.daemon.ended {
+		w.begin()
+	}
+	w.daemon.socket.dumpFault = ""
+	w.say("everything is healed")
+	if !w.silent && w.m.overruns.Load() == 0 {
+		w.sleep(pause{until: w.now.Add(5 * time.Second)})
+		w.check()
+	}
+	w.sleep(pause{until: w.now.Add(3*w.reconcile + 5*time.Second)})
+	w.check()
+}

@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The simulated switch: a kernel, a Redis, the daemon's neighbours, and daemons that come and go. What is true is known here, and only here.
+
+// Databases of the simulated switch.
+const (
+	simAppl   = 0
+	simConfig = 4
+	simState  = 6
+)
+
+// world is one switch.
+type world struct {
+	*scheduler
+	kernel *simKernel
+	server *simServer // of APPL_DB and STATE_DB
+	config *simServer // of CONFIG_DB: the same one, or another
+
+	daemon    *simDaemon
+	daemons   int
+	reconcile time.Duration
+	m         *metrics
+
+	configured map[string]time.Time // what CONFIG_DB is to have, since when; not what it has in the middle of a rewrite
+	rewriting  bool
+	changed    time.Time // when CONFIG_DB last changed
+	counts     []simCount
+	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
+	announced  bool            // PortConfigDone is in APPL_DB, as far as the world knows
+	unsure     map[string]bool // seen, and gone before the daemon had decided anything
+	vanished   map[string]int  // interfaces of this name that went, less its DELs
+
+	orch     map[string]bool   // ports that orchagent knows, true: it has made an interface
+	others   map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
+	doubtful bool              // something happened after which an identical write is no fault
+	silent   bool              // something happened that only a comparison can find
+	again    bool              // the signals may come again
+	broken   string            // the first invariant that did not hold
+	writes   int
+	saved    map[int]map[string]any // what Redis comes back with
+}
+
+// simDaemon is a daemon of the world.
+type simDaemon struct {
+	number     int
+	ctx        *simContext
+	socket     *simSocket
+	filter     *keyFilter
+	began      time.Time
+	ended      bool
+	read       bool      // it has looked at CONFIG_DB
+	publishing bool      // the start is behind it
+	announced  time.Time // when it sent PortConfigDone last
+	err        error
+	cold       bool
+	lastEvent  *strand
+}
+
+func newWorld(seed uint64, trace bool, m *metrics) *world {
+	s := &scheduler{dice: rand.New(rand.NewPCG(seed, 7)), now: simEpoch, trace: trace}
+	w := &world{
+		scheduler: s, kernel: newSimKernel(s), server: newSimServer(s, "redis"), m: m,
+		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{},
+		orch: map[string]bool{}, others: map[string]string{},
+	}
+	w.config = w.server
+	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
+	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
+	w.spawn("orchagent", 0, w.orchagent)
+	return w
+}
+
+// fail notes an invariant that does not hold.
+func (w *world) fail(format string, args ...any) {
+	if w.broken == "" {
+		w.broken = fmt.Sprintf(format, args...)
+		w.say("VIOLATION: %s", w.broken)
+	}
+}
+
+func portName(i int) string { return "Ethernet" + strconv.Itoa(4*i) }
+
+// --- The kernel's side ---
+
+func (w *world) linkGone(l *simLink) {
+	w.vanished[l.name]++
+	delete(w.others, l.name)
+	if d := w.daemon; d == nil || !d.publishing { // whether it counts as seen depends on when the daemon decides
+		w.unsure[l.name] = true
+	}
+}
+
+func (w *world) linkNew(l *simLink) {
+	if !l.old {
+		w.seen[l.name] = true
+		delete(w.unsure, l.name)
+	}
+}
+
+// --- CONFIG_DB ---
+
+// configure puts a port into CONFIG_DB.
+func (w *world) configure(name string, speed int) {
+	w.say("CONFIG_DB has %s, speed %d", name, speed)
+	w.recount()
+	if _, had := w.configured[name]; !had {
+		w.configured[name] = w.now
+		if l := w.kernel.named(name); l == nil || l.old {
+			delete(w.seen, name)
+		}
+	}
+	w.changed = w.now
+	w.config.command(simConfig, "hset", []string{"PORT|" + name, "lanes", "1", "speed", strconv.Itoa(speed)})
+}
+
+func (w *world) unconfigure(name string) {
+	w.say("CONFIG_DB drops %s", name)
+	w.recount()
+	delete(w.configured, name)
+	w.changed = w.now
+	w.config.command(simConfig, "del", []string{"PORT|" + name})
+}
+
+// recount notes how many ports CONFIG_DB had up to now.
+func (w *world) recount() { w.counts = append(w.counts, simCount{w.now, len(w.configured)}) }
+
+// simCount is a number of ports and until when CONFIG_DB had it.
+type simCount struct {
+	until time.Time
+	n     int
+}
+
+// push is portmgrd: what an operator changed goes to APPL_DB.
+func (w *world) push(name string) {
+	h, _ := w.config.hash(simConfig, "PORT|"+name, false)
+	if h == nil || !w.signal(portConfigDone) {
+		return
+	}
+	w.say("portmgrd pushes %s, speed %s", name, h["speed"])
+	w.server.command(simAppl, "hset", []string{"_PORT_TABLE:" + name, "speed", h["speed"]})
+	if w.server.command(simAppl, "sadd", []string{"PORT_TABLE_KEY_SET", name}) == int64(1) {
+		w.server.messages[simChannel]++
+	}
+}
+
+const simChannel = "PORT_TABLE_CHANNEL@0"
+
+// signal tells whether APPL_DB has a signal, on its way or there.
+func (w *world) signal(name string) bool {
+	return w.server.command(simAppl, "exists", []string{"PORT_TABLE:" + name, "_PORT_TABLE:" + name}) != int64(0)
+}
+
+// --- orchagent ---
+
+// orchagent pops what is announced, 128 keys a notification, and makes interfaces once PortConfigDone has come.
+func (w *world) orchagent() {
+	for {
+		w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return !w.server.down && w.server.messages[simChannel] > 0 }})
+		if w.server.down || w.server.messages[simChannel] == 0 {
+			continue
+		}
+		w.server.messages[simChannel]--
+		w.pop()
+		w.nap(2 * time.Millisecond)
+		w.makeInterfaces()
+	}
+}
+
+func (w *world) pop() {
+	set := w.server.members(simAppl, "PORT_TABLE_KEY_SET")
+	for _, key := range slices.Sorted(maps.Keys(set))[:min(128, len(set))] {
+		delete(set, key)
+		h, _ := w.server.hash(simAppl, "_PORT_TABLE:"+key, false)
+		w.say("orchagent takes %s %v", key, h)
+		for _, f := range slices.Sorted(maps.Keys(h)) {
+			w.server.command(simAppl, "hset", []string{"PORT_TABLE:" + key, f, h[f]})
+		}
+		w.server.command(simAppl, "del", []string{"_PORT_TABLE:" + key})
+		if !strings.HasSuffix(key, "Done") && !w.orch[key] {
+			w.orch[key] = false
+		}
+	}
+}
+
+// makeInterfaces makes the interfaces that are missing, and removes left-overs of their names as syncd does.
+func (w *world) makeInterfaces() {
+	if w.server.command(simAppl, "exists", []string{"PORT_TABLE:" + portConfigDone}) == int64(0) {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.orch)) {
+		if w.orch[name] {
+			continue
+		}
+		w.orch[name] = true
+		w.nap(3 * time.Millisecond)
+		if l := w.kernel.named(name); l != nil && l.old {
+			w.kernel.remove(l)
+		}
+		if w.kernel.named(name) != nil {
+			continue
+		}
+		l := w.kernel.create(name, 0, 0)
+		w.otherField(name)
+		w.nap(time.Millisecond)
+		if w.kernel.links[l.index] == l {
+			w.kernel.set(l, unix.IFF_UP|unix.IFF_RUNNING)
+		}
+	}
+}
+
+// otherField has another daemon write a field of its own into a port's entry of STATE_DB.
+func (w *world) otherField(name string) {
+	if !w.server.down && w.kernel.named(name) != nil {
+		w.others[name] = strconv.Itoa(w.steps)
+		w.server.command(simState, "hset", []string{"PORT_TABLE|" + name, "host_tx_ready", w.others[name]})
+	}
+}
+
+// --- The daemon ---
+
+// simDB is the daemon's databases on the fake server, with keyspace events that come as events of the scheduler.
+type simDB struct {
+	*sonicDB
+	w *world
+	d *simDaemon
+}
+
+func (db *simDB) Watch(_ context.Context, f watcher) {
+	w, d := db.w, db.d
+	db.filter.tell(f)
+	for !d.ended {
+		w.nap(2 * time.Millisecond)
+		if w.server.down || w.server.hangs {
+			w.nap(time.Second)
+			continue
+		}
+		db.filter.connected(true, nil)
+		db.filter.configConnected(true, nil)
+		d.filter = db.filter
+		w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter == nil }})
+		for d.filter != nil {
+			w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter == nil }})
+		}
+		w.nap(time.Millisecond)
+		db.filter.connected(false, errSimReset)
+		w.nap(lastPause)
+	}
+}
+
+// cutWatch breaks the daemon's subscription.
+func (w *world) cutWatch() {
+	if w.daemon != nil {
+		w.daemon.filter = nil
+	}
+}
+
+// keyEvent tells the daemon of a change of a key, a little later and in order.
+func (w *world) keyEvent(db int, key, what string) {
+	d := w.daemon
+	if d == nil || d.filter == nil {
+		return
+	}
+	ofPorts := db == simAppl && strings.HasPrefix(key, "PORT_TABLE:")
+	ofConfig := db == simConfig && (strings.HasPrefix(key, "PORT|") || key == "LOGGER|portsyncd")
+	if !ofPorts && !ofConfig {
+		return
+	}
+	channel, filter := "__keyspace@"+strconv.Itoa(db)+"__:"+key, d.filter
+	before := d.lastEvent
+	d.lastEvent = w.spawn("event", d.number, func() {
+		w.nap(500 * time.Microsecond)
+		if before != nil {
+			w.sleep(pause{until: w.now.Add(time.Minute), ready: func() bool { return !slices.Contains(w.strands, before) }})
+		}
+		if d.filter == filter {
+			filter.event(channel, what)
+		}
+	})
+}
+
+// start starts a daemon. cold says that the switch has just started: what exists is old.
+func (w *world) start(options syncOptions) {
+	w.daemons++
+	d := &simDaemon{number: w.daemons, ctx: newSimContext(), socket: w.kernel.subscribe(16 + w.dice.IntN(200)), began: w.now}
+	w.daemon = d
+	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
+	w.markOld()
+	w.say("daemon %d starts", d.number)
+	open := func() (database, error) {
+		db := &sonicDB{
+			appl: &simConn{w.server, simAppl, true}, state: &simConn{w.server, simState, true}, config: &simConn{w.config, simConfig, true},
+			applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
+			cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
+			stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
+			m:         w.m, bootID: "boot",
+		}
+		db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")))
+		return &simDB{db, w, d}, nil
+	}
+	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
+	options.random = func(n int64) int64 { return w.dice.Int64N(n) }
+	options.reconcile, options.eoiu = w.reconcile, 2*time.Second
+	if options.old == "" {
+		options.old = "auto"
+	}
+	status := new(health)
+	s := newSyncer(options, d.socket, open, w.m, status, slog.New(slog.DiscardHandler), func() time.Time { return w.now })
+	w.spawn("daemon", d.number, func() {
+		d.err = s.Run(d.ctx)
+		d.ended = true
+		w.say("the daemon ends: %v", d.err)
+	})
+}
+
+// markOld decides as the switch means it which interfaces are left-overs: those that exist when a daemon starts, unless the run before has announced,
+// or there are none on such a switch.
+func (w *world) markOld() {
+	warm := w.warm()
+	if current := !warm && (w.signal(portConfigDone) || w.goesOn()); !current {
+		for _, l := range w.kernel.sorted() {
+			if strings.HasPrefix(l.name, "Ethernet") {
+				l.old = !warm && !w.dpu()
+			}
+		}
+	}
+	if !warm && w.signal(portInitDone) {
+		return
+	}
+	clear(w.seen) // a new daemon has to see them all
+	for _, l := range w.kernel.sorted() {
+		w.linkNew(l)
+	}
+}
+
+// goesOn says that APPL_DB was lost, and the switch software goes on: STATE_DB tells.
+func (w *world) goesOn() bool {
+	row, _ := w.server.hash(simState, "PORTSYNCD_START_TABLE|old_interfaces", false)
+	for name := range w.configured {
+		if h, _ := w.server.hash(simState, "PORT_TABLE|"+name, false); row != nil && h["state"] == "ok" && len(h) >= 4 {
+			return true
+		}
+	}
+	return false
+}
+
+// warm says that a warm restart was asked for, and can be had.
+func (w *world) warm() bool {
+	h, _ := w.server.hash(simState, "WARM_RESTART_TABLE|portsyncd", false)
+	e, _ := w.server.hash(simState, "WARM_RESTART_ENABLE_TABLE|swss", false)
+	return e["enable"] == "true" && h["restore_count"] != ""
+}
+
+// kill ends the daemon as kill -9 does.
+func (w *world) kill() {
+	d := w.daemon
+	if d == nil {
+		return
+	}
+	w.say("daemon %d is killed", d.number)
+	w.daemon = nil
+	d.ended, d.filter = true, nil
+	w.kernel.unsubscribe(d.socket)
+	w.drop(func(st *strand) bool { return st.owner == d.number })
+}
