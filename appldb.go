@@ -57,14 +57,6 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 	return refused, nil
 }
 
-// signals is what APPL_DB has of the two signals.
-type signals struct {
-	known      bool // it was asked, and has answered
-	configDone bool
-	initDone   bool
-	count      int // of PortConfigDone, -1: not known
-}
-
 // signalCommands ask for them, and signalsFrom reads the answers.
 func (d *sonicDB) signalCommands(ctx context.Context) []redis.Cmder {
 	signal := d.applKey(portConfigDone)

@@ -31,13 +31,14 @@ type errand int
 const (
 	startErrand errand = iota // read what a start needs, announce: all databases
 	flushErrand               // APPL_DB and STATE_DB
-	lookErrand                // CONFIG_DB, and PortConfigDone to APPL_DB
+	lookErrand                // CONFIG_DB
+	countErrand               // PortConfigDone with another count, to APPL_DB
 )
 
 // lookRest is the time between two looks at CONFIG_DB: whoever changes many ports causes many events.
 const lookRest = 20 * time.Millisecond
 
-var errands = [...]errand{startErrand, flushErrand, lookErrand}
+var errands = [...]errand{startErrand, flushErrand, lookErrand, countErrand}
 
 // attempt is how an errand fares.
 type attempt struct {
@@ -86,6 +87,9 @@ func (c *courier) wait(e errand, now time.Time) time.Duration {
 	return max(0, c.tries[e].notBefore.Sub(now))
 }
 
+// rest keeps an errand from being tried before a time.
+func (c *courier) rest(e errand, until time.Time) { c.tries[e].notBefore = until }
+
 // failing says that an errand's last try failed.
 func (c *courier) failing(e errand) bool { return c.tries[e].err != nil }
 
@@ -115,7 +119,7 @@ func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 		if e == lookErrand {
 			try.notBefore = now.Add(lookRest)
 		}
-		if e != flushErrand {
+		if e == startErrand || e == lookErrand {
 			c.told = false
 		}
 	}
@@ -140,7 +144,8 @@ func (c *courier) down(e errand) bool {
 	if c.split && e == lookErrand {
 		return c.failing(lookErrand)
 	}
-	return c.failing(startErrand) || c.failing(flushErrand) || !c.split && c.failing(lookErrand)
+	return c.failing(startErrand) || c.failing(flushErrand) || c.failing(countErrand) ||
+		!c.split && c.failing(lookErrand)
 }
 
 // outage says in a few words what keeps the databases from being read or written.
@@ -149,7 +154,7 @@ func (c *courier) outage(e errand, err error) string {
 	switch {
 	case errors.Is(err, errNoDBConfig):
 		return "the database configuration is not there yet, waiting for it (-db.config)"
-	case errors.As(err, &reply):
+	case errors.As(err, &reply), errors.Is(err, errWrongType):
 		return "a database refuses commands, trying again"
 	case errors.Is(err, errPortsChange):
 		return "announcing the ports is tried again"

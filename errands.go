@@ -83,6 +83,13 @@ func (s *mirror) decide() {
 	for _, p := range dismissed {
 		s.m.ignoredOld.Add(s.outbox.dismiss(p))
 	}
+	if mode.what == "old" { // nothing was published yet: what went before this has no entry of ours
+		s.links.all(func(p *port) {
+			if !s.present(p) {
+				s.m.ignoredOld.Add(s.outbox.dismiss(p))
+			}
+		})
+	}
 	if f.warm {
 		s.warm.begin()
 	} else {
@@ -216,23 +223,20 @@ func (s *mirror) lookAgain() {
 		}
 		s.start.read(c)
 		s.configure(c.names())
-		if count, wrong := s.start.miscounted(); wrong && s.start.running() {
-			s.recount(count)
-		}
 	})
 }
 
 // recount sends PortConfigDone again when the number of ports has changed.
-func (s *mirror) recount(count int) {
-	var lost bool
-	s.do(lookErrand, func(ctx context.Context) (err error) {
+func (s *mirror) recount() {
+	count, lost := s.start.ports(), false
+	s.do(countErrand, func(ctx context.Context) (err error) {
 		lost, err = s.db.Recount(ctx, count)
 		return err
 	}, func(err error) {
 		switch {
 		case err != nil:
-			s.start.wantLook(false)
 		case lost:
+			s.courier.rest(countErrand, s.now().Add(lastPause)) // where it is not ours to announce
 			s.lostSignals()
 		default:
 			s.start.counted(count)
@@ -301,7 +305,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.links.all(s.outbox.askAgain)
 	}
 	if err != nil {
-		s.compare.unanswered(f.list, f.signals)
+		s.compare.unanswered(f.list, f.signals || f.initDone)
 		return
 	}
 	s.warm.acknowledged(f.warm)
@@ -321,7 +325,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 // compared takes in what a flush found out beside its writes.
 func (s *mirror) compared(f *flush) {
 	for _, name := range f.listed {
-		if p := s.links.named(name); p != nil {
+		if p := s.links.named(name); p != nil && s.listing.tells() { // else the end of a listing asks again
 			s.outbox.suspect(p)
 		}
 	}

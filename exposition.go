@@ -182,7 +182,8 @@ type exposition struct {
 func newExposition(families []family) *exposition {
 	e := &exposition{families: families, heads: make([]string, len(families))}
 	for i, f := range families {
-		e.heads[i] = "# HELP " + f.name + " " + escapeHelp.Replace(f.help) + "\n# TYPE " + f.name + " " + string(f.kind) + "\n"
+		e.heads[i] = "# HELP " + f.name + " " + escapeHelp.Replace(f.help) +
+			"\n# TYPE " + f.name + " " + string(f.kind) + "\n"
 	}
 	return e
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// gzip for metrics (RFC 1951 and 1952), in 20 KiB of memory. The standard library's writer takes 1.2 MB, a quarter of all that the daemon has. Text
-// in which almost every line begins like the one before needs no long search for matches and no Huffman codes of its own: one look, and the fixed codes, make a scrape of 512
-// ports a seventh of its size (the library at its
-// fastest: a ninth).
+// gzip for metrics (RFC 1951 and 1952), in 20 KiB of memory. The standard library's writer takes 1.2 MB, a quarter of
+// all that the daemon has. Text in which almost every line begins like the one before needs no long search for matches
+// and no Huffman codes of its own: one look, and the fixed codes, make a scrape of 512 ports a seventh of its size (the
+// library at its fastest: a ninth).
 
 const (
 	zipHashBits = 12
@@ -70,7 +70,8 @@ func (p *packer) put(dst []byte, v, n uint) []byte {
 	return dst
 }
 
-// symbol appends a literal, a length or the end in its fixed code (RFC 1951, 3.2.6). Codes begin with their highest bit.
+// symbol appends a literal, a length or the end in its fixed code (RFC 1951, 3.2.6). Codes begin with their highest
+// bit.
 func (p *packer) symbol(dst []byte, s uint) []byte {
 	var code, n uint
 	switch {
@@ -86,8 +87,8 @@ func (p *packer) symbol(dst []byte, s uint) []byte {
 	return p.put(dst, uint(bits.Reverse16(uint16(code))>>(16-n)), n)
 }
 
-// match appends a length of 4 to 258 bytes and a distance of 1 to 32,768, each a symbol and extra bits (RFC 1951, 3.2.5): a symbol stands for a range, and
-// the ranges double after every four lengths and every two distances.
+// match appends a length of 4 to 258 bytes and a distance of 1 to 32,768, each a symbol and extra bits (RFC 1951,
+// 3.2.5): a symbol stands for a range, and the ranges double after every four lengths and every two distances.
 func (p *packer) match(dst []byte, length, distance uint) []byte {
 	switch l := length - 3; {
 	case length == zipMaxMatch:

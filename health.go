@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Health: a small table of checks over what the loop tells of itself. Anyone may look at it without waiting for the loop, which
-// is the point: the loop may be what is wrong.
+// Health: a small table of checks over what the loop tells of itself. Anyone may look at it without waiting for the
+// loop, which is the point: the loop may be what is wrong.
 
 const (
 	stuckAfter  = 10 * time.Second // a loop that has not turned for so long is stuck
@@ -79,13 +79,17 @@ type health struct {
 	last string // what was last logged
 }
 
-// turn notes that the loop turns, and whether ports wait to be written.
-func (h *health) turn(now time.Time, unwritten int) {
+// turn notes that the loop turns, and since when a port waits to be written, zero: none does.
+func (h *health) turn(now, oldest time.Time) {
 	if h.turns.Add(1) == 1 && h.begun != nil {
 		close(h.begun)
 	}
 	h.turned.Store(instant(now))
-	since(&h.behind, unwritten > 0, now)
+	if oldest.IsZero() {
+		h.behind.Store(0)
+	} else {
+		h.behind.Store(instant(oldest))
+	}
 }
 
 // enterKernel and leaveKernel go around a system call that waits as long as somebody holds rtnl, the kernel's lock on
@@ -160,7 +164,8 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 			c.level, c.reason = h.netlink(ago(&h.kernel))
 		case "overrun":
 			if d := ago(&h.resyncAt); h.resync.Load() && d > 0 {
-				c.level, c.reason = max(degraded, lasting(d, 0)), "link messages were lost, and the links are being listed again"
+				c.level, c.reason = max(degraded, lasting(d, 0)),
+					"link messages were lost, and the links are being listed again"
 			}
 		case "redis":
 			if d := ago(&h.dbDown); d > 0 {
@@ -174,7 +179,9 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 			}
 		case "reconcile":
 			if n := h.repaired.Load(); n > 0 {
-				c.level, c.reason = degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, or they were lost", n)
+				c.level, c.reason = degraded,
+					fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
+						"or they were lost", n)
 			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
@@ -185,7 +192,8 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 			}
 		case "memory":
 			if h.memoryLimit > 0 && resident > float64(h.memoryLimit) {
-				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB", resident/(1<<20), float64(h.memoryLimit)/(1<<20))
+				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB",
+					resident/(1<<20), float64(h.memoryLimit)/(1<<20))
 			}
 		case "web":
 			if why := h.web.Load(); why != nil && *why != "" {
@@ -269,7 +277,8 @@ func (h *health) Alive(now time.Time) (failing []string) {
 	return failing
 }
 
-// Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that PortInitDone waits for.
+// Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
+// PortInitDone waits for.
 func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
 		if c.level != ok && c.name != "reconcile" && c.name != "web" {
@@ -279,7 +288,8 @@ func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 	switch {
 	case h.noDB.Load() || h.initDone.Load():
 	case len(pending) > 0:
-		failing = append(failing, fmt.Sprintf("PortInitDone: %d ports have no interface yet: %s", len(pending), strings.Join(pending, " ")))
+		failing = append(failing, fmt.Sprintf("PortInitDone: %d ports have no interface yet: %s", len(pending),
+			strings.Join(pending, " ")))
 	default:
 		failing = append(failing, "PortInitDone: not sent yet")
 	}

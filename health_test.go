@@ -27,17 +27,17 @@ func TestHealthTable(t *testing.T) {
 		"overrun for long":        {func(h *health) { h.resync.Store(true); h.resyncAt.Store(ago(time.Minute)) }, "overrun", failed, "lost"},
 		"databases away":          {func(h *health) { h.database(errors.New("connection refused"), now.Add(-time.Second)) }, "redis", degraded, "connection refused"},
 		"databases away for long": {func(h *health) { h.database(errors.New("LOADING"), now.Add(-time.Minute)) }, "redis", failed, "LOADING"},
-		"a short queue":           {func(h *health) { h.turn(now.Add(-time.Second), 9); h.turn(now, 3) }, "", ok, ""},
-		"the queue does not move": {func(h *health) { h.turn(now.Add(-3*time.Second), 9); h.turn(now, 9) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
+		"a short queue":           {func(h *health) { h.turn(now, now.Add(-time.Second)) }, "", ok, ""},
+		"the queue does not move": {func(h *health) { h.turn(now, now.Add(-3*time.Second)) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
-		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), 0) }, "loop", failed, "11s"},
+		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), time.Time{}) }, "loop", failed, "11s"},
 		"too much memory":         {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
 		"metrics not served":      {func(h *health) { why := "taken"; h.web.Store(&why) }, "web", degraded, "taken"},
 		"metrics served again":    {func(h *health) { h.web.Store(new(string)) }, "", ok, ""},
 	} {
 		h := new(health)
 		h.listed.Store(true)
-		h.turn(now, 0)
+		h.turn(now, time.Time{})
 		c.set(h)
 		for _, got := range h.Checks(now, 2<<20) {
 			want := ok
@@ -64,7 +64,7 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 			map[time.Duration]level{time.Second: ok, stuckAfter + time.Second: failed}},
 		"an outage": {func(h *health) { h.database(errors.New("connection refused"), start) }, "redis",
 			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
-		"a queue": {func(h *health) { h.turn(start, 1) }, "queue",
+		"a queue": {func(h *health) { h.turn(start, start) }, "queue",
 			map[time.Duration]level{
 				time.Second: ok, behindAfter + time.Second: degraded, failedAfter + time.Second: failed}},
 		"an overrun": {func(h *health) { h.resync.Store(true); since(&h.resyncAt, true, start) }, "overrun",
@@ -74,7 +74,7 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 			for _, step := range []time.Duration{0, time.Hour, -time.Hour, 40 * 365 * 24 * time.Hour} {
 				h := new(health)
 				h.listed.Store(true)
-				h.turn(start, 0)
+				h.turn(start, time.Time{})
 				c.begin(h)
 				for _, got := range h.Checks(stepWall(start.Add(after), step), 0) {
 					if got.name == c.check && got.level != want {
@@ -90,7 +90,7 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 // TestReasonsHaveTheClockOnTheWall: a person compares them with other logs.
 func TestReasonsHaveTheClockOnTheWall(t *testing.T) {
 	h, start := new(health), time.Now()
-	h.turn(start, 1)
+	h.turn(start, start)
 	now := stepWall(start.Add(5*time.Second), time.Hour)
 	want := "since " + now.Round(0).Add(-5*time.Second).UTC().Format(time.RFC3339)
 	for _, c := range h.Checks(now, 0) {
@@ -108,7 +108,7 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 	step := func(score float64, lines int) {
 		t.Helper()
 		now = now.Add(time.Second)
-		h.turn(now, 0)
+		h.turn(now, time.Time{})
 		h.Update(now, m, log)
 		h.Update(now, m, log)
 		if got := strings.Count(out.String(), "\n"); got != lines || m.health.Load() != score {
@@ -139,7 +139,7 @@ func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
 	exited, out = new(int), new(lockedBuffer)
 	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)),
 		flush: func(time.Duration) {}, notify: new(notifier),
-		exit: func(code int) { *exited = code }}
+		exit: func() { *exited = exitFailed }}
 	w.health.listed.Store(true)
 	return w, exited, out
 }
@@ -149,7 +149,7 @@ func TestStuckLoopEndsTheDaemon(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for range 5 {
 		now = now.Add(time.Second)
-		w.health.turn(now, 0)
+		w.health.turn(now, time.Time{})
 		w.tick(now, time.Second)
 	}
 	now = now.Add(time.Hour) // the process was stopped, and the watchdog with it
@@ -199,7 +199,7 @@ func TestSystemdIsTold(t *testing.T) {
 	turn := func(turns bool) []string {
 		now = now.Add(time.Second)
 		if turns {
-			w.health.turn(now, 0)
+			w.health.turn(now, time.Time{})
 		}
 		w.tick(now, time.Second)
 		return heard()

@@ -27,6 +27,7 @@ type linkTable struct {
 	free    []int // slots
 	rows    rows[linkRow]
 	byIndex map[int32]*port
+	listed  bool              // the first listing has ended
 	flaps   map[string]uint64 // of ports that were forgotten, for their return
 
 	old        map[int32]string // left-over interfaces and their names, rule 5
@@ -115,12 +116,18 @@ func (t *linkTable) noteExisting(m *linkMessage) {
 	case m.deleted:
 		delete(t.created, m.index)
 		delete(t.existing, m.index)
-	case strings.HasPrefix(string(m.name), "Ethernet"):
-		if _, since := t.created[m.index]; !since {
+	case !strings.HasPrefix(string(m.name), "Ethernet"):
+		delete(t.existing, m.index)
+	default:
+		_, since := t.created[m.index]
+		if _, known := t.existing[m.index]; known || !since && !t.listed {
 			t.existing[m.index] = string(m.name)
 		}
 	}
 }
+
+// endFirstListing notes that whatever existed before the subscription is known by now.
+func (t *linkTable) endFirstListing() { t.listed = true }
 
 // ignore returns the counter of the rule by which a message does not count, or nil.
 func (t *linkTable) ignore(m *linkMessage) *counter {

@@ -18,6 +18,7 @@ type listing struct {
 	lines    map[int32]struct{} // ifindexes of the one under way, or of the last one
 	news     map[int32]struct{} // every ifindex of which a live message was read since it began
 
+	whole       bool    // one has ended that was not interrupted
 	interrupted int     // how many in a row were
 	failures    backoff // after listings that failed
 	calm        backoff // between listings that links keep changing under
@@ -145,12 +146,15 @@ func (l *listing) done(interrupted bool, now time.Time) {
 	l.underWay = false
 	l.failures = backoff{}
 	if !interrupted {
-		l.interrupted, l.calm = 0, backoff{}
+		l.whole, l.interrupted, l.calm = true, 0, backoff{}
 		return
 	}
 	l.interrupted++
 	l.want(&l.m.resyncInterrupted, now, 5*l.calm.next(l.random)) // half a second to five
 }
+
+// tells says that what no listing and no message has mentioned does not exist.
+func (l *listing) tells() bool { return l.whole && !l.owed() }
 
 // owed says that one is due or under way because messages were lost, or because one before was not whole.
 func (l *listing) owed() bool {

@@ -241,7 +241,7 @@ func TestStuckLoopLeavesItsGoroutinesInTheLog(t *testing.T) {
 	w.log, w.flush = log.Logger, log.Flush
 	ended := make(chan struct{})
 	var once sync.Once
-	w.exit = func(int) { once.Do(func() { close(ended) }) }
+	w.exit = func() { once.Do(func() { close(ended) }) }
 	go func() {
 		for range 10 {
 			w.tick(time.Now(), time.Second)

@@ -32,6 +32,10 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 	}
 	f.split = d.applAddr.server() != d.cfgAddr.server()
 	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
-	f.warm, err = d.decideWarmStart(ctx)
-	return f, err
+	if f.warm, err = d.decideWarmStart(ctx); err != nil || !f.warm || f.old == nil || len(f.old.indexes) == 0 {
+		return f, err
+	}
+	// A warm start makes current what a cold one took for old, from now on, however it goes on.
+	f.old = new(recordedOld)
+	return f, d.recordOld(ctx, nil)
 }

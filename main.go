@@ -32,12 +32,12 @@ const (
 	exitUsage  = 2 // flags or configuration
 )
 
-// gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go would
-// otherwise let it grow to 4 MB before the first time.
+// gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go
+// would otherwise let it grow to 4 MB before the first time.
 const gcPercent = 25
 
-// parallel is how many threads run Go code at a time: one for links and databases, one for scrapes. More would only cost memory, and with a number of
-// our own the runtime does not look after the machine's every second.
+// parallel is how many threads run Go code at a time: one for links and databases, one for scrapes. More would only
+// cost memory, and with a number of our own the runtime does not look after the machine's every second.
 const parallel = 2
 
 func main() {
@@ -68,25 +68,37 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := new(options)
 	f := flag.NewFlagSet(appName, flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&o.dbConfig, "db.config", "/var/run/redis/sonic-db/database_config.json", "`file` that says where SONiC's databases are")
+	f.StringVar(&o.dbConfig, "db.config", "/var/run/redis/sonic-db/database_config.json",
+		"`file` that says where SONiC's databases are")
 	f.StringVar(&o.netns, "netns", "", "network namespace of the links: a `name` under /run/netns, or a path")
 	o.buffer = 4 << 20
-	f.Var(&o.buffer, "netlink.receive-buffer", "`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
-	f.BoolVar(&o.standalone, "standalone", false, "no databases: every link that matches -links is a port, and its state is in the metrics")
-	links := f.String("links", "*", "comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
+	f.Var(&o.buffer, "netlink.receive-buffer",
+		"`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
+	f.BoolVar(&o.standalone, "standalone", false,
+		"no databases: every link that matches -links is a port, and its state is in the metrics")
+	links := f.String("links", "*",
+		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
 		"may be repeated; empty: nowhere (default "+defaultAddress+")")
-	f.StringVar(&o.tls.cert, "web.tls-cert", "", "PEM `file` with the server's certificate; with -web.tls-key and -web.tls-client-ca: mutual TLS")
+	f.StringVar(&o.tls.cert, "web.tls-cert", "",
+		"PEM `file` with the server's certificate; with -web.tls-key and -web.tls-client-ca: mutual TLS")
 	f.StringVar(&o.tls.key, "web.tls-key", "", "PEM `file` with the server's private key")
 	f.StringVar(&o.tls.clientCA, "web.tls-client-ca", "", "PEM `file` with the CA whose clients get in")
-	allowed := f.String("web.tls-allowed-names", "", "comma-separated DNS, URI, IP or common `names` of client certificates; empty: all that the CA signed")
+	allowed := f.String("web.tls-allowed-names", "",
+		"comma-separated DNS, URI, IP or common `names` of client certificates; empty: all that the CA signed")
 	level := f.String("log.level", "NOTICE", "lowest `level` to log: EMERG ALERT CRIT ERROR WARN NOTICE INFO DEBUG")
 	f.StringVar(&o.logOutput, "log.output", "syslog", "`where` to log: syslog, stderr or stdout")
-	f.StringVar(&o.old, "old-interfaces", "auto", "`mode` for interfaces that exist at a cold start: auto, down (left-overs of the previous run) or adopt (current)")
-	f.DurationVar(&o.eoiu, "eoiu-timeout", 30*time.Second, "`time` after which the first listing of all links is asked for again (CONFIG_DB WARM_RESTART|swss portsyncd_timer overrules it)")
-	f.DurationVar(&o.reconcile, "reconcile-interval", time.Minute, "`time` between comparisons of the kernel with the databases; 0: none")
+	f.StringVar(&o.old, "old-interfaces", "auto",
+		"`mode` for interfaces that exist at a cold start: auto, down (left-overs of the previous run) "+
+			"or adopt (current)")
+	f.DurationVar(&o.eoiu, "eoiu-timeout", 30*time.Second,
+		"`time` after which a listing of all links is asked for again "+
+			"(CONFIG_DB WARM_RESTART|swss portsyncd_timer overrules it)")
+	f.DurationVar(&o.reconcile, "reconcile-interval", time.Minute,
+		"`time` between comparisons of the kernel with the databases; 0: none")
 	o.memory = 64 << 20
-	f.Var(&o.memory, "memory-limit", "soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
+	f.Var(&o.memory, "memory-limit",
+		"soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -173,7 +185,8 @@ func lastWords(stderr io.Writer, err error) {
 func serve(o *options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE)                         // whoever reads stdout or stderr may go, and Go takes that for the end
+	// whoever reads stdout or stderr may go, and Go takes that for the end
+	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
 	sockets := inheritedSockets()
 	m := newMetrics(version)
@@ -200,9 +213,10 @@ func serve(o *options, stderr io.Writer) error {
 	redis.SetLogger(quiet{})
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
-	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify, exit: os.Exit}
+	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
+		exit: func() { os.Exit(exitFailed) }}
 	go guard.Run(ctx)
-	defer startWeb(ctx, o, sockets, m, status, log.Logger)()
+	defer startWeb(ctx, &o.listen, o.tls, sockets, m, status, log.Logger)()
 	if noLinks != nil {
 		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
 		status.await(noLinks)
@@ -225,8 +239,8 @@ func serve(o *options, stderr io.Writer) error {
 	return newSyncer(rules, source, openDB, m, status, log.Logger, time.Now).Run(ctx)
 }
 
-// quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for every
-// change of state. The client knows only one logger for the whole process.
+// quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for
+// every change of state. The client knows only one logger for the whole process.
 type quiet struct{}
 
 func (quiet) Printf(context.Context, string, ...any) {}

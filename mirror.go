@@ -161,6 +161,7 @@ func (s *mirror) listed(now time.Time) {
 	s.m.eoiuReached.Set(1)
 	s.m.eoiuSeconds.Set(took.Seconds())
 	s.status.listed.Store(true)
+	s.links.endFirstListing()
 	s.log.Info("links listed: end of initial update", "ports", s.m.portsPresent.Load(), "took", took)
 	s.start.on(linksListed)
 }

@@ -35,7 +35,9 @@ type outRow struct {
 
 	dirty, inFlight, resting bool
 	refused                  bool      // and the log says so
+	dirtyAt                  time.Time // since when
 	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
+	sentAt                   time.Time // dirtyAt of what is in flight, or was refused
 	doubtsSent               uint32    // doubts when it was sent
 	write                    portWrite // what is, or was, in flight
 }
@@ -72,7 +74,7 @@ func (o *outbox) drop(p *port) {
 func (o *outbox) dismiss(p *port) uint64 {
 	row := o.rows.of(p)
 	n := row.waiting.n
-	row.present, row.waiting = false, mail{}
+	row.present, row.del, row.waiting = false, delNone, mail{}
 	return n
 }
 
@@ -114,7 +116,7 @@ func (o *outbox) inStep(row *outRow) bool {
 
 func (o *outbox) markDirty(p *port) {
 	if row := o.rows.of(p); !row.dirty && !row.resting {
-		row.dirty = true
+		row.dirty, row.dirtyAt = true, o.now()
 		o.dirty = append(o.dirty, p)
 	}
 }
@@ -172,11 +174,29 @@ func (o *outbox) idle(p *port) bool {
 	return !row.dirty && !row.inFlight && !row.resting
 }
 
+// written says that nothing is waiting or in flight but what was refused.
+func (o *outbox) written() bool { return len(o.dirty)+len(o.flying) == 0 }
+
 // settled says that nothing is waiting or in flight at all.
 func (o *outbox) settled() bool { return len(o.dirty)+len(o.flying)+len(o.resting) == 0 }
 
 // unwritten is how many ports are not written yet.
 func (o *outbox) unwritten() int { return len(o.dirty) + len(o.flying) + len(o.resting) }
+
+// oldest is since when a port waits to be written that is not in flight, zero: none does.
+func (o *outbox) oldest() (at time.Time) {
+	if len(o.dirty) > 0 { // in the order in which they became so
+		at = o.rows.of(o.dirty[0]).dirtyAt
+	}
+	for _, ports := range [][]*port{o.flying, o.resting} {
+		for _, p := range ports[:min(1, len(ports))] {
+			if row := o.rows.of(p); at.IsZero() || row.sentAt.Before(at) {
+				at = row.sentAt
+			}
+		}
+	}
+	return at
+}
 
 // wake makes the ports dirty whose keys were refused, when their rest is over, and returns how long it lasts.
 func (o *outbox) wake(now time.Time) time.Duration {
@@ -187,12 +207,17 @@ func (o *outbox) wake(now time.Time) time.Duration {
 		return wait
 	}
 	for _, p := range o.resting {
-		o.rows.of(p).resting = false
+		row := o.rows.of(p)
+		row.resting = false
 		o.markDirty(p)
+		row.dirtyAt = row.sentAt
 	}
 	o.resting = o.resting[:0]
 	return 0
 }
+
+// asks says that ports wait to be counted in APPL_DB.
+func (o *outbox) asks() bool { return len(o.work.confirm) > 0 }
 
 // pause is how long the next flush has to wait for the sake of pace.
 func (o *outbox) pause(now time.Time) time.Duration { return o.pace.wait(now) }
@@ -217,6 +242,7 @@ func (o *outbox) send(now time.Time) *flush {
 		w.ask = w.set && !row.inAppl
 		w.check = w.set && !row.known && w.del == delNone
 		row.dirty, row.inFlight, row.del, row.doubtsSent = false, true, delNone, row.doubts
+		row.sentAt = row.dirtyAt
 		row.sent, row.waiting = row.waiting, mail{}
 		o.work.writes = append(o.work.writes, w)
 	}
@@ -254,6 +280,7 @@ func (o *outbox) bounced(p *port, row *outRow, now time.Time) {
 	row.del = max(row.del, min(row.write.del, delIfOurs))
 	if unavailable(row.write.err) {
 		o.markDirty(p)
+		row.dirtyAt = row.sentAt
 		return
 	}
 	o.refusal = row.write.err

@@ -14,6 +14,14 @@ type portState struct {
 	mtu         uint32
 }
 
+// signals is what APPL_DB has of the two signals.
+type signals struct {
+	known      bool // it was asked, and has answered
+	configDone bool
+	initDone   bool
+	count      int // of PortConfigDone, -1: not known
+}
+
 // rows is what one room knows about each port, by the port's slot. The zero value is empty.
 type rows[T any] struct{ bySlot []*T }
 

@@ -89,8 +89,8 @@ func (p *process) readMemory() {
 	p.memory.Set(float64(parseUint(rest)) * page)
 }
 
-// startTime is when the process started, in seconds since the epoch: field 22 of /proc/self/stat, counted from the boot. Fields are counted after the
-// name in parentheses, which may hold anything.
+// startTime is when the process started, in seconds since the epoch: field 22 of /proc/self/stat, counted from the
+// boot. Fields are counted after the name in parentheses, which may hold anything.
 func startTime() float64 {
 	text, err := os.ReadFile("/proc/self/stat")
 	if err != nil {

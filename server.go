@@ -64,7 +64,10 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Ready(time.Now(), m.Pending())) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, h.Ready(time.Now(),
+			m.Pending()))
+	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, landingPage)
@@ -75,7 +78,8 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 		MaxHeaderBytes: maxHeaderBytes,
 		ConnState:      s.slots.state,
 		ErrorLog:       stdlog.New(&refusals{m: m, log: log, now: time.Now}, "", 0),
-		TLSNextProto:   map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: a scrape does not need it
+		// no HTTP/2: a scrape does not need it
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	if keep != nil {
 		s.http.TLSConfig = keep.Config()
@@ -139,7 +143,8 @@ func (s *server) contain(next http.Handler) http.Handler {
 		defer func() {
 			if why := recover(); why != nil {
 				s.m.httpPanics.Inc()
-				s.log.Error("a request handler panicked", "path", r.URL.Path, "peer", r.RemoteAddr, "panic", why, "stack", string(debug.Stack()))
+				s.log.Error("a request handler panicked", "path", r.URL.Path, "peer", r.RemoteAddr, "panic", why,
+					"stack", string(debug.Stack()))
 				http.Error(w, "internal error", http.StatusInternalServerError)
 			}
 		}()

@@ -65,7 +65,7 @@ func newWebTest(t *testing.T, keep func(*metrics, *slog.Logger) *keeper) *webTes
 	log := slog.New(newLineLog(out, slog.LevelDebug))
 	m := filledMetrics(16)
 	h := new(health)
-	h.turn(time.Now().Add(time.Hour), 0)
+	h.turn(time.Now().Add(time.Hour), time.Time{})
 	var k *keeper
 	if keep != nil {
 		k = keep(m, log)
@@ -172,12 +172,11 @@ func TestProbes(t *testing.T) {
 	w.health.database(errors.New("connection refused"), time.Now().Add(-time.Second))
 	check("/readyz", 503, "redis: connection refused")
 	w.health.database(nil, time.Now())
-	w.health.turn(time.Now().Add(-3*time.Second), 1)
-	w.health.turn(time.Now(), 1)
+	w.health.turn(time.Now(), time.Now().Add(-3*time.Second))
 	check("/readyz", 503, "wait to be written")
-	w.health.turn(time.Now(), 0)
+	w.health.turn(time.Now(), time.Time{})
 	check("/readyz", 200)
-	w.health.turn(time.Now().Add(-time.Minute), 0)
+	w.health.turn(time.Now().Add(-time.Minute), time.Time{})
 	check("/healthz", 503, "has not turned")
 	check("/readyz", 503, "has not turned")
 }

@@ -13,7 +13,7 @@ import (
 // What must hold on the simulated switch: some of it at each of the daemon's commands, the rest when it is quiet.
 
 // late is how long the daemon may go by what CONFIG_DB was before: it was read before a command that is under way.
-const late = time.Second
+const late = dbTimeout + time.Second
 
 // judge looks at a command of the daemon's before it is carried out.
 func (w *world) judge(db int, name string, args []string) {
@@ -26,8 +26,6 @@ func (w *world) judge(db int, name string, args []string) {
 		case "del":
 			w.judgeDel(port)
 		}
-	case db == simConfig && (name == "eval" || name == "evalsha" && w.config.scripts[args[0]]):
-		w.daemon.read = true
 	case db == simState && name == "scan":
 		w.daemon.publishing = true
 	case db == simAppl && strings.HasPrefix(name, "eval"):

@@ -131,13 +131,16 @@ func (w *world) operate(what, name string, speed int) {
 	_, has := w.configured[name]
 	switch {
 	case what == "reload":
-		if w.daemon != nil && w.daemon.read && w.signal(portConfigDone) { // no daemon is started while CONFIG_DB says that it is not complete
+		if w.daemon != nil && w.daemon.publishing && w.signal(portConfigDone) { // no daemon is started while CONFIG_DB says that it is not complete
 			w.reload(speed/1000 > 3)
 		}
 		return
 	case what == "add" && !has, what == "speed" && has:
 		w.configure(name, speed)
 	case what == "drop" && has:
+		if w.daemon == nil || !w.daemon.publishing { // whose entry may be all that tells that the switch goes on
+			return
+		}
 		w.unconfigure(name)
 		return
 	default:
@@ -230,7 +233,8 @@ func (w *world) harm(h happening, name string) {
 		w.kill()
 		w.server.command(simState, "hset", []string{"WARM_RESTART_ENABLE_TABLE|swss", "enable", "true"})
 		w.begin()
-		w.nap(2 * time.Second)
+		d := w.daemon
+		w.sleep(pause{until: w.now.Add(10 * time.Second), ready: func() bool { return d.publishing || d.ended }})
 		w.server.command(simState, "hset", []string{"WARM_RESTART_ENABLE_TABLE|swss", "enable", "false"})
 	case "coldstart":
 		w.coldStart()

@@ -25,9 +25,10 @@ type simKernel struct {
 	last  int32 // ifindex given out
 	base  int   // grows with every link that comes or goes: what a listing is interrupted by
 
-	sockets []*simSocket
-	onGone  func(l *simLink)
-	onNew   func(l *simLink)
+	sockets  []*simSocket
+	onGone   func(l *simLink)
+	onNew    func(l *simLink)
+	lostNews func() // nobody will ever hear that a link is new
 }
 
 // simSocket is a subscription, and the listing that may be under way beside it. It is a linkSource.
@@ -92,10 +93,11 @@ func (k *simKernel) tell(l *simLink, change func(*linkMessage)) {
 	}
 	for _, s := range k.sockets {
 		switch {
-		case s.congested:
-			s.overrun = true
-		case len(s.queue) >= s.room:
+		case s.congested || len(s.queue) >= s.room:
 			s.overrun, s.congested = true, true
+			if m.created && k.lostNews != nil {
+				k.lostNews()
+			}
 		default:
 			s.queue = append(s.queue, m)
 		}

@@ -49,6 +49,7 @@ type world struct {
 	doubtful bool              // something happened after which an identical write is no fault
 	silent   bool              // something happened that only a comparison can find
 	again    bool              // the signals may come again
+	excused  bool              // the run shows nothing any more
 	broken   string            // the first invariant that did not hold
 	writes   int
 	saved    map[int]map[string]any // what Redis comes back with
@@ -62,7 +63,6 @@ type simDaemon struct {
 	filter     *keyFilter
 	began      time.Time
 	ended      bool
-	read       bool      // it has looked at CONFIG_DB
 	publishing bool      // the start is behind it
 	announced  time.Time // when it sent PortConfigDone last
 	err        error
@@ -80,13 +80,16 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 	w.config = w.server
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
+	w.kernel.lostNews = func() { // before the daemon has decided, such a link cannot be told from a left-over
+		w.excused = w.excused || w.daemon == nil || !w.daemon.publishing
+	}
 	w.spawn("orchagent", 0, w.orchagent)
 	return w
 }
 
 // fail notes an invariant that does not hold.
 func (w *world) fail(format string, args ...any) {
-	if w.broken == "" {
+	if w.broken == "" && !w.excused {
 		w.broken = fmt.Sprintf(format, args...)
 		w.say("VIOLATION: %s", w.broken)
 	}
@@ -99,7 +102,8 @@ func portName(i int) string { return "Ethernet" + strconv.Itoa(4*i) }
 func (w *world) linkGone(l *simLink) {
 	w.vanished[l.name]++
 	delete(w.others, l.name)
-	if d := w.daemon; d == nil || !d.publishing { // whether it counts as seen depends on when the daemon decides
+	lately := w.now.Sub(w.configured[l.name]) < 5*time.Second
+	if d := w.daemon; d == nil || !d.publishing || lately { // whether it counts as seen depends on when the daemon decides
 		w.unsure[l.name] = true
 	}
 }
@@ -147,7 +151,7 @@ type simCount struct {
 // push is portmgrd: what an operator changed goes to APPL_DB.
 func (w *world) push(name string) {
 	h, _ := w.config.hash(simConfig, "PORT|"+name, false)
-	if h == nil || !w.signal(portConfigDone) {
+	if h == nil || len(w.orch) == 0 {
 		return
 	}
 	w.say("portmgrd pushes %s, speed %s", name, h["speed"])
@@ -330,7 +334,7 @@ func (w *world) start(options syncOptions) {
 // or there are none on such a switch.
 func (w *world) markOld() {
 	warm := w.warm()
-	if current := !warm && (w.signal(portConfigDone) || w.goesOn()); !current {
+	if current := !warm && (w.signal(portConfigDone) || w.signal(portInitDone) || w.goesOn()); !current {
 		for _, l := range w.kernel.sorted() {
 			if strings.HasPrefix(l.name, "Ethernet") {
 				l.old = !warm && !w.dpu()

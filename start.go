@@ -141,7 +141,8 @@ func (s *start) loaded(c *switchConfig, f startFacts) {
 // known is what a start goes by: CONFIG_DB as it was last read, and what the run before left.
 func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
 
-// mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB had them when it began.
+// mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB
+// had them when it began.
 func (s *start) mayAnnounce() bool {
 	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
 }
@@ -199,8 +200,8 @@ func (s *start) lost() {
 	s.on(signalsLost)
 }
 
-// compare takes what APPL_DB was found to have of the signals. A Redis that came back as it was some time ago may have only
-// one of them, or another count. It tells whether ports and signals have to be announced again.
+// compare takes what APPL_DB was found to have of the signals. A Redis that came back as it was some time ago may have
+// only one of them, or another count. It tells whether ports and signals have to be announced again.
 func (s *start) compare(found signals) (lost bool) {
 	if !found.known {
 		return false
@@ -212,6 +213,9 @@ func (s *start) compare(found signals) (lost bool) {
 		s.log.Warn("APPL_DB has lost PortInitDone: sending it again")
 		s.again = true
 		s.on(initDoneLost)
+	}
+	if s.state == publishing && found.initDone && !s.facts.warm { // it was sent, and the answer lost
+		s.sentInitDone()
 	}
 	if found.count >= 0 && found.count != s.count {
 		s.count = found.count
@@ -227,10 +231,21 @@ func (s *start) told(ports []portConfig) {
 	s.on(announced)
 }
 
-// miscounted says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of
-// orchagent goes by it.
-func (s *start) miscounted() (count int, wrong bool) {
-	return len(s.config.ports), len(s.config.ports) != s.count
+// wrongCount says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of
+// orchagent goes by it. What CONFIG_DB has is not known while it is to be read again.
+func (s *start) wrongCount() bool {
+	return (s.state == publishing || s.state == complete) && !s.look && len(s.config.ports) != s.count
+}
+
+// ports is how many CONFIG_DB has.
+func (s *start) ports() int { return len(s.config.ports) }
+
+// restWait is how long PortInitDone rests after it was refused.
+func (s *start) restWait(now time.Time) time.Duration {
+	if wait := s.rest.Sub(now); s.state == publishing && wait > 0 {
+		return wait
+	}
+	return beatInterval
 }
 
 // counted notes that PortConfigDone was sent with another count.

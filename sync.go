@@ -114,9 +114,8 @@ func (s *syncer) post(fn func()) {
 func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	wait := s.beat(now)
 	wait = min(wait, s.advanceListing(now, more))
-	unwritten := s.outbox.unwritten()
-	s.m.queueDepth.Set(float64(unwritten))
-	s.status.turn(now, unwritten)
+	s.m.queueDepth.Set(float64(s.outbox.unwritten()))
+	s.status.turn(now, s.outbox.oldest())
 	switch {
 	case s.openDB == nil:
 		s.settle()
@@ -167,6 +166,10 @@ func (s *syncer) advanceRunning(now time.Time) time.Duration {
 		s.announce()
 		return beatInterval
 	}
+	if s.start.wrongCount() && s.courier.wait(countErrand, now) == 0 {
+		s.recount()
+		return beatInterval
+	}
 	look := s.start.wantsLook() && s.courier.wait(lookErrand, now) == 0
 	if look && (s.courier.wait(flushErrand, now) > 0 || !s.outbox.ready(now)) {
 		s.lookAgain()
@@ -175,6 +178,9 @@ func (s *syncer) advanceRunning(now time.Time) time.Duration {
 	wait := s.advanceFlush(now)
 	if s.start.in(reannouncing) {
 		wait = min(wait, s.courier.wait(startErrand, now))
+	}
+	if s.start.wrongCount() {
+		wait = min(wait, max(s.courier.wait(countErrand, now), flushGap))
 	}
 	if s.start.wantsLook() && s.courier.free() {
 		wait = min(wait, s.courier.wait(lookErrand, now))
@@ -191,13 +197,13 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	wait = min(wait, s.compare.wait(now), s.outbox.wake(now))
+	wait = min(wait, s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
 	signal := s.start.owesInitDone(now)
-	if s.start.done() && s.outbox.settled() && !s.compare.pending() {
+	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()
 	}
 	_, unwritten := s.links.unwritten()
-	if !signal && !unwritten && !s.outbox.waiting() && !s.compare.pending() && s.warm.owes() == "" {
+	if !signal && !unwritten && !s.outbox.waiting() && !s.outbox.asks() && !s.compare.pending() && s.warm.owes() == "" {
 		return wait
 	}
 	if pause := s.courier.wait(flushErrand, now); pause > 0 {

@@ -34,6 +34,7 @@ type mapDB struct {
 	config      switchConfig
 	facts       startFacts
 	signalsGone bool
+	initDone    bool // PortInitDone was sent
 	appl        map[string]bool
 	state       map[string]portState
 	old         leftovers // as they were written down
@@ -120,13 +121,15 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 		f.missing = f.missing || !d.appl[w.port]
 	}
 	if f.signals {
-		f.found = signals{known: true, configDone: !d.signalsGone, initDone: !d.signalsGone, count: -1}
+		f.found = signals{known: true, configDone: !d.signalsGone, count: -1,
+			initDone: !d.signalsGone && (d.facts.initDone || d.initDone)}
 	}
 	if f.list {
 		f.listed = slices.Sorted(maps.Keys(d.state))
 	}
 	if d.broken == nil && f.initDone {
 		d.done = append(d.done, "PortInitDone")
+		d.initDone = true
 	}
 	return d.broken
 }

@@ -41,7 +41,8 @@ func (f *tlsFiles) validate() error {
 	}
 	switch {
 	case len(given) > 0 && len(missing) > 0:
-		return fmt.Errorf("%s without %s: mutual TLS needs all three", strings.Join(given, " and "), strings.Join(missing, " and "))
+		return fmt.Errorf("%s without %s: mutual TLS needs all three", strings.Join(given, " and "),
+			strings.Join(missing, " and "))
 	case len(given) == 0 && len(f.allowed) > 0:
 		return errors.New("-web.tls-allowed-names needs -web.tls-cert, -web.tls-key and -web.tls-client-ca")
 	}
@@ -76,7 +77,8 @@ func (f *tlsFiles) read() (p pemFiles, err error) {
 	for _, file := range []struct {
 		flag, path string
 		content    *[]byte
-	}{{"-web.tls-cert", f.cert, &p.cert}, {"-web.tls-key", f.key, &p.key}, {"-web.tls-client-ca", f.clientCA, &p.clientCA}} {
+	}{{"-web.tls-cert", f.cert, &p.cert}, {"-web.tls-key", f.key, &p.key}, {"-web.tls-client-ca", f.clientCA,
+		&p.clientCA}} {
 		if *file.content, err = os.ReadFile(file.path); err != nil {
 			return p, fmt.Errorf("%s: %w", file.flag, err)
 		}
@@ -84,8 +86,8 @@ func (f *tlsFiles) read() (p pemFiles, err error) {
 	return p, nil
 }
 
-// config makes the server's TLS configuration: TLS 1.3 only, a client certificate of the CA required. notAfter is when the server's
-// certificate expires. Each error names its flag and file.
+// config makes the server's TLS configuration: TLS 1.3 only, a client certificate of the CA required. notAfter is when
+// the server's certificate expires. Each error names its flag and file.
 func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter time.Time, err error) {
 	certs, err := parseCertificates(p.cert)
 	if err != nil {
@@ -268,8 +270,8 @@ func (k *keeper) Watch(ctx context.Context) {
 	}
 }
 
-// reload takes up the files if they changed. Ones that do not make sense leave the old ones in force. Unless asked for, they are complained about only
-// at the second look: certificate and key are replaced one after the other.
+// reload takes up the files if they changed. Ones that do not make sense leave the old ones in force. Unless asked for,
+// they are complained about only at the second look: certificate and key are replaced one after the other.
 func (k *keeper) reload(now time.Time, asked bool) {
 	content, err := k.files.read()
 	if err == nil && content.equal(&k.inUse) {
@@ -283,7 +285,8 @@ func (k *keeper) reload(now time.Time, asked bool) {
 	if err == nil {
 		k.told = false
 		k.m.tlsReloadOK.Set(1)
-		k.log.Log(context.Background(), levelNotice, "TLS files taken up", "certificate_not_after", time.UnixMilli(int64(k.m.tlsExpiry.Load()*1000)).UTC())
+		k.log.Log(context.Background(), levelNotice, "TLS files taken up", "certificate_not_after",
+			time.UnixMilli(int64(k.m.tlsExpiry.Load()*1000)).UTC())
 		return
 	}
 	again := content.equal(&k.broken)

@@ -62,16 +62,17 @@ type watchdog struct {
 	log    *slog.Logger
 	flush  func(limit time.Duration) // of the log
 	notify *notifier
-	exit   func(code int)
+	exit   func() // ends the process, for a supervisor to start it again
 
-	turns  uint64
-	stuck  time.Duration // between ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
+	turns uint64
+	// between ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
+	stuck  time.Duration
 	status string
 	ready  bool
 }
 
-// Run ticks until ctx ends: with the loop's beat, and by itself while that does not come, or something is wrong or not ready. A timer that
-// never fires wakes nobody.
+// Run ticks until ctx ends: with the loop's beat, and by itself while that does not come, or something is wrong or not
+// ready. A timer that never fires wakes nobody.
 func (w *watchdog) Run(ctx context.Context) {
 	well := false
 	for {
@@ -138,5 +139,5 @@ func (w *watchdog) giveUp() {
 		w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
 	}
 	w.flush(dumpLimit)
-	w.exit(exitFailed)
+	w.exit()
 }

@@ -37,12 +37,13 @@ type web struct {
 
 // startWeb has the metrics served as soon as that can be, and returns at once. stop lets requests under way finish.
 func startWeb(
-	ctx context.Context, o *options, sockets []inherited, m *metrics, status *health, log *slog.Logger,
+	ctx context.Context, listen *addresses, files tlsFiles, sockets []inherited, m *metrics, status *health,
+	log *slog.Logger,
 ) (stop func()) {
 	w := &web{health: status, log: log, after: time.After, troubles: make(map[string]string)}
-	w.doors = doors(&o.listen, sockets)
-	if o.tls.enabled() {
-		w.keep = newKeeper(o.tls, m, log)
+	w.doors = doors(listen, sockets)
+	if files.enabled() {
+		w.keep = newKeeper(files, m, log)
 	}
 	w.server = newServer(m, status, log, w.keep)
 	if len(w.doors) > 0 {
@@ -82,7 +83,8 @@ func (w *web) serve(ctx context.Context, d *door, works func()) error {
 	}
 	works()
 	if w.keep == nil && exposed(l) {
-		w.log.Warn("the metrics are served without TLS to everyone who reaches this address", "address", l.Addr().String(),
+		w.log.Warn("the metrics are served without TLS to everyone who reaches this address", "address",
+			l.Addr().String(),
 			"remedy", "-web.tls-cert, -web.tls-key and -web.tls-client-ca, or a loopback address")
 	}
 	return w.server.Serve(l)
@@ -122,8 +124,8 @@ func (w *web) failed(what string, why error) {
 	w.tell()
 	w.mu.Unlock()
 	if !known {
-		w.log.Error("the metrics are not served as the flags say; it is tried again, and ports are synchronized meanwhile",
-			"what", what, "err", why)
+		w.log.Error("the metrics are not served as the flags say; it is tried again, "+
+			"and ports are synchronized meanwhile", "what", what, "err", why)
 	}
 }
 

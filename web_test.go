@@ -313,7 +313,7 @@ func newBenchWeb(t *testing.T) (w *web, pauses chan time.Duration, over chan tim
 // take its request for a second, somebody has to be there to say so.
 func TestFirstListingIsAskedForBeforeTheServer(t *testing.T) {
 	for name, begin := range map[string]func(w *web, over chan time.Time){
-		"the loop has turned":      func(w *web, _ chan time.Time) { w.health.turn(time.Now(), 0) },
+		"the loop has turned":      func(w *web, _ chan time.Time) { w.health.turn(time.Now(), time.Time{}) },
 		"the kernel does not take": func(_ *web, over chan time.Time) { over <- time.Time{} },
 	} {
 		t.Run(name, func(t *testing.T) {
