@@ -24,6 +24,7 @@ import (
 var (
 	simTime  = flag.Duration("sim.time", time.Minute, "how long TestSimulation goes on")
 	simSeeds = flag.Uint64("sim.seeds", 0, "so many runs of TestSimulation instead")
+	simStop  = flag.Bool("sim.stop", false, "TestSimulation ends with the first run that fails, and does not tell its history")
 	simSeed  = flag.Uint64("sim.seed", 0, "this run of TestSimulation alone, with its history")
 )
 
@@ -209,13 +210,14 @@ func TestSimulation(t *testing.T) {
 		first, limit = 1, time.Hour
 	}
 	var runs, steps atomic.Uint64
+	var stopped atomic.Bool
 	var mu sync.Mutex
 	failures := map[string]int{} // by kind
 	var workers sync.WaitGroup
 	start := time.Now()
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
-			for time.Since(start) < limit {
+			for time.Since(start) < limit && !stopped.Load() {
 				n := runs.Add(1)
 				if *simSeeds > 0 && n > *simSeeds {
 					return
@@ -225,6 +227,11 @@ func TestSimulation(t *testing.T) {
 				steps.Add(uint64(made))
 				if broken == "" {
 					continue
+				}
+				if *simStop {
+					t.Errorf("found in run %d: %s", n, broken)
+					stopped.Store(true)
+					return
 				}
 				mu.Lock()
 				kind := kindOf(broken)

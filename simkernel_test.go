@@ -174,8 +174,11 @@ func (k *simKernel) enslave(l *simLink, master uint32) {
 
 // remove deletes a link, or moves it out of the namespace.
 func (k *simKernel) remove(l *simLink) {
-	k.enslave(l, 0)
 	k.set(l, 0)
+	if l.master != 0 { // the bridge says so, the device has no message of its own for that
+		l.master = 0
+		k.tell(l, func(m *linkMessage) { m.family, m.deleted = unix.AF_BRIDGE, true })
+	}
 	delete(k.links, l.index)
 	k.base++
 	k.say("link %d %s is deleted", l.index, l.name)
