@@ -7,6 +7,8 @@
 # make bench benchmarks; those of the metrics beside other libraries, and the daemon on a benchmark switch (VS='/usr/bin/portsyncd' beside another)
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
 # make profile  CPU and heap profiles of a storm, in profile/
+# make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
+# make mutants  faults put back on purpose, which the simulator has to find; part of no other command
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -15,7 +17,7 @@ FUZZTIME ?= 10s
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm dist deb bench growth profile soak clean
+.PHONY: build run test need check fuzz test-arm dist deb bench growth profile soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -28,6 +30,7 @@ run: build
 # The end of the output is that of the tests proper. One package at a time: there is one kernel, and a storm of one package delays the carriers of another.
 test: need check fuzz dist test-arm
 	cd bench && $(GO) test -count=1 ./...
+	$(GO) test -count=1 -run 'TestSimulation$$' . -sim.time 60s
 	$(ON_PATH) $(GO) test -race -count=1 -p 1 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
@@ -99,6 +102,14 @@ SOAK ?= 1h
 SEED ?= 0
 soak: need
 	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' . -chaos.time $(SOAK) -chaos.seed $(SEED)
+
+SIMTIME ?= 10m
+SEEDS   ?= 0
+sim:
+	$(GO) test -count=1 -timeout 0 -v -run 'TestSimulation$$|TestKeptScenarios' . -sim.time $(SIMTIME) -sim.seeds $(SEEDS) -sim.seed $(SEED)
+
+mutants:
+	@GO=$(GO) sh .ci/mutants $(MUTANTS)
 
 clean:
 	rm -rf portsyncd dist profile $(TOOLS)

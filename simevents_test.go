@@ -63,6 +63,8 @@ func (w *world) happen(h happening) {
 		w.save()
 	case "other":
 		w.otherField(name)
+	case "visitor":
+		w.visit()
 	case "appear":
 		w.kernel.create(name, 0, []uint32{0, unix.IFF_UP, unix.IFF_UP | unix.IFF_RUNNING}[h.b%3])
 	case "stranger":
@@ -78,6 +80,36 @@ func (w *world) happen(h happening) {
 			w.change(h, l, other)
 		}
 	}
+}
+
+// visit is a port that CONFIG_DB does not have: it comes, goes without an event as when a database is flushed, and comes again, first its interface
+// and then its entry in APPL_DB. It is published at once, and not at the next comparison.
+func (w *world) visit() {
+	const name = "Ethernet96"
+	key := []string{"PORT_TABLE:" + name, "lanes", "1"}
+	d, doubtful := w.daemon, w.doubtful
+	if d == nil || !d.publishing || w.kernel.named(name) != nil {
+		return
+	}
+	running := uint32(unix.IFF_UP | unix.IFF_RUNNING)
+	w.server.command(simAppl, "hset", key)
+	l := w.kernel.create(name, 0, running)
+	w.sleep(pause{until: w.now.Add(time.Second)})
+	w.say("%s leaves APPL_DB without an event", name)
+	delete(w.server.database(simAppl), key[0])
+	w.kernel.remove(l)
+	w.sleep(pause{until: w.now.Add(time.Second)})
+	l = w.kernel.create(name, 0, running)
+	w.sleep(pause{until: w.now.Add(500 * time.Millisecond)})
+	w.say("%s enters APPL_DB", name)
+	w.server.command(simAppl, "hset", key)
+	w.sleep(pause{until: w.now.Add(500 * time.Millisecond)})
+	h, _ := w.server.hash(simState, "PORT_TABLE|"+name, false)
+	if h["state"] == "" && !doubtful && d == w.daemon {
+		w.fail("%s entered APPL_DB after its interface, and is not published", name)
+	}
+	w.kernel.remove(l)
+	w.server.command(simAppl, "del", key[:1])
 }
 
 // change is what happens to a link.
