@@ -422,13 +422,3 @@ func (s *simServer) stop() {
 		s.onCut()
 	}
 }
-
-// content is a database as text, for comparing and for reading.
-func (s *simServer) content(db int) string {
-	var lines []string
-	for key, v := range s.database(db) {
-		lines = append(lines, fmt.Sprint(key, " ", v))
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
-}

@@ -40,7 +40,6 @@ type world struct {
 	changed    time.Time // when CONFIG_DB last changed
 	counts     []simCount
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
-	announced  bool            // PortConfigDone is in APPL_DB, as far as the world knows
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
@@ -66,7 +65,6 @@ type simDaemon struct {
 	publishing bool      // the start is behind it
 	announced  time.Time // when it sent PortConfigDone last
 	err        error
-	cold       bool
 	lastEvent  *strand
 }
 

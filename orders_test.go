@@ -14,13 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func createdLink(index int32, flags uint32) linkMessage {
-	m := news(index, flags)
-	m.created = true
-	return m
-}
+// Orders of events that a close reading thought of, on the bench: each was wrong once.
 
-// B
+// TestPortThatLeftAnAPPLDBWithoutEventsIsNotPublished: the ports are counted although nothing has to be written.
 func TestPortThatLeftAnAPPLDBWithoutEventsIsNotPublished(t *testing.T) {
 	b := newBench(t, "Ethernet0")
 	b.db.facts.events = false
@@ -42,7 +38,7 @@ func TestPortThatLeftAnAPPLDBWithoutEventsIsNotPublished(t *testing.T) {
 	b.want("a port that left APPL_DB seconds ago")
 }
 
-// D
+// TestIncompleteFirstListingDeletesNoEntry: after so many interrupted listings a start goes on, but what they lack may exist.
 func TestIncompleteFirstListingDeletesNoEntry(t *testing.T) {
 	b := newBench(t, "Ethernet0", "Ethernet4")
 	b.db.facts = startFacts{signals: signals{configDone: true, initDone: true, count: 2}, events: true,
@@ -70,7 +66,7 @@ func TestIncompleteFirstListingDeletesNoEntry(t *testing.T) {
 	b.want("a whole listing that has it")
 }
 
-// E
+// TestPortsThatAreWrittenInAStormAreNotBehind: there is always a port that waits, and none that waits long.
 func TestPortsThatAreWrittenInAStormAreNotBehind(t *testing.T) {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
 	b.start.state = complete
@@ -92,7 +88,7 @@ func TestPortsThatAreWrittenInAStormAreNotBehind(t *testing.T) {
 	}
 }
 
-// G
+// TestDeletionOfALeftOverBeforeItIsKnownForOneDeletesNothing: on a cold start the entry is not ours yet.
 func TestDeletionOfALeftOverBeforeItIsKnownForOneDeletesNothing(t *testing.T) {
 	b := oldBench(t, "Ethernet0")
 	b.line(news(7, running), "Ethernet0")
@@ -102,7 +98,7 @@ func TestDeletionOfALeftOverBeforeItIsKnownForOneDeletesNothing(t *testing.T) {
 	b.want("a cold start", "PortConfigDone 1")
 }
 
-// H
+// TestLinkThatAWholeListingDidNotHaveIsNeverOld, although the message that it is new was lost.
 func TestLinkThatAWholeListingDidNotHaveIsNeverOld(t *testing.T) {
 	b := newBench(t, "Ethernet0")
 	b.db.broken = errConfigLoading
@@ -121,7 +117,7 @@ func TestLinkThatAWholeListingDidNotHaveIsNeverOld(t *testing.T) {
 	}
 }
 
-// I
+// TestInterfaceThatWasRenamedBeforeTheDecisionIsNotOld: it is no front-panel port any more.
 func TestInterfaceThatWasRenamedBeforeTheDecisionIsNotOld(t *testing.T) {
 	b := oldBench(t, "Ethernet0")
 	b.line(news(7, running), "Ethernet0")
@@ -134,7 +130,7 @@ func TestInterfaceThatWasRenamedBeforeTheDecisionIsNotOld(t *testing.T) {
 	}
 }
 
-// K
+// TestRefusedKeyDoesNotHoldAWarmRestartUp: it concerns its port alone.
 func TestRefusedKeyDoesNotHoldAWarmRestartUp(t *testing.T) {
 	b := newBench(t, "Ethernet0", "Ethernet4")
 	b.db.facts = startFacts{warm: true, signals: signals{configDone: true, initDone: true, count: 2}, events: true}
@@ -153,7 +149,7 @@ func TestRefusedKeyDoesNotHoldAWarmRestartUp(t *testing.T) {
 	}
 }
 
-// W
+// noRecount is a database that does not take another count.
 type noRecount struct {
 	*mapDB
 	why  error
@@ -162,6 +158,7 @@ type noRecount struct {
 
 func (d *noRecount) Recount(context.Context, int) (bool, error) { d.asks++; return false, d.why }
 
+// TestCountThatIsRefusedConcernsNobodyElse: it is tried now and then, and nothing else is doubted for it.
 func TestCountThatIsRefusedConcernsNobodyElse(t *testing.T) {
 	for name, split := range map[string]bool{"one server": false, "two servers": true} {
 		t.Run(name, func(t *testing.T) {
@@ -198,7 +195,7 @@ func TestCountThatIsRefusedConcernsNobodyElse(t *testing.T) {
 	}
 }
 
-// M
+// TestRefusedPortInitDoneIsTriedAgainWithinTwoSeconds, and not at the next beat.
 func TestRefusedPortInitDoneIsTriedAgainWithinTwoSeconds(t *testing.T) {
 	b := runningBench(t, "Ethernet0")
 	refused := 0
@@ -215,7 +212,7 @@ func TestRefusedPortInitDoneIsTriedAgainWithinTwoSeconds(t *testing.T) {
 	}
 }
 
-// L
+// TestRefusalIsNotCalledSilence: the log says what is the matter.
 func TestRefusalIsNotCalledSilence(t *testing.T) {
 	var c courier
 	if text := c.outage(startErrand, fmt.Errorf("APPL_DB: %w", errWrongType)); strings.Contains(text, "do not answer") {
