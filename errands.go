@@ -329,6 +329,7 @@ func (s *mirror) compared(f *flush) {
 			s.outbox.suspect(p)
 		}
 	}
+	f.found.initDone = f.found.initDone || f.initDone && f.refused == nil // it was asked for before it was sent
 	if s.start.compare(f.found) {
 		s.lostSignals()
 	}

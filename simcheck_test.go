@@ -97,6 +97,9 @@ func (w *world) judgeConfigDone(text string, again bool) {
 // judgeInitDone: every configured port had its interface.
 func (w *world) judgeInitDone() {
 	w.say("PortInitDone")
+	if w.signal(portInitDone) && !w.again && !w.doubtful {
+		w.fail("PortInitDone comes twice")
+	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
 		if w.now.Sub(w.configured[name]) > late && !w.seen[name] && !w.again {
 			w.fail("PortInitDone comes before %s has an interface", name)
