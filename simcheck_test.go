@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +12,7 @@ import (
 // What must hold on the simulated switch: some of it at each of the daemon's commands, the rest when it is quiet.
 
 // late is how long the daemon may go by what CONFIG_DB was before: it was read before a command that is under way.
-const late = dbTimeout + time.Second
+const late = 3 * dbTimeout
 
 // judge looks at a command of the daemon's before it is carried out.
 func (w *world) judge(db int, name string, args []string) {
