@@ -201,13 +201,12 @@ func TestSimulation(t *testing.T) {
 		}
 		return
 	}
-	limit := *simTime
-	if testing.Short() || len(raceFlags) > 0 {
-		limit = min(limit, 5*time.Second)
+	limit, first := *simTime, uint64(time.Now().UnixNano())
+	if testing.Short() || len(raceFlags) > 0 { // the same seeds each time
+		limit, first = min(limit, 5*time.Second), 0
 	}
-	first := uint64(time.Now().UnixNano())
 	if *simSeeds > 0 {
-		first, limit = 1, time.Hour
+		first, limit = 0, time.Hour
 	}
 	var runs, steps atomic.Uint64
 	var stopped atomic.Bool
