@@ -33,7 +33,15 @@ type sonicDB struct {
 	m                            *metrics
 	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
 	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
+	warm                         warmDecision
 	closed                       atomic.Bool
+}
+
+// warmDecision is whether a start is warm, and its restore_count. It is made once: what it writes must not decide the
+// next try, where the answer to the first one was lost.
+type warmDecision struct {
+	made, warm bool
+	count      uint64
 }
 
 func openSonicDB(file *dbConfigFile, m *metrics) (*sonicDB, error) {

@@ -20,28 +20,39 @@ const (
 // decideWarmStart finds out whether a warm restart was asked for, and keeps the restore_count as every swss daemon
 // does: 0 on a cold start, one more on a warm one, and without a count there is no warm start.
 func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
-	separator := d.stateAddr.separator
-	row := warmRestartTable + separator + appName
-	system := redis.NewStringCmd(ctx, "hget", warmEnableTable+separator+"system", "enable")
-	docker := redis.NewStringCmd(ctx, "hget", warmEnableTable+separator+dockerName, "enable")
-	restored := redis.NewStringCmd(ctx, "hget", row, "restore_count")
-	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{system, docker, restored}); err != nil {
-		return false, fmt.Errorf("read the warm restart tables of STATE_DB: %w", err)
+	row := warmRestartTable + d.stateAddr.separator + appName
+	if !d.warm.made {
+		if d.warm, err = d.askedWarm(ctx, row); err != nil {
+			return false, err
+		}
 	}
-	asked := system.Val() == "true" || docker.Val() == "true"
-	count, countErr := strconv.ParseUint(restored.Val(), 10, 32)
 	state := warmDisabled
-	if warm = asked && countErr == nil; warm {
-		count++
+	if d.warm.warm {
 		state = warmInitialized
-	} else {
-		count = 0
 	}
-	write := redis.NewIntCmd(ctx, "hset", row, "restore_count", strconv.FormatUint(count, 10), "state", state)
+	count := strconv.FormatUint(d.warm.count, 10)
+	write := redis.NewIntCmd(ctx, "hset", row, "restore_count", count, "state", state)
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return false, fmt.Errorf("write restore_count to STATE_DB: %w", err)
 	}
-	return warm, nil
+	return d.warm.warm, nil
+}
+
+// askedWarm makes the decision from what STATE_DB has.
+func (d *sonicDB) askedWarm(ctx context.Context, row string) (w warmDecision, err error) {
+	enabled := warmEnableTable + d.stateAddr.separator
+	system := redis.NewStringCmd(ctx, "hget", enabled+"system", "enable")
+	docker := redis.NewStringCmd(ctx, "hget", enabled+dockerName, "enable")
+	restored := redis.NewStringCmd(ctx, "hget", row, "restore_count")
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{system, docker, restored}); err != nil {
+		return w, fmt.Errorf("read the warm restart tables of STATE_DB: %w", err)
+	}
+	count, err := strconv.ParseUint(restored.Val(), 10, 32)
+	w.made, w.warm = true, err == nil && (system.Val() == "true" || docker.Val() == "true")
+	if w.warm {
+		w.count = count + 1
+	}
+	return w, nil
 }
 
 func (d *sonicDB) setWarmState(ctx context.Context, state string) error {

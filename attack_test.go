@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+// What a second close reading found on the real databases and the real kernel.
+
+// TestColdStartWhoseCountIsNotAcknowledgedStaysCold: a warm restart was asked for and there was no restore_count; the
+// answer to the first one comes too late, and the second try finds it.
+func TestColdStartWhoseCountIsNotAcknowledgedStaysCold(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	var held atomic.Int32
+	s.must(s.Configure(t.Context(), 2))
+	s.askWarm("system")
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		if bytes.Contains(request, []byte("hset")) && bytes.Contains(request, []byte("restore_count")) && held.Add(1) == 1 {
+			v.Hold = dbTimeout + 500*time.Millisecond
+		}
+		return v
+	})
+	o := s.orchagent(true)
+	d := s.daemon()
+	s.waitFor("the decision", func() bool { return d.Logged("start decided") == 1 })
+	if d.Logged("start decided", "warm=false") != 1 {
+		t.Error("the start is warm because of its own restore_count: nothing is announced")
+	}
+	if got := s.warmField("restore_count"); got != "0" {
+		t.Errorf("restore_count is %s, want 0", got)
+	}
+	_ = o
+}
+
+// TestWarmStartCountsOnce whatever becomes of the answer.
+func TestWarmStartCountsOnce(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	var held atomic.Int32
+	s.must(s.Configure(t.Context(), 2))
+	s.askWarm("system")
+	s.must(s.State.HSet(t.Context(), s.StateRow("WARM_RESTART_TABLE", appName), "restore_count", "4").Err())
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		if bytes.Contains(request, []byte("hset")) && bytes.Contains(request, []byte("restore_count")) && held.Add(1) == 1 {
+			v.Hold = dbTimeout + 500*time.Millisecond
+		}
+		return v
+	})
+	d := s.daemon()
+	s.waitFor("the decision", func() bool { return d.Logged("start decided", "warm=true") == 1 })
+	if got := s.warmField("restore_count"); got != "5" {
+		t.Errorf("restore_count is %s, want 5", got)
+	}
+}
