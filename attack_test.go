@@ -55,3 +55,21 @@ func TestWarmStartCountsOnce(t *testing.T) {
 		t.Errorf("restore_count is %s, want 5", got)
 	}
 }
+
+// TestListingThatFollowsOneGivenUp: the kernel still has the first one under way, and takes no second.
+func TestListingThatFollowsOneGivenUp(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.AddPorts(portNames(150)...))
+	k := s.openLinks()
+	c := &collector{}
+	s.must(k.StartDump())
+	if _, err := k.Receive(c); err != nil { // the first datagram
+		t.Fatal(err)
+	}
+	s.must(k.StartDump())
+	c.lines = nil
+	s.receive(k, c, "the end", func() bool { return c.dumpEnds > 0 })
+	if c.dumpErr != nil || len(c.lines) < 150 {
+		t.Errorf("the second listing ended with %v after %d lines", c.dumpErr, len(c.lines))
+	}
+}

@@ -82,6 +82,7 @@ type kernelLinks struct {
 	dumpSeq  uint32
 	dumping  bool
 	dumpIntr bool
+	dumpHeld bool    // the kernel is still at one that was given up: ours is asked for again at its end
 	status   *health // is told of system calls that wait for rtnl; nil: nobody
 }
 
@@ -278,14 +279,20 @@ func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
 
 func (k *kernelLinks) StartDump() error {
 	k.dumpSeq++
+	return k.askDump()
+}
+
+// askDump sends the request for the dump under way.
+func (k *kernelLinks) askDump() error {
 	k.enterKernel()
 	// the first datagram is made before this returns
 	err := unix.Sendto(k.req, dumpRequest(k.dumpSeq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	k.leaveKernel()
 	if err != nil {
+		k.dumping = false
 		return fmt.Errorf("ask the kernel for all links: %w", err)
 	}
-	k.dumping, k.dumpIntr = true, false
+	k.dumping, k.dumpIntr, k.dumpHeld = true, false, false
 	return nil
 }
 
@@ -346,8 +353,13 @@ func (k *kernelLinks) takeDump(b []byte, sink linkSink) {
 			return
 		}
 		b = rest
-		if m.seq != k.dumpSeq {
-			continue // what is left of a dump that was given up
+		if m.seq != k.dumpSeq { // what is left of a dump that was given up
+			if k.dumpHeld && m.kind == unix.NLMSG_DONE {
+				if err := k.askDump(); err != nil {
+					sink.dumpDone(false, err)
+				}
+			}
+			continue
 		}
 		k.dumpIntr = k.dumpIntr || m.flags&unix.NLM_F_DUMP_INTR != 0
 		switch m.kind {
@@ -358,8 +370,12 @@ func (k *kernelLinks) takeDump(b []byte, sink linkSink) {
 			}
 			sink.dumped(&k.parsed)
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			err := errnoOf(m)
+			if k.dumpHeld = err == unix.EBUSY; k.dumpHeld { // one dump a socket
+				continue
+			}
 			k.dumping = false
-			sink.dumpDone(k.dumpIntr, errnoOf(m))
+			sink.dumpDone(k.dumpIntr, err)
 		}
 	}
 }
