@@ -25,8 +25,10 @@ for i = 3, #KEYS do
 	if type(set) == 'table' and set.err then
 		if not string.find(set.err, 'WRONGTYPE', 1, true) then return set end
 		refused[#refused + 1] = port
-	elseif redis.call('SADD', KEYS[1], port) == 1 then
-		redis.call('PUBLISH', KEYS[2], 'G')
+	else
+		local added = redis.pcall('SADD', KEYS[1], port)
+		if type(added) == 'table' then return added end
+		if added == 1 then redis.call('PUBLISH', KEYS[2], 'G') end
 	end
 	at = at + 2 + n
 end

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,6 +55,34 @@ func TestWarmStartCountsOnce(t *testing.T) {
 	if got := s.warmField("restore_count"); got != "5" {
 		t.Errorf("restore_count is %s, want 5", got)
 	}
+}
+
+// TestRefusedKeySetDoesNotDelayPorts: PortInitDone cannot be sent, and that is all.
+func TestRefusedKeySetDoesNotDelayPorts(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 2))
+	o := s.orchagent(false)
+	d := s.daemon("-reconcile-interval", "0")
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.waitFor("the set to be popped", func() bool { return s.Appl.Exists(ctx, "PORT_TABLE_KEY_SET").Val() == 0 })
+	s.must(s.Appl.Set(ctx, "PORT_TABLE_KEY_SET", "not a set", 0).Err())
+	s.must(s.AddPorts("Ethernet0", "Ethernet4"))
+	s.waitEntry("Ethernet0", fields("up", "up", 1500))
+	time.Sleep(2 * time.Second)
+	worst := time.Duration(0)
+	for i := range 6 {
+		start := time.Now()
+		s.must(s.IP("link", "set", "Ethernet0", "mtu", strconv.Itoa(1400+i)))
+		s.waitEntry("Ethernet0", fields("up", "up", 1400+i))
+		worst = max(worst, time.Since(start))
+		time.Sleep(150 * time.Millisecond)
+	}
+	if worst > 300*time.Millisecond {
+		t.Errorf("a change took %v", worst)
+	}
+	s.must(s.Appl.Del(ctx, "PORT_TABLE_KEY_SET").Err())
+	s.waitMetric(d, "portsyncd_port_init_done", "1")
 }
 
 // TestListingThatFollowsOneGivenUp: the kernel still has the first one under way, and takes no second.

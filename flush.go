@@ -27,6 +27,8 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 		var refused []string
 		if refused, err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}}); len(refused) > 0 {
 			f.refused = fmt.Errorf("%s: %w", refused[0], errWrongType)
+		} else if err != nil && !unavailable(err) { // the key set: no port's entry waits for it
+			f.refused, err = err, nil
 		}
 	}
 	if err == nil && f.list {

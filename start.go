@@ -156,7 +156,7 @@ func (s *start) owesInitDone(now time.Time) bool {
 func (s *start) refusedInitDone(err error, now time.Time) {
 	if s.rest.IsZero() {
 		s.log.Error("APPL_DB refuses PortInitDone, trying again", "err", err, "remedy",
-			"look at the type of the key _PORT_TABLE:PortInitDone")
+			"look at the types of the keys _PORT_TABLE:PortInitDone and PORT_TABLE_KEY_SET")
 	}
 	s.rest = now.Add(refusalRest)
 }
