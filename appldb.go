@@ -124,41 +124,58 @@ const readings = 8
 // errPortsChange says that CONFIG_DB, or APPL_DB, changed at every reading.
 var errPortsChange = errors.New("the ports change faster than they can be announced")
 
-// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number, and returns them. They
+// announcement is what APPL_DB was told: the ports of PortConfigDone, and the names of those that it refused.
+type announcement struct {
+	ports   []portConfig
+	refused []string
+}
+
+func (a *announcement) refuse(names []string) {
+	for _, name := range names {
+		if !slices.Contains(a.refused, name) {
+			a.refused = append(a.refused, name)
+		}
+	}
+}
+
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They
 // are read at that moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our
 // words in APPL_DB, and overwrites them with its own. Where CONFIG_DB has no ports, and does not say that it is
 // complete, the fallback serves if there is one. Before anything else it writes down which interfaces are old.
-func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error) {
+func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) (a announcement, err error) {
 	if err := d.recordOld(ctx, old); err != nil {
-		return nil, err
+		return a, err
 	}
 	var sent []portConfig
 	for range readings {
 		c, err := d.Load(ctx)
 		if err != nil {
-			return nil, err
+			return a, err
 		}
 		switch blank := len(c.ports) == 0 && !c.complete; {
 		case blank && len(fallback) > 0:
 			c.ports = fallback
 		case c.lost:
-			return nil, errConfigLoading
+			return a, errConfigLoading
 		}
 		due := changed(sent, c.ports)
 		sent = c.ports
 		if len(due) > 0 {
-			if _, err := d.produce(ctx, due); err != nil {
-				return nil, err
+			refused, err := d.produce(ctx, due)
+			if err != nil {
+				return a, err
 			}
+			a.refuse(refused)
 			continue
 		}
 		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
 		if done || err != nil {
-			return sent, err
+			a.ports = sent
+			return a, err
 		}
 		sent = nil // APPL_DB lost some of them since
 	}
-	return nil, errPortsChange
+	return a, errPortsChange
 }
 
 // changed are the ports that were not sent yet as they are now.

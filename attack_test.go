@@ -85,6 +85,20 @@ func TestRefusedKeySetDoesNotDelayPorts(t *testing.T) {
 	s.waitMetric(d, "portsyncd_port_init_done", "1")
 }
 
+// TestPortThatAPPLDBRefusesIsSaid: it is not announced, and nothing else would tell.
+func TestPortThatAPPLDBRefusesIsSaid(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.Configure(t.Context(), 2))
+	s.must(s.Appl.Set(t.Context(), "_PORT_TABLE:Ethernet4", "not a hash", 0).Err())
+	o := s.orchagent(false)
+	d := s.daemon()
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.waitMetric(d, "portsyncd_port_config_done", "1")
+	if d.Logged("Ethernet4") == 0 {
+		t.Error("the log does not name the port that was not announced")
+	}
+}
+
 // TestListingThatFollowsOneGivenUp: the kernel still has the first one under way, and takes no second.
 func TestListingThatFollowsOneGivenUp(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})

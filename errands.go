@@ -142,9 +142,9 @@ func (s *mirror) announce() {
 	}
 	old := s.links.leftovers()
 	version, _ := s.links.unwritten()
-	var ports []portConfig
+	var told announcement
 	s.do(startErrand, func(ctx context.Context) (err error) {
-		ports, err = s.db.Announce(ctx, fallback, old)
+		told, err = s.db.Announce(ctx, fallback, old)
 		return err
 	}, func(err error) {
 		if err != nil {
@@ -152,7 +152,7 @@ func (s *mirror) announce() {
 		}
 		s.links.written(version)
 		first := s.start.in(announcing)
-		s.start.told(ports)
+		s.start.told(told)
 		s.configure(s.start.names())
 		if first {
 			s.setOldDown()

@@ -10,7 +10,7 @@ import (
 type database interface {
 	Load(ctx context.Context) (*switchConfig, error)
 	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
-	Announce(ctx context.Context, fallback []portConfig, old leftovers) ([]portConfig, error)
+	Announce(ctx context.Context, fallback []portConfig, old leftovers) (announcement, error)
 	Flush(ctx context.Context, f *flush) error
 	Recount(ctx context.Context, count int) (lost bool, err error)
 	SetLogger(ctx context.Context, l logSettings) error

@@ -225,8 +225,12 @@ func (s *start) compare(found signals) (lost bool) {
 }
 
 // told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
-func (s *start) told(ports []portConfig) {
-	s.config.ports, s.count = ports, len(ports)
+func (s *start) told(a announcement) {
+	s.config.ports, s.count = a.ports, len(a.ports)
+	if len(a.refused) > 0 {
+		s.log.Error("APPL_DB refuses ports, which are not announced", "ports", fmt.Sprint(a.refused), "remedy",
+			"delete the keys _PORT_TABLE:<port>, which are no hashes, and configure the ports again")
+	}
 	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent", "count", s.count)
 	s.on(announced)
 }

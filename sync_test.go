@@ -54,7 +54,7 @@ func (d *mapDB) Load(context.Context) (*switchConfig, error) {
 
 func (d *mapDB) LookBack(context.Context, []portConfig) (startFacts, error) { return d.facts, d.broken }
 
-func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers) ([]portConfig, error) {
+func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers) (announcement, error) {
 	ports := d.config.ports
 	if d.config.lost {
 		ports = fallback
@@ -66,7 +66,7 @@ func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers
 		}
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", len(ports)))
 	}
-	return ports, d.broken
+	return announcement{ports: ports}, d.broken
 }
 
 func (d *mapDB) Watch(context.Context, watcher) {}
