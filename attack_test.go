@@ -99,6 +99,18 @@ func TestPortThatAPPLDBRefusesIsSaid(t *testing.T) {
 	}
 }
 
+// TestForeignKeyOfAPortWithoutInterfaceIsLeftAlone: it is no entry of ours, and nothing of ours waits for it.
+func TestForeignKeyOfAPortWithoutInterfaceIsLeftAlone(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.State.Set(t.Context(), s.StateKey("Ethernet96"), "not a hash", 0).Err())
+	d, _ := s.start(2)
+	s.waitMetric(d, "portsyncd_queue_depth", "0")
+	time.Sleep(2 * time.Second)
+	if got := s.metric(d, `portsyncd_health_check{check="redis"}`); got != "1" {
+		t.Errorf("redis is %s", got)
+	}
+}
+
 // TestListingThatFollowsOneGivenUp: the kernel still has the first one under way, and takes no second.
 func TestListingThatFollowsOneGivenUp(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})

@@ -117,6 +117,9 @@ func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
 	err := pipeline(ctx, d.m, d.state, commands)
 	for i, w := range checked {
 		if w.err = commands[i].Err(); w.err != nil {
+			if !w.set && !unavailable(w.err) {
+				w.err = nil // no hash, so no entry of ours
+			}
 			continue
 		}
 		found := commands[i].(*redis.SliceCmd).Val()
