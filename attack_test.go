@@ -128,3 +128,37 @@ func TestListingThatFollowsOneGivenUp(t *testing.T) {
 		t.Errorf("the second listing ended with %v after %d lines", c.dumpErr, len(c.lines))
 	}
 }
+
+// TestCreationsOfEveryKindAreTold: passes, and guards what "never old" rests on: taps, links that are created up, and
+// links that come from another namespace.
+func TestCreationsOfEveryKindAreTold(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	for name, create := range map[string][][]string{
+		"tap":        {{"tuntap", "add", "dev", "Ethernet0", "mode", "tap"}},
+		"created up": {{"link", "add", "Ethernet0", "up", "type", "veth", "peer", "name", "far0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			links := s.openLinks()
+			for _, args := range create {
+				s.must(s.IP(args...))
+			}
+			s.must(s.IP("link", "del", "Ethernet0"))
+			var sink creations
+			s.receive(links, &sink, "the deletion", func() bool { return sink.deleted })
+			if sink.created != 1 {
+				t.Errorf("%d messages say that the link is new", sink.created)
+			}
+		})
+	}
+	t.Run("moved in", func(t *testing.T) {
+		s.must(s.Batch(s.FarNS, "link add Ethernet0 type veth peer name far0"))
+		links := s.openLinks()
+		s.must(s.Batch(s.FarNS, "link set Ethernet0 netns "+s.NetNS))
+		s.must(s.IP("link", "del", "Ethernet0"))
+		var sink creations
+		s.receive(links, &sink, "the deletion", func() bool { return sink.deleted })
+		if sink.created != 1 {
+			t.Errorf("%d messages say that the link is new", sink.created)
+		}
+	})
+}
