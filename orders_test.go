@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Orders of events that a close reading thought of, on the bench: each was wrong once.
+// Orders of events that a close reading thought of, on the bench: all but the first were wrong once.
 
 // TestPortThatLeftAnAPPLDBWithoutEventsIsNotPublished: the ports are counted although nothing has to be written.
 func TestPortThatLeftAnAPPLDBWithoutEventsIsNotPublished(t *testing.T) {
