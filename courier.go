@@ -24,8 +24,9 @@ type courier struct {
 	told   bool                  // the log says that CONFIG_DB is being loaded
 }
 
-// errand is one of the kinds of work for the databases. Each has its own pauses: CONFIG_DB's trouble does not delay
-// what is written to STATE_DB.
+// errand is one of the kinds of work for the databases. Each has its own pauses: a CONFIG_DB that refuses or is down
+// does not delay what is written to STATE_DB. One that hangs does, for as long as an answer is waited for (dbTimeout):
+// there is one courier.
 type errand int
 
 const (
@@ -104,7 +105,7 @@ func (c *courier) trouble() error {
 }
 
 // learn takes in an errand's outcome. An outage is said once, when it begins and when it has ended; back tells that it
-// has, and what is known of the databases' content is then in doubt.
+// has, and that what is known of ports is in doubt now. A CONFIG_DB on a server of its own says nothing of them.
 func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 	try := &c.tries[e]
 	if errors.Is(err, errConfigLoading) {
@@ -134,7 +135,7 @@ func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 		c.log.Warn(c.outage(e, err), "err", err)
 	case was && !down:
 		c.log.Log(ctxNone, levelNotice, "the databases answer again")
-		return true
+		return !c.split || e != lookErrand
 	}
 	return false
 }

@@ -83,7 +83,7 @@ func (s *mirror) decide() {
 	for _, p := range dismissed {
 		s.m.ignoredOld.Add(s.outbox.dismiss(p))
 	}
-	if mode.what == "old" { // nothing was published yet: what went before this has no entry of ours
+	if mode.cold { // nothing was published yet: what went before this has no entry of ours
 		s.links.all(func(p *port) {
 			if !s.present(p) {
 				s.m.ignoredOld.Add(s.outbox.dismiss(p))
@@ -324,9 +324,11 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 
 // compared takes in what a flush found out beside its writes.
 func (s *mirror) compared(f *flush) {
-	for _, name := range f.listed {
-		if p := s.links.named(name); p != nil && s.listing.tells() { // else the end of a listing asks again
-			s.outbox.suspect(p)
+	if s.listing.tells() { // else the end of a listing has them listed again
+		for _, name := range f.listed {
+			if p := s.links.named(name); p != nil {
+				s.outbox.suspect(p)
+			}
 		}
 	}
 	f.found.initDone = f.found.initDone || f.initDone && f.refused == nil // it was asked for before it was sent

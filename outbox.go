@@ -183,7 +183,7 @@ func (o *outbox) settled() bool { return len(o.dirty)+len(o.flying)+len(o.restin
 // unwritten is how many ports are not written yet.
 func (o *outbox) unwritten() int { return len(o.dirty) + len(o.flying) + len(o.resting) }
 
-// oldest is since when a port waits to be written that is not in flight, zero: none does.
+// oldest is since when a port waits to be written, to within the time of one flush, zero: none does.
 func (o *outbox) oldest() (at time.Time) {
 	if len(o.dirty) > 0 { // in the order in which they became so
 		at = o.rows.of(o.dirty[0]).dirtyAt

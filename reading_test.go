@@ -69,14 +69,13 @@ func TestRefusedKeySetDoesNotDelayPorts(t *testing.T) {
 	s.must(s.Appl.Set(ctx, "PORT_TABLE_KEY_SET", "not a set", 0).Err())
 	s.must(s.AddPorts("Ethernet0", "Ethernet4"))
 	s.waitEntry("Ethernet0", fields("up", "up", 1500))
-	time.Sleep(2 * time.Second)
+	s.waitFor("the refusal", func() bool { return d.Logged("APPL_DB refuses PortInitDone") == 1 })
 	worst := time.Duration(0)
 	for i := range 6 {
 		start := time.Now()
 		s.must(s.IP("link", "set", "Ethernet0", "mtu", strconv.Itoa(1400+i)))
 		s.waitEntry("Ethernet0", fields("up", "up", 1400+i))
 		worst = max(worst, time.Since(start))
-		time.Sleep(150 * time.Millisecond)
 	}
 	if worst > 300*time.Millisecond {
 		t.Errorf("a change took %v", worst)
@@ -103,9 +102,12 @@ func TestPortThatAPPLDBRefusesIsSaid(t *testing.T) {
 func TestForeignKeyOfAPortWithoutInterfaceIsLeftAlone(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.State.Set(t.Context(), s.StateKey("Ethernet96"), "not a hash", 0).Err())
-	d, _ := s.start(2)
+	d, _ := s.start(2, "-reconcile-interval", "1s")
+	compared := s.number(d, `portsyncd_resyncs_total{reason="reconcile"}`)
+	s.waitFor("three comparisons", func() bool {
+		return s.number(d, `portsyncd_resyncs_total{reason="reconcile"}`) >= compared+3
+	})
 	s.waitMetric(d, "portsyncd_queue_depth", "0")
-	time.Sleep(2 * time.Second)
 	if got := s.metric(d, `portsyncd_health_check{check="redis"}`); got != "1" {
 		t.Errorf("redis is %s", got)
 	}

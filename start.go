@@ -323,6 +323,7 @@ func (s *start) forget(p *port) { s.rows.drop(p) }
 type startMode struct {
 	old       func(index int32, name string) bool // which existing interfaces are left-overs
 	announce  bool                                // ports and signals go to APPL_DB
+	cold      bool                                // the databases hold nothing of this run of the switch
 	what, why string
 }
 
@@ -355,5 +356,5 @@ func (s *start) mode(option string) startMode {
 	case s.config.switchType == "dpu":
 		return startMode{old: none, announce: true, what: "adopted", why: "switch_type is dpu"}
 	}
-	return startMode{old: every, announce: true, what: "old", why: "cold start"}
+	return startMode{old: every, announce: true, cold: true, what: "old", why: "cold start"}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -255,6 +256,23 @@ func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
 	s.waitMetric(d, "portsyncd_redis_connected", "1")
 }
 
+// TestReturnOfACONFIGDBOfItsOwnPutsNoPortInDoubt, while that of the ports' databases does.
+func TestReturnOfACONFIGDBOfItsOwnPutsNoPortInDoubt(t *testing.T) {
+	for _, split := range []bool{false, true} {
+		b := runningBench(t)
+		b.courier.split = split
+		down := errors.New("connection refused")
+		b.courier.learn(lookErrand, down, b.clock)
+		if back := b.courier.learn(lookErrand, nil, b.clock); back == split {
+			t.Errorf("CONFIG_DB on a server of its own: %v, and ports are doubted: %v", split, back)
+		}
+		b.courier.learn(flushErrand, down, b.clock)
+		if !b.courier.learn(flushErrand, nil, b.clock) {
+			t.Error("the ports' databases were away, and nothing is doubted")
+		}
+	}
+}
+
 // --- On the bench ---------------------------------------------------------------------------------------------------------------
 
 // oldBench is a bench in its first listing.
@@ -294,12 +312,7 @@ func TestLineOlderThanALiveMessageRevivesNothing(t *testing.T) {
 
 // TestBridgeMessagesDoNotMakeALineLate: they say nothing of the device, so the line is all there is.
 func TestBridgeMessagesDoNotMakeALineLate(t *testing.T) {
-	b := runningBench(t, "Ethernet0")
-	b.say(news(1, running), "Ethernet0")
-	b.settleDown()
-	b.db.done = nil
-	b.lost("test")
-	b.turn()
+	b := listingBench(t)
 	for _, m := range []linkMessage{{index: 1, family: 7, mtu: 1500}, {index: 1, family: 7, deleted: true}, {index: 1,
 		deleted: true, master: 9}} {
 		b.say(m, "Ethernet0")
@@ -381,7 +394,6 @@ func TestRestInAFightIsBounded(t *testing.T) {
 func TestCreationsAreTold(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	links := s.openLinks()
-	defer links.Close()
 	s.must(s.AddPorts("Ethernet0"))
 	s.must(s.IP("link", "set", "Ethernet0", "mtu", "1400"))
 	s.must(s.IP("link", "set", "Ethernet0", "name", "Ethernet4"))

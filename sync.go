@@ -25,8 +25,7 @@ type syncer struct {
 }
 
 func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health,
-	log *slog.Logger,
-	now func() time.Time) *syncer {
+	log *slog.Logger, now func() time.Time) *syncer {
 	s := &syncer{inbox: make(chan func(), 64), ended: make(chan struct{})}
 	s.mirror = newMirror(o, source, openDB, m, status, log, now, s.post)
 	return s

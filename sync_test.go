@@ -523,13 +523,19 @@ func TestResync(t *testing.T) {
 	b.want("after the dump", "DEL Ethernet4", "DEL Ethernet8", "PortInitDone", "SET Ethernet0 down/up 1500", "SET Ethernet12 down/up 1500")
 }
 
-func TestInterruptedDumpDeletesNothing(t *testing.T) {
+// listingBench is a bench in step with one port, whose links are being listed because messages were lost.
+func listingBench(t *testing.T) *bench {
 	b := runningBench(t, "Ethernet0")
 	b.say(news(1, running), "Ethernet0")
 	b.settleDown()
 	b.db.done = nil
 	b.lost("test")
 	b.turn()
+	return b
+}
+
+func TestInterruptedDumpDeletesNothing(t *testing.T) {
+	b := listingBench(t)
 	b.dumpDone(true, nil)
 	b.settleDown()
 	b.want("a dump that may lack links")
