@@ -51,6 +51,7 @@ const (
 	batchBufLen   = 8 << 10
 	dumpBufLen    = 32 << 10
 	readsPerTurn  = 64 // reads of one Receive, so that other work gets its turn in a storm
+	readErrors    = 16 // in a row that make a socket dead
 	requestExpiry = 2 * time.Second
 )
 
@@ -74,6 +75,7 @@ type kernelLinks struct {
 	look     func(fd uintptr) bool
 	ready    [4]unix.EpollEvent
 	rcvbuf   int // bytes the kernel granted
+	errors   int // of the subscription since it was last read to its end
 	headers  [batchLen]mmsghdr
 	iovecs   [batchLen]unix.Iovec
 	senders  [batchLen]unix.RawSockaddrNetlink
@@ -214,8 +216,13 @@ func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
-		default:
-			return false, os.NewSyscallError("recvmmsg", err)
+			k.errors = 0
+		default: // the kernel's own trouble with a message (ENOMEM, EMSGSIZE), which nobody will hear of again
+			if k.errors++; k.errors > readErrors {
+				return false, os.NewSyscallError("recvmmsg", err)
+			}
+			sink.lost("reading a message failed: " + err.Error())
+			continue
 		}
 		if k.dumping {
 			return k.readDump(sink)

@@ -409,3 +409,31 @@ func BenchmarkParseLink(b *testing.B) {
 		}
 	}
 }
+
+// TestFailedReadIsALoss: what recvmmsg says once is a message that is lost, and what it says again and again is a dead
+// socket. A refused datagram is the one error that can be had at will, so the subscription is such a socket here.
+func TestFailedReadIsALoss(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	k := s.openLinks()
+	refused, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	s.must(err)
+	defer unix.Close(refused)
+	nobody, err := switchtest.FreePort()
+	s.must(err)
+	s.must(unix.Connect(refused, &unix.SockaddrInet4{Port: nobody, Addr: [4]byte{127, 0, 0, 1}}))
+	s.must(unix.Dup3(refused, k.sub, unix.O_CLOEXEC))
+	c := new(collector)
+	for i := range 2 * readErrors { // each time it is read to its end
+		_, err := unix.Write(refused, []byte("?"))
+		s.must(err)
+		s.receive(k, c, "the refusal", func() bool { return len(c.losses) == i+1 })
+		s.receive(k, c, "the end of the queue", func() bool { return k.errors == 0 })
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	s.must(err)
+	defer unix.Close(null)
+	s.must(unix.Dup3(null, k.sub, unix.O_CLOEXEC))
+	if _, err := k.Receive(c); !errors.Is(err, unix.ENOTSOCK) {
+		t.Errorf("a dead socket: %v", err)
+	}
+}
