@@ -35,6 +35,19 @@ end
 return refused
 `)
 
+// producerDel is the same protocol's deletion. KEYS: the key set, the set of deletions, the channel, then each port's
+// pending hash. ARGV: each port's name.
+var producerDel = newScript(`
+for i = 4, #KEYS do
+	local port = ARGV[i - 3]
+	local added = redis.call('SADD', KEYS[1], port)
+	redis.call('SADD', KEYS[2], port)
+	redis.call('DEL', KEYS[i])
+	if added == 1 then redis.call('PUBLISH', KEYS[3], 'G') end
+end
+return #KEYS - 3
+`)
+
 // portsPerCall is how many ports one script call carries.
 const portsPerCall = 256
 
@@ -57,6 +70,22 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 		refused = append(refused, names...)
 	}
 	return refused, nil
+}
+
+// withdraw takes ports back from the consumers of APPL_DB's PORT_TABLE.
+func (d *sonicDB) withdraw(ctx context.Context, ports []string) error {
+	for part := range slices.Chunk(ports, portsPerCall) {
+		own := d.producerKeys()
+		keys := []string{own[0], portTable + "_DEL_SET", own[1]}
+		var args []any
+		for _, name := range part {
+			keys, args = append(keys, "_"+d.applKey(name)), append(args, name)
+		}
+		if err := producerDel.run(ctx, d.m, d.appl, keys, args...).Err(); err != nil {
+			return fmt.Errorf("take %s and %d more ports back from APPL_DB: %w", part[0], len(part)-1, err)
+		}
+	}
+	return nil
 }
 
 // signalCommands ask for them, and signalsFrom reads the answers.
@@ -140,7 +169,8 @@ func (a *announcement) refuse(names []string) {
 
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They
 // are read at that moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our
-// words in APPL_DB, and overwrites them with its own. Where CONFIG_DB has no ports, and does not say that it is
+// words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is
+// taken back, because whoever else deletes it there may have done so before we wrote. Where CONFIG_DB has no ports, and does not say that it is
 // complete, the fallback serves if there is one. Before anything else it writes down which interfaces are old.
 func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) (a announcement, err error) {
 	if err := d.recordOld(ctx, old); err != nil {
@@ -158,24 +188,65 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 		case c.lost:
 			return a, errConfigLoading
 		}
-		due := changed(sent, c.ports)
+		due, dropped := changed(sent, c.ports), d.droppedSince(c)
 		sent = c.ports
-		if len(due) > 0 {
-			refused, err := d.produce(ctx, due)
-			if err != nil {
+		if len(due)+len(dropped) > 0 {
+			if err := d.push(ctx, due, dropped, &a); err != nil {
 				return a, err
 			}
-			a.refuse(refused)
 			continue
 		}
 		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
 		if done || err != nil {
-			a.ports = sent
+			if a.ports = sent; done {
+				d.pushed = nil
+			}
 			return a, err
 		}
 		sent = nil // APPL_DB lost some of them since
 	}
 	return a, errPortsChange
+}
+
+// push sends the ports that are due, and takes back those that were dropped.
+func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, a *announcement) error {
+	if d.pushed == nil {
+		d.pushed = make(map[string]struct{})
+	}
+	for _, p := range due {
+		d.pushed[p.name] = struct{}{}
+	}
+	refused, err := d.produce(ctx, due)
+	if err != nil {
+		return err
+	}
+	a.refuse(refused)
+	if err := d.withdraw(ctx, dropped); err != nil {
+		return err
+	}
+	for _, name := range dropped {
+		delete(d.pushed, name)
+	}
+	return nil
+}
+
+// droppedSince are the ports that this announcement, or tries of it that failed, has sent and CONFIG_DB has no more. A
+// CONFIG_DB that does not say that it is complete may just be written anew.
+func (d *sonicDB) droppedSince(c *switchConfig) (names []string) {
+	if !c.complete || len(d.pushed) == 0 {
+		return nil
+	}
+	has := make(map[string]struct{}, len(c.ports))
+	for _, p := range c.ports {
+		has[p.name] = struct{}{}
+	}
+	for name := range d.pushed {
+		if _, kept := has[name]; !kept {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // changed are the ports that were not sent yet as they are now.

@@ -9,8 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// courier is the way from the loop to the databases: one errand at a time on a goroutine of its own, so that link
-// intake never waits for a Redis; pauses between tries; and who does not answer.
+// courier is the way from the loop to the databases, on goroutines of its own, so that link intake never waits for a
+// Redis; pauses between tries; and who does not answer. It has two lanes with one errand at a time in each: a CONFIG_DB
+// that hangs must not delay what is written to STATE_DB.
 type courier struct {
 	m      *metrics
 	log    *slog.Logger
@@ -19,14 +20,13 @@ type courier struct {
 	post   func(func())          // hands what came of it to the loop
 	jobs   chan func()           // for serve
 	split  bool                  // CONFIG_DB is on a server of its own
-	busy   bool                  // an errand is under way
+	busy   [2]bool               // an errand is under way in a lane
 	tries  [len(errands)]attempt // of each errand
 	told   bool                  // the log says that CONFIG_DB is being loaded
 }
 
 // errand is one of the kinds of work for the databases. Each has its own pauses: a CONFIG_DB that refuses or is down
-// does not delay what is written to STATE_DB. One that hangs does, for as long as an answer is waited for (dbTimeout):
-// there is one courier.
+// does not delay what is written to STATE_DB.
 type errand int
 
 const (
@@ -35,6 +35,15 @@ const (
 	lookErrand                // CONFIG_DB
 	countErrand               // PortConfigDone with another count, to APPL_DB
 )
+
+// lane is where an errand goes: flushes have one for themselves, the rest, which reads CONFIG_DB or follows from what
+// was read there, shares the other. Recounting is in the second because it must not overtake an announcement.
+func (e errand) lane() int {
+	if e == flushErrand {
+		return 0
+	}
+	return 1
+}
 
 // lookRest is the time between two looks at CONFIG_DB: whoever changes many ports causes many events.
 const lookRest = 20 * time.Millisecond
@@ -48,7 +57,7 @@ type attempt struct {
 	notBefore time.Time
 }
 
-// serve carries errands out until ended is closed.
+// serve carries flushes out until ended is closed.
 func (c *courier) serve(ended <-chan struct{}) {
 	for {
 		select {
@@ -60,25 +69,29 @@ func (c *courier) serve(ended <-chan struct{}) {
 	}
 }
 
-// send carries out job, and then done with its error on the loop. One errand at a time: the caller asks free first.
-func (c *courier) send(ctx context.Context, job func(context.Context) error, done func(error)) {
-	c.busy = true
+// send carries out job, and then done with its error on the loop. One errand at a time in each lane: the caller asks
+// free first.
+func (c *courier) send(ctx context.Context, e errand, job func(context.Context) error, done func(error)) {
+	c.busy[e.lane()] = true
 	carry := func() {
 		err := job(ctx)
 		c.post(func() {
-			c.busy = false
+			c.busy[e.lane()] = false
 			done(err)
 		})
 	}
-	if c.spawn != nil {
+	switch {
+	case c.spawn != nil:
 		c.spawn(carry)
-		return
+	case e == flushErrand:
+		c.jobs <- carry
+	default: // now and then
+		go carry()
 	}
-	c.jobs <- carry
 }
 
-// free says that no errand is under way.
-func (c *courier) free() bool { return !c.busy }
+// free says that no errand is under way in the lane of this one.
+func (c *courier) free(e errand) bool { return !c.busy[e.lane()] }
 
 // separate notes that CONFIG_DB is on a server of its own.
 func (c *courier) separate() { c.split = true }

@@ -12,7 +12,7 @@ import (
 // do sends job by the courier, and then calls done with its error on the loop, after learning from it whether the
 // databases answer.
 func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
-	s.courier.send(s.work, job, func(err error) {
+	s.courier.send(s.work, e, job, func(err error) {
 		if errors.Is(err, errConfig) {
 			s.failure = err
 			return
@@ -285,12 +285,25 @@ func (s *mirror) flush(signal bool) {
 	f := s.outbox.send(now)
 	f.initDone, f.warm = signal, s.warm.owes()
 	f.list, f.signals = s.compare.ask()
-	version, owed := s.links.unwritten()
-	if f.record = owed; owed {
+	version, _ := s.links.unwritten()
+	if f.record = s.owesRecord(); f.record {
 		f.old = s.links.leftovers()
 	}
+	told := s.start.times()
 	send := func(ctx context.Context) error { return s.db.Flush(ctx, f) }
-	s.do(flushErrand, send, func(err error) { s.flushed(f, version, err) })
+	s.do(flushErrand, send, func(err error) {
+		if told != s.start.times() { // which of the two came first is not known
+			s.compare.unanswered(false, f.signals)
+			f.signals, f.found = false, signals{}
+		}
+		s.flushed(f, version, err)
+	})
+}
+
+// owesRecord says that STATE_DB lacks which interfaces are old. An announcement writes that, too, and is not overtaken.
+func (s *mirror) owesRecord() bool {
+	_, owed := s.links.unwritten()
+	return owed && s.courier.free(startErrand)
 }
 
 // flushed takes in what came of a flush, in which the left-overs had a version.

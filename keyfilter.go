@@ -14,7 +14,7 @@ type applChange struct {
 // watcher is told what keyspace events say.
 type watcher struct {
 	appl      func(applChange)  // a port's entry in APPL_DB came into being or went away
-	config    func(event bool)  // CONFIG_DB's ports or the log settings changed, or may have where there was no event
+	config    func(ports bool)  // CONFIG_DB's ports changed, or false: the log's settings did, or anything may have
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
 	pings     <-chan struct{}   // when to ask the servers whether they are there
 }
@@ -24,13 +24,14 @@ type watcher struct {
 type keyFilter struct {
 	w       watcher
 	applKey string // the channel of a port's key in APPL_DB, up to the port's name
+	logKey  string // the channel of CONFIG_DB's row about the log
 
 	mu     sync.Mutex      // two goroutines tell of events where there are two servers, and doubt is the loop's
 	exists map[string]bool // a port that is not in it may be either
 }
 
-func newKeyFilter(applKey string) *keyFilter {
-	return &keyFilter{applKey: applKey, exists: make(map[string]bool)}
+func newKeyFilter(applKey, logKey string) *keyFilter {
+	return &keyFilter{applKey: applKey, logKey: logKey, exists: make(map[string]bool)}
 }
 
 // ports is the pattern of the channels that tell of APPL_DB's ports.
@@ -68,7 +69,7 @@ func (f *keyFilter) event(channel, event string) {
 	port, ofAppl := strings.CutPrefix(channel, f.applKey)
 	if !ofAppl {
 		if relevant || event == "hdel" {
-			f.w.config(true)
+			f.w.config(channel != f.logKey)
 		}
 		return
 	}

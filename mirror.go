@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// database is where the syncer writes; *sonicDB is the real one. One goroutine calls it at a time, but for Watch.
+// database is where the syncer writes; *sonicDB is the real one. Flush is called by one goroutine at a time, Load,
+// LookBack, Announce, Recount and SetLogger by another one, and Watch by a third.
 type database interface {
 	Load(ctx context.Context) (*switchConfig, error)
 	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)

@@ -40,20 +40,22 @@ func (h happening) String() string { return fmt.Sprintf("%v %s %d %d", h.after, 
 // scenario is all that a run is made of.
 type scenario struct {
 	seed   uint64
-	setup  happening // a: ports, b: left-overs; what: cold, dpu, unready
+	setup  happening // a: ports, b: left-overs; what: cold, dpu, apart, unready
 	events []happening
 }
 
 // dull are happenings after which nothing is in doubt, by how often they come; harsh ones are faults.
 var dull = map[string]int{"flap": 12, "admin": 6, "mtu": 4, "storm": 3, "delete": 4, "recreate": 4, "appear": 6, "rename": 2, "swap": 1,
-	"bridge": 3, "stranger": 2, "add": 2, "drop": 2, "speed": 3, "other": 2, "save": 2, "visitor": 1, "overrun": 1}
+	"bridge": 3, "stranger": 2, "add": 2, "drop": 2, "speed": 3, "other": 2, "save": 2, "visitor": 1, "overrun": 1, "clock": 1}
 var harsh = map[string]int{"kill": 2, "term": 1, "coldstart": 2, "warm": 1, "stop": 2, "empty": 1, "older": 2, "hang": 1, "condition": 1,
-	"lost": 2, "cut": 2, "refused": 1, "flushappl": 1, "flushall": 1, "vandal": 2, "reload": 2, "listing": 2, "cutwatch": 1, "noscript": 1}
+	"lost": 2, "cut": 2, "refused": 1, "flushappl": 1, "flushall": 1, "vandal": 2, "reload": 2, "listing": 2, "cutwatch": 1, "noscript": 1,
+	"confighang": 1, "configstop": 1}
 
 const (
 	simPorts  = 6
 	simEvents = 40
-	simKinds  = 3 // kinds of failures that are told with their histories
+	simKinds  = 3       // kinds of failures that are told with their histories
+	simSteps  = 200_000 // a run of a few hundred events takes some thousands
 )
 
 // weigh makes a list in which each happening is as often as its weight.
@@ -72,7 +74,7 @@ var dullKinds, allKinds = weigh(dull), weigh(dull, harsh)
 // newScenario is what a seed stands for.
 func newScenario(seed uint64) scenario {
 	dice := rand.New(rand.NewPCG(seed, 1))
-	s := scenario{seed: seed, setup: happening{what: []string{"cold", "cold", "cold", "dpu", "unready"}[dice.IntN(5)], a: dice.IntN(simPorts + 1), b: dice.IntN(4)}}
+	s := scenario{seed: seed, setup: happening{what: []string{"cold", "cold", "cold", "dpu", "unready", "apart"}[dice.IntN(6)], a: dice.IntN(simPorts + 1), b: dice.IntN(4)}}
 	kinds := allKinds
 	if dice.IntN(4) == 0 {
 		kinds = dullKinds
@@ -108,6 +110,9 @@ func (s scenario) run(trace bool) (broken, history string, steps int) {
 	})
 	limit := simEpoch.Add(30 * time.Minute)
 	for w.step(limit) && w.broken == "" {
+		if w.steps > simSteps {
+			w.fail("the run goes round and round: somebody waits for nothing, and does not let time pass")
+		}
 		if !slices.Contains(w.strands, driver) {
 			break
 		}

@@ -129,6 +129,7 @@ func (w *world) check() {
 		}
 	}
 	w.checkSignals()
+	w.checkDropped()
 	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
 	if n := w.m.queueDepth.Load(); n != 0 {
 		w.fail("%v ports wait to be written", n)
@@ -162,7 +163,8 @@ func (w *world) checkPort(l *simLink) {
 // checkSignals: both are there when they should be, and say what CONFIG_DB says.
 func (w *world) checkSignals() {
 	done, _ := w.server.hash(simAppl, "PORT_TABLE:"+portConfigDone, false)
-	if done["count"] != strconv.Itoa(len(w.configured)) {
+	warmGoesOn := w.m.warmStart.Load() == 1 && w.m.portInitDone.Load() == 0 // until then orchagent goes by the count that is there
+	if done["count"] != strconv.Itoa(len(w.configured)) && !warmGoesOn {
 		w.fail("PortConfigDone in APPL_DB is %v, CONFIG_DB has %d ports", done, len(w.configured))
 	}
 	waits := ""
@@ -182,6 +184,19 @@ func (w *world) checkSignals() {
 		appl, _ := w.server.hash(simAppl, "PORT_TABLE:"+name, false)
 		if appl["speed"] != has["speed"] && appl != nil && w.saved == nil { // what an older APPL_DB says is portmgrd's business
 			w.fail("%s has speed %q in APPL_DB, and %q in CONFIG_DB", name, appl["speed"], has["speed"])
+		}
+	}
+}
+
+// checkDropped: APPL_DB has no port that CONFIG_DB has dropped.
+func (w *world) checkDropped() {
+	if w.saved != nil { // what an older APPL_DB has is portmgrd's business
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(w.server.database(simAppl))) {
+		name, isPort := strings.CutPrefix(strings.TrimPrefix(key, "_"), "PORT_TABLE:")
+		if _, configured := w.configured[name]; isPort && !configured && !strings.HasSuffix(name, "Done") {
+			w.fail("APPL_DB has %s, which CONFIG_DB has dropped", name)
 		}
 	}
 }

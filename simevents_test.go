@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,9 +12,14 @@ import (
 
 // What can happen on the simulated switch.
 
-// prepare sets the switch up: a ports are configured, and b left-overs exist.
+// prepare sets the switch up: a ports are configured, and b left-overs exist. It may be a dpu, have a CONFIG_DB on a
+// server of its own (apart), or one that is still being filled (unready).
 func (w *world) prepare(setup happening) {
 	w.reconcile = 5 * time.Second
+	if setup.what == "apart" {
+		w.config = newSimServer(w.scheduler, "config")
+		w.config.events = w.keyEvent
+	}
 	for i := range setup.a {
 		w.configure(portName(i), 100000)
 	}
@@ -72,6 +78,11 @@ func (w *world) happen(h happening) {
 		if team := w.kernel.named("PortChannel2"); team != nil {
 			team.kind = []byte("team")
 		}
+	case "clock":
+		w.stepped += time.Duration(h.a-simPorts/2) * time.Duration(1+h.b) * 17 * time.Minute
+		w.say("somebody sets the clock, by now it is off by %v", w.stepped)
+	case "confighang", "configstop":
+		w.configTrouble(h, name)
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
 		"vandal", "listing", "cutwatch", "noscript":
 		w.harm(h, name)
@@ -174,7 +185,6 @@ func (w *world) operate(what, name string, speed int) {
 			return
 		}
 		w.unconfigure(name)
-		return
 	default:
 		return
 	}
@@ -183,7 +193,11 @@ func (w *world) operate(what, name string, speed int) {
 		for w.server.down {
 			w.nap(time.Second)
 		}
-		w.push(name)
+		if what == "drop" {
+			w.pull(name)
+		} else {
+			w.push(name)
+		}
 	})
 }
 
@@ -299,6 +313,39 @@ func (w *world) harm(h happening, name string) {
 		w.cutWatch()
 	case "noscript":
 		clear(w.server.scripts)
+	}
+}
+
+// configTrouble has a CONFIG_DB on a server of its own not answer for a while. A link that changes meanwhile is written
+// as ever.
+func (w *world) configTrouble(h happening, name string) {
+	if w.config == w.server || w.rewriting {
+		return
+	}
+	w.say("CONFIG_DB: %s", h.what)
+	w.config.hangs, w.config.down = h.what == "confighang", h.what == "configstop"
+	for i := range 3 {
+		w.nap(time.Duration(1+h.b) * time.Second)
+		w.changeMeanwhile(name, uint32(3000+w.steps%1000+i))
+	}
+	w.config.hangs, w.config.down = false, false
+}
+
+// changeMeanwhile changes a link, and looks for it in STATE_DB a little later.
+func (w *world) changeMeanwhile(name string, mtu uint32) {
+	d, l, s := w.daemon, w.kernel.named(name), w.server
+	undisturbed := func() bool {
+		return d != nil && d == w.daemon && d.publishing && !d.socket.congested && d.socket.dump == nil && !s.down &&
+			!s.hangs && s.condition == "" && len(s.faults) == 0 && !w.doubtful
+	}
+	if l == nil || l.old || !undisturbed() || s.command(simAppl, "exists", []string{"PORT_TABLE:" + name}) == int64(0) {
+		return
+	}
+	w.kernel.setMTU(l, mtu)
+	w.sleep(pause{until: w.now.Add(500 * time.Millisecond)})
+	entry, _ := s.hash(simState, "PORT_TABLE|"+name, false)
+	if undisturbed() && w.kernel.links[l.index] == l && entry["mtu"] != strconv.Itoa(int(mtu)) {
+		w.fail("%s waits for a CONFIG_DB that does not answer: %v", name, entry)
 	}
 }
 
@@ -423,6 +470,7 @@ func (w *world) heal() {
 	}
 	s := w.server
 	s.down, s.hangs, s.condition, s.faults = false, false, "", nil
+	w.config.down, w.config.hangs = false, false
 	if w.daemon == nil || w.daemon.ended {
 		w.begin()
 	}

@@ -240,7 +240,7 @@ func (s *simSocket) Receive(sink linkSink) (more bool, err error) {
 		batch := s.queue[:n]
 		s.queue = s.queue[n:]
 		s.congested = s.congested && len(s.queue) > 0
-		sink.received(s.k.now, n)
+		sink.received(s.k.clock(), n)
 		for i := range batch {
 			batch[i].hand(sink.live)
 		}
@@ -267,7 +267,7 @@ func (s *simSocket) list(sink linkSink) (more bool) {
 	}
 	lines := d.filled
 	whole := d.whole
-	sink.received(s.k.now, 0)
+	sink.received(s.k.clock(), 0)
 	for i := range lines {
 		s.k.say("line: %d %s", lines[i].index, lines[i].name)
 		lines[i].hand(sink.dumped)

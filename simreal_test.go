@@ -157,6 +157,8 @@ func TestSimulatedRedis(t *testing.T) {
 	scripts = append(scripts, producer("a", 2, "x", "9", "b", 2, "x", "9")...)
 	scripts = append(scripts, free("eval", configDone.text, 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
 		free("eval", configDone.text, 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
+	scripts = append(scripts, free("eval", producerDel.text, 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "a", "b"), slice("hmget", "_P:a", "x"),
+		integer("sadd", "KEYS", "b"), integer("sadd", "DELS", "a"), integer("sadd", "DELS", "c"))
 	for _, c := range scripts {
 		both(s.ApplID, d.appl, c)
 	}

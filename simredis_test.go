@@ -344,6 +344,12 @@ func init() {
 			}
 			return refused
 		},
+		producerDel.sha: func(s *simServer, db int, keys, args []string) any {
+			for i, name := range args {
+				s.withdraw(db, keys[2], keys[0], keys[1], keys[3+i], name)
+			}
+			return int64(len(args))
+		},
 		configDone.sha: func(s *simServer, db int, keys, args []string) any {
 			if !s.complete(db, keys) {
 				return int64(0)
@@ -375,6 +381,16 @@ func init() {
 			}
 			return out
 		},
+	}
+}
+
+// withdraw deletes a key by the producer's protocol.
+func (s *simServer) withdraw(db int, channel, keySet, delSet, pending, name string) {
+	added := s.command(db, "sadd", []string{keySet, name})
+	s.command(db, "sadd", []string{delSet, name})
+	s.command(db, "del", []string{pending})
+	if added == int64(1) {
+		s.messages[channel]++
 	}
 }
 

@@ -33,7 +33,8 @@ type killed struct{}
 // scheduler runs strands.
 type scheduler struct {
 	dice    *rand.Rand
-	now     time.Time
+	now     time.Time     // as the simulation counts it
+	stepped time.Duration // by how much somebody has set the clock on the wall
 	strands []*strand
 	current *strand
 	yield   func(pause) bool // of the current strand
@@ -142,6 +143,14 @@ func (s *scheduler) story() string { return strings.Join(s.history, "\n") }
 
 // simEpoch is when every run begins. It is not at a beat.
 var simEpoch = time.Unix(1_700_000_001, 0)
+
+// simBase is where the monotonic readings of all runs begin.
+var simBase = time.Now()
+
+// clock is what time.Now says: the clock on the wall may be set, the monotonic reading goes on.
+func (s *scheduler) clock() time.Time {
+	return stepWall(simBase.Add(s.now.Sub(simEpoch)), simEpoch.Sub(simBase.Round(0))+s.stepped)
+}
 
 // simContext is a context that ends when it is told, on the strand that tells it.
 type simContext struct {

@@ -159,6 +159,15 @@ func (w *world) push(name string) {
 	}
 }
 
+// pull is portmgrd when an operator has deleted a port.
+func (w *world) pull(name string) {
+	if _, again := w.configured[name]; again {
+		return
+	}
+	w.say("portmgrd takes %s back", name)
+	w.server.withdraw(simAppl, simChannel, "PORT_TABLE_KEY_SET", "PORT_TABLE_DEL_SET", "_PORT_TABLE:"+name, name)
+}
+
 const simChannel = "PORT_TABLE_CHANNEL@0"
 
 // signal tells whether APPL_DB has a signal, on its way or there.
@@ -186,13 +195,19 @@ func (w *world) pop() {
 	set := w.server.members(simAppl, "PORT_TABLE_KEY_SET")
 	for _, key := range slices.Sorted(maps.Keys(set))[:min(128, len(set))] {
 		delete(set, key)
+		if gone := w.server.members(simAppl, "PORT_TABLE_DEL_SET"); gone[key] {
+			w.say("orchagent drops %s", key)
+			delete(gone, key)
+			delete(w.orch, key)
+			w.server.command(simAppl, "del", []string{"PORT_TABLE:" + key})
+		}
 		h, _ := w.server.hash(simAppl, "_PORT_TABLE:"+key, false)
 		w.say("orchagent takes %s %v", key, h)
 		for _, f := range slices.Sorted(maps.Keys(h)) {
 			w.server.command(simAppl, "hset", []string{"PORT_TABLE:" + key, f, h[f]})
 		}
 		w.server.command(simAppl, "del", []string{"_PORT_TABLE:" + key})
-		if !strings.HasSuffix(key, "Done") && !w.orch[key] {
+		if len(h) > 0 && !strings.HasSuffix(key, "Done") && !w.orch[key] {
 			w.orch[key] = false
 		}
 	}
@@ -301,6 +316,7 @@ func (w *world) start(options syncOptions) {
 	w.daemon = d
 	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
 	w.markOld()
+	w.m.warmStart.Set(0)
 	w.say("daemon %d starts", d.number)
 	open := func() (database, error) {
 		db := &sonicDB{
@@ -310,7 +326,7 @@ func (w *world) start(options syncOptions) {
 			stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
 			m:         w.m, bootID: "boot",
 		}
-		db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")))
+		db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")), keyspace(db.cfgAddr, db.configKey(loggerTable, appName)))
 		return &simDB{db, w, d}, nil
 	}
 	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
@@ -320,7 +336,7 @@ func (w *world) start(options syncOptions) {
 		options.old = "auto"
 	}
 	status := new(health)
-	s := newSyncer(options, d.socket, open, w.m, status, slog.New(slog.DiscardHandler), func() time.Time { return w.now })
+	s := newSyncer(options, d.socket, open, w.m, status, slog.New(slog.DiscardHandler), w.clock)
 	w.spawn("daemon", d.number, func() {
 		d.err = s.Run(d.ctx)
 		d.ended = true

@@ -25,14 +25,16 @@ const (
 // errConfigLoading says that CONFIG_DB is still being filled.
 var errConfigLoading = errors.New("CONFIG_DB is being loaded (" + configReady + " is not 1)")
 
-// sonicDB is the connections to the three databases. One goroutine uses it at a time, but for Watch.
+// sonicDB is the connections to the three databases. One goroutine at a time uses it for flushes, another one for the
+// rest, and a third one watches.
 type sonicDB struct {
 	appl, config, state          redisConn
 	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
-	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
-	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
+	bootID                       string              // of this boot of the machine: ifindexes mean nothing in another
+	ready                        bool                // CONFIG_DB_INITIALIZED was seen to be 1
+	pushed                       map[string]struct{} // ports that an announcement has sent which has not succeeded yet
 	warm                         warmDecision
 	closed                       atomic.Bool
 }
@@ -55,7 +57,7 @@ func openSonicDB(file *dbConfigFile, m *metrics) (*sonicDB, error) {
 	d.stateAddr, _ = c.address("STATE_DB")
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	d.bootID = strings.TrimSpace(string(boot))
-	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")))
+	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
 	d.appl, d.config, d.state = connect(d.applAddr, m), connect(d.cfgAddr, m), connect(d.stateAddr, m)
 	return d, nil
 }

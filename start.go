@@ -77,6 +77,7 @@ type start struct {
 	config *switchConfig // CONFIG_DB as it was last read
 	facts  startFacts    // what the run before left
 	count  int           // of the last PortConfigDone
+	sent   uint32        // how often it was sent
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
 	again bool
@@ -227,6 +228,7 @@ func (s *start) compare(found signals) (lost bool) {
 // told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
 func (s *start) told(a announcement) {
 	s.config.ports, s.count = a.ports, len(a.ports)
+	s.sent++
 	if len(a.refused) > 0 {
 		s.log.Error("APPL_DB refuses ports, which are not announced", "ports", fmt.Sprint(a.refused), "remedy",
 			"delete the keys _PORT_TABLE:<port>, which are no hashes, and configure the ports again")
@@ -236,9 +238,10 @@ func (s *start) told(a announcement) {
 }
 
 // wrongCount says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of
-// orchagent goes by it. What CONFIG_DB has is not known while it is to be read again.
+// orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none before
+// it has ended: orchagent is going by the one that is there.
 func (s *start) wrongCount() bool {
-	return (s.state == publishing || s.state == complete) && !s.look && len(s.config.ports) != s.count
+	return (s.done() || s.state == publishing && !s.facts.warm) && !s.look && len(s.config.ports) != s.count
 }
 
 // ports is how many CONFIG_DB has.
@@ -256,7 +259,11 @@ func (s *start) restWait(now time.Time) time.Duration {
 func (s *start) counted(count int) {
 	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent again", "count", count, "was", s.count)
 	s.count = count
+	s.sent++
 }
+
+// times is how often PortConfigDone was sent: what is found of the signals meanwhile may be older.
+func (s *start) times() uint32 { return s.sent }
 
 // sentInitDone notes that PortInitDone is acknowledged.
 func (s *start) sentInitDone() {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -88,6 +89,41 @@ func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
 		if got := s.Appl.HGet(ctx, "_PORT_TABLE:"+port, "speed").Val(); got != want {
 			t.Errorf("%s has speed %s in APPL_DB, want %s", port, got, want)
 		}
+	}
+}
+
+// TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack: CONFIG_DB drops it after we have read it, and portmgrd deletes it
+// from APPL_DB before we write it. The second time our try fails afterwards, and the next one has never read the port.
+func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		t.Run(fmt.Sprintf("answered %v", answered), func(t *testing.T) {
+			s := newSwitch(t, switchtest.Options{})
+			ctx := t.Context()
+			s.must(s.Configure(ctx, 3))
+			var dropped atomic.Bool
+			s.proxied(func(request []byte) (v switchtest.Verdict) {
+				if announces(request, "Ethernet4") && !dropped.Swap(true) {
+					s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet4")).Err())
+					if !answered {
+						v.Hold = dbTimeout + 200*time.Millisecond
+					}
+				}
+				return v
+			})
+			o := s.orchagent(false)
+			d := s.daemon()
+			s.waitMetric(d, "portsyncd_port_config_done", "1")
+			s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+			if got := o.Signal("PortConfigDone")["count"]; got != "2" {
+				t.Errorf("count is %s", got)
+			}
+			for port, want := range map[string]int64{"Ethernet0": 1, "Ethernet4": 0, "Ethernet8": 1} {
+				key := "PORT_TABLE:" + port
+				if got := s.Appl.Exists(ctx, key, "_"+key).Val(); got != want {
+					t.Errorf("APPL_DB has %s: %d, want %d", port, got, want)
+				}
+			}
+		})
 	}
 }
 
@@ -256,6 +292,31 @@ func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
 	s.waitMetric(d, "portsyncd_redis_connected", "1")
 }
 
+// TestHangingCONFIGDBDoesNotDelayPorts: it is on a server of its own, which takes what it is sent and does not answer,
+// while it is to be read all the time.
+func TestHangingCONFIGDBDoesNotDelayPorts(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
+	d, _ := s.start(8, "-reconcile-interval", "1s")
+	server := s.Redis[1].Process()
+	s.must(server.Signal(syscall.SIGSTOP))
+	defer func() { _ = server.Signal(syscall.SIGCONT) }()
+	s.waitMetric(d, "portsyncd_redis_connected", "0") // from here on one try follows the other
+	for i := range 60 {
+		s.must(s.IP("link", "set", "Ethernet0", "mtu", strconv.Itoa(1400+i)))
+		start := time.Now()
+		s.waitEntry("Ethernet0", fields("up", "up", 1400+i))
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("a change took %v", took)
+		}
+		time.Sleep(50 * time.Millisecond) // spread over two tries: a rate, not a wait
+	}
+	began := time.Now()
+	s.must(d.Signal(syscall.SIGTERM))
+	if _, err := d.Wait(3 * time.Second); err != nil || time.Since(began) > time.Second+200*time.Millisecond {
+		t.Errorf("the daemon took %v to end: %v", time.Since(began), err)
+	}
+}
+
 // TestReturnOfACONFIGDBOfItsOwnPutsNoPortInDoubt, while that of the ports' databases does.
 func TestReturnOfACONFIGDBOfItsOwnPutsNoPortInDoubt(t *testing.T) {
 	for _, split := range []bool{false, true} {
@@ -274,6 +335,53 @@ func TestReturnOfACONFIGDBOfItsOwnPutsNoPortInDoubt(t *testing.T) {
 }
 
 // --- On the bench ---------------------------------------------------------------------------------------------------------------
+
+// TestWhatIsFoundDuringAnAnnouncementSaysNothing: APPL_DB is asked for the signals before they are there again, and
+// answers after they were sent.
+func TestWhatIsFoundDuringAnAnnouncementSaysNothing(t *testing.T) {
+	b := runningBench(t, "Ethernet0")
+	b.compare.askSignals()
+	b.clock = b.clock.Add(time.Second)
+	b.advance(b.clock, false)
+	if len(b.jobs) != 1 {
+		t.Fatalf("%d jobs are under way", len(b.jobs))
+	}
+	b.db.signalsGone = true
+	b.jobs[0]()
+	b.jobs, b.db.signalsGone = nil, false
+	b.start.counted(1)
+	b.settleDown()
+	b.want("an answer that may be older than an announcement")
+}
+
+// TestWarmStartLeavesTheCountAloneUntilItHasEnded: orchagent goes by the one that is there.
+func TestWarmStartLeavesTheCountAloneUntilItHasEnded(t *testing.T) {
+	b := newBench(t, "Ethernet0", "Ethernet4")
+	b.db.facts = startFacts{warm: true, signals: signals{configDone: true, count: 1}, events: true}
+	b.db.appl["Ethernet0"], b.db.appl["Ethernet4"] = true, true
+	b.turn()
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.want("while a port has no interface yet")
+	b.say(news(1, running), "Ethernet0")
+	b.say(news(2, running), "Ethernet4")
+	b.settleDown()
+	if !slices.Contains(b.db.done, "PortConfigDone 2") || !slices.Contains(b.db.done, "PortInitDone") {
+		t.Errorf("afterwards the databases got %q", b.db.done)
+	}
+}
+
+// TestEventAboutTheLogSaysNothingOfThePorts: only one about a port makes it certain that there are none.
+func TestEventAboutTheLogSaysNothingOfThePorts(t *testing.T) {
+	f := newKeyFilter("__keyspace@0__:PORT_TABLE:", "__keyspace@4__:LOGGER|portsyncd")
+	var heard []bool
+	f.tell(watcher{config: func(ports bool) { heard = append(heard, ports) }})
+	f.event("__keyspace@4__:LOGGER|portsyncd", "hset")
+	f.event("__keyspace@4__:PORT|Ethernet0", "del")
+	if !slices.Equal(heard, []bool{false, true}) {
+		t.Errorf("heard %v", heard)
+	}
+}
 
 // oldBench is a bench in its first listing.
 func oldBench(t *testing.T, ports ...string) *bench {

@@ -115,17 +115,15 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	wait = min(wait, s.advanceListing(now, more))
 	s.m.queueDepth.Set(float64(s.outbox.unwritten()))
 	s.status.turn(now, s.outbox.oldest())
-	switch {
-	case s.openDB == nil:
+	if s.openDB == nil {
 		s.settle()
 		return wait
-	case !s.courier.free():
-		return wait
-	case s.start.in(deciding):
+	}
+	if s.start.in(deciding) {
 		s.decide()
 	}
 	if s.start.running() {
-		return min(wait, s.advanceRunning(now))
+		return min(wait, s.advanceConfig(now), s.advanceFlush(now))
 	}
 	return min(wait, s.advanceStart(now))
 }
@@ -147,6 +145,9 @@ func (s *syncer) beat(now time.Time) time.Duration {
 
 // advanceStart does what the start's state asks for.
 func (s *syncer) advanceStart(now time.Time) time.Duration {
+	if !s.courier.free(startErrand) {
+		return beatInterval
+	}
 	if wait := s.courier.wait(startErrand, now); wait > 0 {
 		return wait
 	}
@@ -159,36 +160,41 @@ func (s *syncer) advanceStart(now time.Time) time.Duration {
 	return beatInterval
 }
 
-// advanceRunning starts the errand that is due most: announcing again, a look at CONFIG_DB, a flush.
-func (s *syncer) advanceRunning(now time.Time) time.Duration {
-	if s.start.in(reannouncing) && s.courier.wait(startErrand, now) == 0 {
-		s.announce()
+// advanceConfig starts the errand that is due most of those that are no flush: announcing again, another count, a look
+// at CONFIG_DB. It returns how long none is due.
+func (s *syncer) advanceConfig(now time.Time) time.Duration {
+	if !s.courier.free(lookErrand) {
 		return beatInterval
 	}
-	if s.start.wrongCount() && s.courier.wait(countErrand, now) == 0 {
-		s.recount()
-		return beatInterval
+	due := [...]struct {
+		wanted bool
+		errand errand
+		start  func()
+	}{ // not while a flush may still send PortInitDone
+		{s.start.in(reannouncing) && s.courier.free(flushErrand), startErrand, s.announce},
+		{s.start.wrongCount(), countErrand, s.recount},
+		{s.start.wantsLook(), lookErrand, s.lookAgain},
 	}
-	look := s.start.wantsLook() && s.courier.wait(lookErrand, now) == 0
-	if look && (s.courier.wait(flushErrand, now) > 0 || !s.outbox.ready(now)) {
-		s.lookAgain()
-		return beatInterval
-	}
-	wait := s.advanceFlush(now)
-	if s.start.in(reannouncing) {
-		wait = min(wait, s.courier.wait(startErrand, now))
-	}
-	if s.start.wrongCount() {
-		wait = min(wait, max(s.courier.wait(countErrand, now), flushGap))
-	}
-	if s.start.wantsLook() && s.courier.free() {
-		wait = min(wait, s.courier.wait(lookErrand, now))
+	wait := beatInterval
+	for _, d := range due {
+		if !d.wanted {
+			continue
+		}
+		pause := s.courier.wait(d.errand, now)
+		if pause == 0 {
+			d.start()
+			return beatInterval
+		}
+		wait = min(wait, pause)
 	}
 	return wait
 }
 
 // advanceFlush starts a flush if one is due and returns how long none is.
 func (s *syncer) advanceFlush(now time.Time) time.Duration {
+	if !s.courier.free(flushErrand) {
+		return beatInterval
+	}
 	wait := s.checkAppl(now)
 	if s.compare.wait(now) == 0 {
 		s.compare.plan(now)
@@ -201,8 +207,7 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()
 	}
-	_, unwritten := s.links.unwritten()
-	if !signal && !unwritten && !s.outbox.waiting() && !s.outbox.asks() && !s.compare.pending() && s.warm.owes() == "" {
+	if !signal && !s.owesFlush() {
 		return wait
 	}
 	if pause := s.courier.wait(flushErrand, now); pause > 0 {
@@ -215,28 +220,33 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	return wait
 }
 
-// finish flushes what is pending when the daemon stops, within stopLimit.
+// owesFlush says that there is something to write or to ask.
+func (s *syncer) owesFlush() bool {
+	return s.outbox.waiting() || s.outbox.asks() || s.compare.pending() || s.warm.owes() != "" || s.owesRecord()
+}
+
+// finish flushes what is pending when the daemon stops, and lets an announcement end, within stopLimit.
 func (s *syncer) finish() error {
 	deadline := s.now().Add(stopLimit)
 	last := false
 	for {
 		more, err := s.takeIn()
 		left := deadline.Sub(s.now())
-		idle := s.courier.free()
+		flushed := last || s.outbox.settled() || s.courier.failing(flushErrand) || !s.start.running()
 		switch {
 		case err != nil:
 			return err
 		case s.openDB == nil:
 			s.settle()
 			return nil
-		case left <= 0 || idle && (last || s.courier.failing(flushErrand) || !s.start.running() || s.outbox.settled()):
-			s.notice("stopped", "unwritten_ports", s.outbox.unwritten())
-			return nil
-		case !idle:
-			err = s.source.Wait(min(left, flushGap))
-		case !more:
+		case left > 0 && !more && s.courier.free(flushErrand) && !flushed:
 			last = true
 			s.flush(s.start.owesInitDone(s.now()))
+		case left <= 0 || s.courier.free(flushErrand) && flushed && s.courier.free(startErrand):
+			s.notice("stopped", "unwritten_ports", s.outbox.unwritten())
+			return nil
+		case !more:
+			err = s.source.Wait(min(left, flushGap))
 		}
 		if err != nil {
 			return err

@@ -141,6 +141,7 @@ type bench struct {
 	db     *mapDB
 	source *still
 	clock  time.Time
+	jobs   []func() // that the syncer has others do
 }
 
 func newBench(t *testing.T, ports ...string) *bench {
@@ -151,7 +152,8 @@ func newBench(t *testing.T, ports ...string) *bench {
 	}
 	b.db.facts.events = true
 	open := func() (database, error) { return b.db, nil }
-	b.syncer = newSyncer(syncOptions{eoiu: 30 * time.Second}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
+	beside := func(job func()) { b.jobs = append(b.jobs, job) }
+	b.syncer = newSyncer(syncOptions{eoiu: 30 * time.Second, spawn: beside}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
 	b.work = t.Context()
 	b.wake()
 	return b
@@ -170,16 +172,21 @@ func runningBench(t *testing.T, ports ...string) *bench {
 	return b
 }
 
-// turn is one round of the loop; it carries out the job that it leaves, if any.
+// turn is one round of the loop; it carries out the jobs that it leaves, if any.
 func (b *bench) turn() (worked bool) {
 	b.advance(b.clock, false)
-	select {
-	case job := <-b.courier.jobs:
+	jobs := b.jobs
+	b.jobs = nil
+	for _, job := range jobs {
 		job()
-		(<-b.inbox)()
-		return true
-	default:
-		return false
+	}
+	for {
+		select {
+		case fn := <-b.inbox:
+			fn()
+		default:
+			return len(jobs) > 0
+		}
 	}
 }
 
