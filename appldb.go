@@ -167,11 +167,12 @@ func (a *announcement) refuse(names []string) {
 	}
 }
 
-// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They
-// are read at that moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our
-// words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is
-// taken back, because whoever else deletes it there may have done so before we wrote. Where CONFIG_DB has no ports, and does not say that it is
-// complete, the fallback serves if there is one. Before anything else it writes down which interfaces are old.
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They are read at that
+// moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB,
+// and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is taken back,
+// because whoever else deletes it from APPL_DB may have done so before we wrote. Where CONFIG_DB has no ports, and does
+// not say that it is complete, the fallback serves if there is one. Before anything else it writes down which
+// interfaces are old.
 func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) (a announcement, err error) {
 	if err := d.recordOld(ctx, old); err != nil {
 		return a, err

@@ -4,21 +4,28 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// courier is the way from the loop to the databases, on goroutines of its own, so that link intake never waits for a
-// Redis; pauses between tries; and who does not answer. It has two lanes with one errand at a time in each: a CONFIG_DB
-// that hangs must not delay what is written to STATE_DB.
+// courier is the way from the loop to the databases: pauses between tries, and who does not answer. It has two lanes
+// with one errand at a time in each, because a CONFIG_DB that hangs must not delay what is written to STATE_DB.
+//
+// A flush is carried out on the loop's own goroutine, which costs two wake-ups, the message's and the answer's. That
+// lasts as long as the databases answer promptly. When they do not, the loop goes on elsewhere (relay) while this
+// goroutine waits, so that link intake never waits for a Redis longer than that.
 type courier struct {
 	m      *metrics
 	log    *slog.Logger
 	random random
-	spawn  func(func())          // runs an errand; nil: the goroutine of serve
+	spawn  func(func())          // runs what takes its time beside the loop; nil: goroutines
+	end    func()                // ends what spawn runs, from inside; nil: a goroutine
+	relay  func()                // has the loop go on elsewhere; nil: flushes are carried out beside it, too
+	here   atomic.Bool           // the loop's own goroutine carries a flush out
 	post   func(func())          // hands what came of it to the loop
-	jobs   chan func()           // for serve
 	split  bool                  // CONFIG_DB is on a server of its own
 	busy   [2]bool               // an errand is under way in a lane
 	tries  [len(errands)]attempt // of each errand
@@ -57,37 +64,57 @@ type attempt struct {
 	notBefore time.Time
 }
 
-// serve carries flushes out until ended is closed.
-func (c *courier) serve(ended <-chan struct{}) {
-	for {
-		select {
-		case job := <-c.jobs:
-			job()
-		case <-ended:
-			return
-		}
-	}
-}
-
 // send carries out job, and then done with its error on the loop. One errand at a time in each lane: the caller asks
 // free first.
 func (c *courier) send(ctx context.Context, e errand, job func(context.Context) error, done func(error)) {
 	c.busy[e.lane()] = true
-	carry := func() {
-		err := job(ctx)
-		c.post(func() {
-			c.busy[e.lane()] = false
-			done(err)
+	finish := func(err error) {
+		c.busy[e.lane()] = false
+		done(err)
+	}
+	if e != flushErrand || c.relay == nil {
+		c.beside(func() {
+			err := job(ctx)
+			c.post(func() { finish(err) })
 		})
+		return
 	}
-	switch {
-	case c.spawn != nil:
-		c.spawn(carry)
-	case e == flushErrand:
-		c.jobs <- carry
-	default: // now and then
-		go carry()
+	c.here.Store(true)
+	err := job(ctx)
+	if c.here.CompareAndSwap(true, false) {
+		finish(err)
+		return
 	}
+	c.post(func() { finish(err) })
+	c.endHere()
+}
+
+// relayed sets how the loop goes on elsewhere.
+func (c *courier) relayed(relay func()) { c.relay = relay }
+
+// slow is told that what is under way takes longer than a moment: if it is the loop that waits, the loop goes on
+// elsewhere. Any goroutine may call it, also one that carries out something else.
+func (c *courier) slow() {
+	if c.here.CompareAndSwap(true, false) {
+		c.relay()
+	}
+}
+
+// beside runs fn without waiting for it.
+func (c *courier) beside(fn func()) {
+	if c.spawn != nil {
+		c.spawn(fn)
+		return
+	}
+	go fn()
+}
+
+// endHere ends the goroutine that was the loop's before it had to wait. It does not return.
+func (c *courier) endHere() {
+	if c.end != nil {
+		c.end()
+	}
+	runtime.Goexit()
 }
 
 // free says that no errand is under way in the lane of this one.

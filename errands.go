@@ -36,7 +36,7 @@ func (s *mirror) load() {
 	var facts startFacts
 	s.do(startErrand, func(ctx context.Context) (err error) {
 		if s.db == nil {
-			if s.db, err = s.openDB(); err != nil {
+			if s.db, err = s.openDB(s.courier.slow); err != nil {
 				s.db = nil
 				return err
 			}
@@ -178,11 +178,7 @@ func (s *mirror) setOldDown() {
 
 // beside runs fn without waiting for it.
 func (s *mirror) beside(fn func()) {
-	if s.options.spawn != nil {
-		s.options.spawn(fn)
-		return
-	}
-	go fn()
+	s.courier.beside(fn)
 }
 
 // publish is where link messages reach STATE_DB from. What the run before left there is compared, and the databases'

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -12,12 +11,12 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"portsyncd/internal/plot"
 	"portsyncd/internal/switchtest"
 )
 
@@ -156,7 +155,9 @@ func BenchmarkGrowth(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer f.Close()
-		drawGrowth(f, points)
+		if err := drawGrowth(f, points); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -180,7 +181,9 @@ func measureGrowth(b *testing.B, ports int) growth {
 	g := growth{ports: ports}
 	source := newCrowd(b, ports)
 	m := newMetrics("growth")
-	open := func() (database, error) { return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m) }
+	open := func(slow func()) (database, error) {
+		return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, slow)
+	}
 	syncer := newSyncer(syncOptions{eoiu: time.Minute, old: "adopt"}, source, open, m, new(health), slog.New(slog.DiscardHandler), time.Now)
 	before := heapInUse()
 	ctx, stop := context.WithCancel(b.Context())
@@ -258,7 +261,9 @@ func BenchmarkStorm(b *testing.B) {
 	s.must(s.Configure(b.Context(), ports))
 	s.orchagent(true)
 	m := newMetrics("storm")
-	open := func() (database, error) { return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m) }
+	open := func(slow func()) (database, error) {
+		return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, slow)
+	}
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error)
 	syncer := newSyncer(syncOptions{eoiu: time.Minute, old: "auto"}, s.openLinks(), open, m, new(health), slog.New(slog.DiscardHandler), time.Now)
@@ -315,7 +320,7 @@ func processorTime() time.Duration {
 
 // drawGrowth plots each quantity over the number of ports. Both axes are logarithmic and as long as each other, so that what is proportional
 // to the number of ports rises at 45 degrees, and what is the same for each port is level.
-func drawGrowth(w io.Writer, points []growth) {
+func drawGrowth(w io.Writer, points []growth) error {
 	panels := []struct {
 		title string
 		value func(g growth) float64
@@ -328,30 +333,28 @@ func drawGrowth(w io.Writer, points []growth) {
 		{"heap of one port, bytes", func(g growth) float64 { return g.heap }},
 	}
 	const side, gap, decades = 220, 70, 4.0
-	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
-		3*(side+gap)+gap/2, 2*(side+gap)+gap/2)
+	drawing := plot.Drawing{Width: 3*(side+gap) + gap/2, Height: 2*(side+gap) + gap/2,
+		Note: "number of ports; both axes logarithmic"}
+	ports := plot.Axis{From: math.Pow(10, 1.2), To: math.Pow(10, 1.2+decades), Log: true}
+	for _, g := range points {
+		ports.Marks = append(ports.Marks, float64(g.ports))
+	}
 	for i, p := range panels {
-		left, top := float64(gap/2+i%3*(side+gap)), float64(gap/2+i/3*(side+gap))
+		chart := plot.Chart{Title: p.title, Left: float64(gap/2 + i%3*(side+gap)), Top: float64(gap/2 + i/3*(side+gap)),
+			Width: side, Height: side, X: ports, Y: plot.Axis{Log: true}}
 		low := math.Inf(1)
+		var line plot.Line
 		for _, g := range points {
 			low = min(low, p.value(g))
+			line.Points = append(line.Points, plot.Point{X: float64(g.ports), Y: p.value(g)})
 		}
 		floor := math.Floor(math.Log10(low))
-		x := func(ports int) float64 { return left + (math.Log10(float64(ports))-1.2)/decades*side }
-		y := func(v float64) float64 { return top + side - (math.Log10(v)-floor)/decades*side }
-		fmt.Fprintf(w, `<text x="%.0f" y="%.0f" font-weight="bold">%s</text>`+"\n", left, top-10, p.title)
 		for d := range int(decades) + 1 {
-			at := math.Pow(10, floor+float64(d))
-			fmt.Fprintf(w, `<path d="M%.0f %.1fh%d" stroke="#ddd"/><text x="%.0f" y="%.1f" text-anchor="end" fill="#666">%g</text>`+"\n", left, y(at), side, left-3, y(at)+4, at)
+			chart.Y.Marks = append(chart.Y.Marks, math.Pow(10, floor+float64(d)))
 		}
-		var line strings.Builder
-		for k, g := range points {
-			fmt.Fprintf(&line, "%c%.1f %.1f", "ML"[min(k, 1)], x(g.ports), y(p.value(g)))
-			fmt.Fprintf(w, `<circle cx="%.1f" cy="%.1f" r="3" fill="#06c"/><text x="%.1f" y="%.1f" text-anchor="middle">%.3g</text>`+"\n",
-				x(g.ports), y(p.value(g)), x(g.ports), y(p.value(g))-6, p.value(g))
-			fmt.Fprintf(w, `<text x="%.1f" y="%.0f" text-anchor="middle" fill="#666" font-size="9">%d</text>`+"\n", x(g.ports), top+side+13, g.ports)
-		}
-		fmt.Fprintf(w, `<path d="%s" fill="none" stroke="#06c" stroke-width="1.5"/>`+"\n", line.String())
+		chart.Y.From, chart.Y.To = chart.Y.Marks[0], chart.Y.Marks[int(decades)]
+		chart.Lines = []plot.Line{line}
+		drawing.Charts = append(drawing.Charts, chart)
 	}
-	fmt.Fprintf(w, `<text x="%d" y="%d" fill="#666">number of ports; both axes logarithmic</text>`+"\n</svg>\n", gap/2, 2*(side+gap)+gap/2-18)
+	return drawing.Write(w)
 }

@@ -232,7 +232,7 @@ func serve(o *options, stderr io.Writer) error {
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
 	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
-	openDB := func() (database, error) { return openSonicDB(config, m) }
+	openDB := func(slow func()) (database, error) { return openSonicDB(config, m, slow) }
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}

@@ -19,6 +19,9 @@ type database interface {
 	Close()
 }
 
+// openDatabase opens the databases. They tell slow, from any goroutine, before a call takes longer than a moment.
+type openDatabase func(slow func()) (database, error)
+
 // syncOptions is what the flags decide, and what a simulation takes the place of.
 type syncOptions struct {
 	links     globs             // which links are ports; nil: SONiC's rule
@@ -27,6 +30,7 @@ type syncOptions struct {
 	eoiu      time.Duration     // how long a listing may take before it is asked for again
 	logger    func(logSettings) // takes what CONFIG_DB says about the log
 	spawn     func(func())      // runs what takes its time beside the loop; nil: goroutines
+	end       func()            // ends what spawn runs, from inside; nil: a goroutine
 	random    random            // for jitter; nil: the library's
 }
 
@@ -35,7 +39,7 @@ type syncOptions struct {
 type mirror struct {
 	options syncOptions
 	source  linkSource
-	openDB  func() (database, error) // nil: no databases at all
+	openDB  openDatabase // nil: no databases at all
 	m       *metrics
 	status  *health
 	log     *slog.Logger
@@ -64,7 +68,7 @@ type mirror struct {
 	failure         error // ends the loop
 }
 
-func newMirror(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health,
+func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics, status *health,
 	log *slog.Logger, now func() time.Time, post func(func())) mirror {
 	return mirror{
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
@@ -72,7 +76,7 @@ func newMirror(o syncOptions, source linkSource, openDB func() (database, error)
 		start: start{m: m, log: log}, links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
-		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, post: post, jobs: make(chan func(), 1)},
+		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 	}
 }
 

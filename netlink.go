@@ -74,8 +74,9 @@ type kernelLinks struct {
 	parked   syscall.RawConn
 	look     func(fd uintptr) bool
 	ready    [4]unix.EpollEvent
-	rcvbuf   int // bytes the kernel granted
-	errors   int // of the subscription since it was last read to its end
+	count    [8]byte // what an eventfd or timerfd says
+	rcvbuf   int     // bytes the kernel granted
+	errors   int     // of the subscription since it was last read to its end
 	headers  [batchLen]mmsghdr
 	iovecs   [batchLen]unix.Iovec
 	senders  [batchLen]unix.RawSockaddrNetlink
@@ -414,13 +415,17 @@ func (k *kernelLinks) setTimer(d time.Duration) error {
 	return unix.TimerfdSettime(k.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
 }
 
-// lookUp tells whether there is a reason to go on.
+// lookUp tells whether there is a reason to go on. It takes raw system calls, which do not wait: any other one has the
+// runtime's monitor wake up, if that sleeps, to see how long it takes.
 func (k *kernelLinks) lookUp(fd uintptr) bool {
-	n, _ := unix.EpollWait(int(fd), k.ready[:], 0)
-	for _, e := range k.ready[:max(n, 0)] {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&k.ready[0])),
+		uintptr(len(k.ready)), 0, 0, 0)
+	if errno != 0 {
+		return false
+	}
+	for _, e := range k.ready[:n] {
 		if e.Fd == int32(k.event) || e.Fd == int32(k.timer) {
-			var count [8]byte
-			_, _ = unix.Read(int(e.Fd), count[:])
+			_, _ = rawIO(unix.SYS_READ, uintptr(e.Fd), k.count[:])
 		}
 	}
 	return n > 0

@@ -164,7 +164,7 @@ func TestCountThatIsRefusedConcernsNobodyElse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, "Ethernet0")
 			db := &noRecount{mapDB: b.db, why: errors.New("refused")}
-			b.openDB = func() (database, error) { return db, nil }
+			b.openDB = func(func()) (database, error) { return db, nil }
 			var log bytes.Buffer
 			b.courier.log = slog.New(slog.NewTextHandler(&log, nil))
 			b.db.facts.split = split

@@ -26,8 +26,12 @@ type redisConn interface {
 	Close() error
 }
 
-// redisClient is a connection to a real server.
-type redisClient struct{ *redis.Client }
+// redisClient is the way to a real server. A subscription is silent most of the time, so it has a client of its own
+// whose connections park.
+type redisClient struct {
+	*redis.Client
+	subscriptions *redis.Client
+}
 
 // Exec sends commands as one pipeline.
 func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
@@ -41,7 +45,11 @@ func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
 
 // Subscribe keeps a subscription that is silent for longer than a beat from being taken for broken.
 func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.PubSub {
-	return c.WithTimeout(silence).PSubscribe(ctx, patterns...)
+	return c.subscriptions.WithTimeout(silence).PSubscribe(ctx, patterns...)
+}
+
+func (c *redisClient) Close() error {
+	return errors.Join(c.Client.Close(), c.subscriptions.Close())
 }
 
 // Time-outs: a switch's Redis answers in microseconds, and a hanging one should be noticed before supervisors are.
@@ -55,31 +63,35 @@ const (
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
-// so are the client's own retries: they would hide an outage from the metrics.
-func connect(a dbAddress, m *metrics) redisConn {
+// so are the client's own retries: they would hide an outage from the metrics. slow is told, from any goroutine, before
+// a round trip waits for longer than a moment.
+func connect(a dbAddress, m *metrics, slow func()) redisConn {
 	var connected atomic.Bool
-	return &redisClient{redis.NewClient(&redis.Options{
-		Network: a.network, Addr: a.address, DB: a.id,
-		Protocol:                 2,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		MaxRetries:               -1,
-		DialerRetries:            1,
-		DialTimeout:              dbDialTimeout,
-		ReadTimeout:              dbTimeout,
-		WriteTimeout:             dbTimeout,
-		ContextTimeoutEnabled:    true,
-		PoolSize:                 poolSize,
-		ConnMaxIdleTime:          -1,
-		ReadBufferSize:           4 << 10,
-		WriteBufferSize:          16 << 10,
-		OnConnect: func(context.Context, *redis.Conn) error {
-			if connected.Swap(true) {
-				m.redisReconnects.Inc()
-			}
-			return nil
-		},
-	})}
+	options := func(dial dialer) *redis.Options {
+		return &redis.Options{
+			Dialer: dial, Network: a.network, Addr: a.address, DB: a.id,
+			Protocol:                 2,
+			DisableIdentity:          true,
+			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+			MaxRetries:               -1,
+			DialerRetries:            1,
+			DialTimeout:              dbDialTimeout,
+			ReadTimeout:              dbTimeout,
+			WriteTimeout:             dbTimeout,
+			ContextTimeoutEnabled:    true,
+			PoolSize:                 poolSize,
+			ConnMaxIdleTime:          -1,
+			ReadBufferSize:           4 << 10,
+			WriteBufferSize:          16 << 10,
+			OnConnect: func(context.Context, *redis.Conn) error {
+				if connected.Swap(true) {
+					m.redisReconnects.Inc()
+				}
+				return nil
+			},
+		}
+	}
+	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(options(nil))}
 }
 
 // errWrongType is a key of another type than the one that it should have: somebody else's.

@@ -42,6 +42,7 @@ type simSocket struct {
 	dump      *simDump
 	dumpFault string // of the next listing: fails, never ends
 	forbidden func(index int32)
+	spins     int // reads since the last wait
 }
 
 // simMessage is a message with a name of its own.
@@ -60,7 +61,10 @@ type simDump struct {
 	fault  string
 }
 
-const simDumpBatch = 3 // lines the kernel fills in at a time
+const (
+	simDumpBatch = 3   // lines the kernel fills in at a time
+	simSpins     = 100 // turns of a loop without a wait
+)
 
 func newSimKernel(s *scheduler) *simKernel {
 	return &simKernel{scheduler: s, links: map[int32]*simLink{}, last: 1}
@@ -223,6 +227,9 @@ func (m *simMessage) hand(take func(*linkMessage)) {
 }
 
 func (s *simSocket) Receive(sink linkSink) (more bool, err error) {
+	if s.spins++; s.spins > simSpins { // a daemon that never waits must not stop the clock
+		s.k.nap(20 * time.Microsecond)
+	}
 	for reads := 1 + s.k.dice.IntN(readsPerTurn); ; reads-- {
 		if s.overrun {
 			s.overrun = false
@@ -315,6 +322,7 @@ func (s *simSocket) ready() bool {
 }
 
 func (s *simSocket) Wait(d time.Duration) error {
+	s.spins = 0
 	if d < 0 {
 		d = time.Hour
 	}

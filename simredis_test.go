@@ -58,8 +58,8 @@ var errSimReset = errors.New("connection reset by peer")
 // simConn is a connection to one database. It is a redisConn.
 type simConn struct {
 	*simServer
-	db     int
-	daemon bool // the daemon's: its commands can fail, and are watched
+	db   int
+	slow func() // the daemon's connection: its commands can fail, are watched, and it is told when they take long; nil: somebody else's
 }
 
 func (c *simConn) Close() error { return nil }
@@ -74,12 +74,16 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	if len(c.faults) > 0 {
 		fault, c.faults = c.faults[0], c.faults[1:]
 	}
+	if c.hangs || c.dice.IntN(4) == 0 {
+		c.slow()
+	}
 	c.nap(300 * time.Microsecond)
 	if c.down || fault == "refused" {
 		return c.fail(commands, errSimRefused)
 	}
 	if c.hangs {
 		c.say("%s hangs", c.name)
+		c.slow()
 		c.sleep(pause{until: c.now.Add(dbTimeout), ready: func() bool { return !c.hangs }})
 		if c.hangs || c.down {
 			return c.fail(commands, simTimeout{})
@@ -128,7 +132,7 @@ func (c *simConn) do(db int, args []any) any {
 	if c.condition != "" {
 		return simReply(c.condition)
 	}
-	if c.daemon && c.watch != nil {
+	if c.slow != nil && c.watch != nil {
 		c.watch(db, words[0], words[1:])
 	}
 	return c.command(db, words[0], words[1:])

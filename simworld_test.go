@@ -318,9 +318,9 @@ func (w *world) start(options syncOptions) {
 	w.markOld()
 	w.m.warmStart.Set(0)
 	w.say("daemon %d starts", d.number)
-	open := func() (database, error) {
+	open := func(slow func()) (database, error) {
 		db := &sonicDB{
-			appl: &simConn{w.server, simAppl, true}, state: &simConn{w.server, simState, true}, config: &simConn{w.config, simConfig, true},
+			appl: &simConn{w.server, simAppl, slow}, state: &simConn{w.server, simState, slow}, config: &simConn{w.config, simConfig, slow},
 			applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
 			cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
 			stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
@@ -330,6 +330,7 @@ func (w *world) start(options syncOptions) {
 		return &simDB{db, w, d}, nil
 	}
 	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
+	options.end = func() { panic(killed{}) }
 	options.random = func(n int64) int64 { return w.dice.Int64N(n) }
 	options.reconcile, options.eoiu = w.reconcile, 2*time.Second
 	if options.old == "" {
@@ -338,9 +339,10 @@ func (w *world) start(options syncOptions) {
 	status := new(health)
 	s := newSyncer(options, d.socket, open, w.m, status, slog.New(slog.DiscardHandler), w.clock)
 	w.spawn("daemon", d.number, func() {
-		d.err = s.Run(d.ctx)
-		d.ended = true
-		w.say("the daemon ends: %v", d.err)
+		s.launch(d.ctx, func(err error) {
+			d.err, d.ended = err, true
+			w.say("the daemon ends: %v", err)
+		})
 	})
 }
 

@@ -20,6 +20,8 @@ const (
 	metadataTable   = "DEVICE_METADATA"
 	loggerTable     = "LOGGER"
 	configReady     = "CONFIG_DB_INITIALIZED" // a plain key
+
+	appName = "portsyncd" // our row of tables that every daemon has one of
 )
 
 // errConfigLoading says that CONFIG_DB is still being filled.
@@ -46,7 +48,8 @@ type warmDecision struct {
 	count      uint64
 }
 
-func openSonicDB(file *dbConfigFile, m *metrics) (*sonicDB, error) {
+// openSonicDB reads where the databases are; connections are made when they are first used. slow: see connect.
+func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) {
 	c, err := file.read()
 	if err != nil {
 		return nil, err
@@ -58,7 +61,8 @@ func openSonicDB(file *dbConfigFile, m *metrics) (*sonicDB, error) {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	d.bootID = strings.TrimSpace(string(boot))
 	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
-	d.appl, d.config, d.state = connect(d.applAddr, m), connect(d.cfgAddr, m), connect(d.stateAddr, m)
+	d.appl, d.config = connect(d.applAddr, m, slow), connect(d.cfgAddr, m, slow)
+	d.state = connect(d.stateAddr, m, slow)
 	return d, nil
 }
 

@@ -15,7 +15,7 @@ import (
 func (s *testSwitch) openDB() (*sonicDB, *metrics) {
 	s.t.Helper()
 	m := newMetrics("test")
-	d, err := openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m)
+	d, err := openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, func() {})
 	s.must(err)
 	s.t.Cleanup(d.Close)
 	return d, m
@@ -136,7 +136,7 @@ func TestWatchOnTwoServers(t *testing.T) {
 	d, _ := s.openDB()
 	d.cfgAddr = d.stateAddr
 	d.cfgAddr.id = s.ConfigID
-	d.config = connect(d.cfgAddr, d.m)
+	d.config = connect(d.cfgAddr, d.m, func() {})
 	ctx := t.Context()
 	var appl, config atomic.Int64
 	connected := make(chan bool, 10)

@@ -21,11 +21,13 @@ type syncer struct {
 
 	nextBeat time.Time
 	inbox    chan func()
-	ended    chan struct{} // closed when Run returns
+	ended    chan struct{} // closed when the loop has ended
+	stopBy   time.Time     // when the daemon stops at the latest; zero: it goes on
+	lastSent bool          // the flush before the end
 }
 
-func newSyncer(o syncOptions, source linkSource, openDB func() (database, error), m *metrics, status *health,
-	log *slog.Logger, now func() time.Time) *syncer {
+func newSyncer(o syncOptions, source linkSource, openDB openDatabase, m *metrics, status *health, log *slog.Logger,
+	now func() time.Time) *syncer {
 	s := &syncer{inbox: make(chan func(), 64), ended: make(chan struct{})}
 	s.mirror = newMirror(o, source, openDB, m, status, log, now, s.post)
 	return s
@@ -36,14 +38,28 @@ func newSyncer(o syncOptions, source linkSource, openDB func() (database, error)
 func (s *syncer) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.source.Wake)
 	defer stop()
-	defer close(s.ended)
+	ended := make(chan error, 1)
+	s.launch(ctx, func(err error) { ended <- err })
+	return <-ended
+}
+
+// launch has the loop run beside the caller, and ended called with its error when it has ended.
+func (s *syncer) launch(ctx context.Context, ended func(error)) {
 	cancel := s.open(ctx)
-	defer cancel()
-	if s.openDB != nil && s.options.spawn == nil {
-		go s.courier.serve(s.ended)
-	}
 	s.m.netlinkConnected.Set(1)
-	defer s.m.netlinkConnected.Set(0)
+	run := func() {
+		err := s.loop(ctx) // on one goroutine at a time, but not always on the same
+		s.m.netlinkConnected.Set(0)
+		cancel()
+		close(s.ended)
+		ended(err)
+	}
+	s.courier.relayed(func() { s.beside(run) })
+	s.beside(run)
+}
+
+// loop turns until ctx ends, and then writes what is pending.
+func (s *syncer) loop(ctx context.Context) error {
 	for ctx.Err() == nil && s.failure == nil {
 		if err := s.turn(); err != nil {
 			return err
@@ -216,7 +232,9 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	if pause := s.outbox.pause(now); pause > 0 && !signal {
 		return min(wait, pause)
 	}
-	s.flush(signal)
+	if s.flush(signal); s.courier.free(flushErrand) {
+		return 0 // what came of it is known by now
+	}
 	return wait
 }
 
@@ -227,12 +245,13 @@ func (s *syncer) owesFlush() bool {
 
 // finish flushes what is pending when the daemon stops, and lets an announcement end, within stopLimit.
 func (s *syncer) finish() error {
-	deadline := s.now().Add(stopLimit)
-	last := false
+	if s.stopBy.IsZero() {
+		s.stopBy = s.now().Add(stopLimit)
+	}
 	for {
 		more, err := s.takeIn()
-		left := deadline.Sub(s.now())
-		flushed := last || s.outbox.settled() || s.courier.failing(flushErrand) || !s.start.running()
+		left := s.stopBy.Sub(s.now())
+		flushed := s.lastSent || s.outbox.settled() || s.courier.failing(flushErrand) || !s.start.running()
 		switch {
 		case err != nil:
 			return err
@@ -240,7 +259,7 @@ func (s *syncer) finish() error {
 			s.settle()
 			return nil
 		case left > 0 && !more && s.courier.free(flushErrand) && !flushed:
-			last = true
+			s.lastSent = true
 			s.flush(s.start.owesInitDone(s.now()))
 		case left <= 0 || s.courier.free(flushErrand) && flushed && s.courier.free(startErrand):
 			s.notice("stopped", "unwritten_ports", s.outbox.unwritten())

@@ -151,7 +151,7 @@ func newBench(t *testing.T, ports ...string) *bench {
 		b.db.config.ports = append(b.db.config.ports, portConfig{p, []string{"lanes", "1"}})
 	}
 	b.db.facts.events = true
-	open := func() (database, error) { return b.db, nil }
+	open := func(func()) (database, error) { return b.db, nil }
 	beside := func(job func()) { b.jobs = append(b.jobs, job) }
 	b.syncer = newSyncer(syncOptions{eoiu: 30 * time.Second, spawn: beside}, b.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler), func() time.Time { return b.clock })
 	b.work = t.Context()
@@ -676,7 +676,7 @@ func TestBackoffGrowsAndIsBounded(t *testing.T) {
 
 func TestBrokenConfigurationEndsTheStart(t *testing.T) {
 	b := newBench(t)
-	b.openDB = func() (database, error) { return nil, fmt.Errorf("%w: broken", errConfig) }
+	b.openDB = func(func()) (database, error) { return nil, fmt.Errorf("%w: broken", errConfig) }
 	b.turn()
 	b.dumpDone(false, nil)
 	b.turn()

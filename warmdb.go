@@ -13,7 +13,6 @@ import (
 const (
 	warmEnableTable  = "WARM_RESTART_ENABLE_TABLE"
 	warmRestartTable = "WARM_RESTART_TABLE"
-	appName          = "portsyncd"
 	dockerName       = "swss"
 )
 

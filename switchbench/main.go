@@ -1,7 +1,8 @@
 // Command switchbench measures a portsyncd, ours or any other, on a small SONiC switch made of veth ports, a private Redis and a stand-in for
 // orchagent. The daemon is given as a command line and runs as on a real switch: in the switch's network namespace, with
 // database_config.json in its usual place. With -vs a second one is measured in turns with the first, A B A B, so that a noisy
-// machine disturbs both alike, and the ratios are those of neighbours.
+// machine disturbs both alike, and the ratios are those of neighbours. With -rates it measures what a link message
+// costs at each of them instead.
 package main
 
 import (
@@ -32,6 +33,14 @@ func main() {
 	flag.IntVar(&o.changes, "changes", 200, "`number` of single changes whose latency is taken")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "`time` to watch the idle daemon")
 	flag.DurationVar(&o.limit, "limit", 10*time.Second, "`time` after which what is not right yet is taken for never")
+	flag.Func("rates", "sweep instead: what changes of ports cost at these `rates` a second, such as 30,300,max",
+		func(text string) (err error) {
+			o.rates, err = parseRates(text)
+			return err
+		})
+	flag.DurationVar(&o.sweepTime, "sweep-time", 5*time.Second, "`time` of toggles at each of the -rates")
+	flag.IntVar(&o.sweepChanges, "sweep-changes", 60, "`number` of single changes whose latency is taken at each rate")
+	flag.StringVar(&o.svg, "svg", "", "`file` for a plot of the sweep: processor time a message over the rate")
 	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
 	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
 	flag.Parse()
@@ -47,6 +56,7 @@ type options struct {
 	ports, runs, rounds, changes int
 	idle, limit                  time.Duration
 	verbose                      bool
+	sweepOptions
 }
 
 func (o *options) validate() error {
@@ -58,7 +68,7 @@ func (o *options) validate() error {
 	case o.idle < time.Second || o.limit < time.Second:
 		return fmt.Errorf("-idle and -limit: at least a second each")
 	}
-	return nil
+	return o.sweepOptions.validate()
 }
 
 // figure is one measured value. Never is a value, too: what did not come within -limit.
@@ -71,7 +81,8 @@ type figure struct {
 // report is what -json holds.
 type report struct {
 	Ports   int          `json:"ports"`
-	Rounds  int          `json:"rounds"`
+	Rounds  int          `json:"rounds,omitempty"` // of the storm; a sweep has none
+	Rates   []string     `json:"rates,omitempty"`  // of the sweep
 	Daemons []daemonRuns `json:"daemons"`
 }
 
@@ -85,6 +96,12 @@ func run(ctx context.Context, o options, commands [2]string, file string, out io
 		return err
 	}
 	r := report{Ports: o.ports, Rounds: o.rounds}
+	if len(o.rates) > 0 {
+		r.Rounds = 0
+	}
+	for _, one := range o.rates {
+		r.Rates = append(r.Rates, one.String())
+	}
 	for _, c := range commands {
 		if c != "" {
 			r.Daemons = append(r.Daemons, daemonRuns{Command: c})
@@ -104,7 +121,10 @@ func run(ctx context.Context, o options, commands [2]string, file string, out io
 	if file != "-" {
 		r.print(out)
 	}
-	return r.write(file, out)
+	if err := r.write(file, out); err != nil || o.svg == "" {
+		return err
+	}
+	return r.draw(o.svg, o.rates)
 }
 
 func (r *report) write(file string, out io.Writer) error {
@@ -194,9 +214,12 @@ func measure(ctx context.Context, o options, command []string) ([]figure, error)
 	}
 	m := &bench{options: o, sw: sw, ctx: ctx}
 	defer m.close()
-	for _, step := range []func() error{
-		func() error { return m.start(command) }, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.scrape, m.rest, m.resident,
-	} {
+	start := func() error { return m.start(command) }
+	steps := []func() error{start, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.scrape, m.rest, m.resident}
+	if len(o.rates) > 0 {
+		steps = m.sweep(start)
+	}
+	for _, step := range steps {
 		if err := attempt(ctx, step); err != nil {
 			return nil, err
 		}

@@ -13,31 +13,46 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
-// TestSwitchbench measures the daemon beside itself on four ports: every figure is there, and nothing is left wrong.
-func TestSwitchbench(t *testing.T) {
+// buildDaemon makes the daemon's binary, on a machine that can be a switch.
+func buildDaemon(t *testing.T) (binary string) {
+	t.Helper()
 	if err := switchtest.Missing(); err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal("in CI everything has to be tested: ", err)
 		}
 		t.Skip(err)
 	}
-	dir := t.TempDir()
-	binary, file := filepath.Join(dir, "portsyncd"), filepath.Join(dir, "figures.json")
+	binary = filepath.Join(t.TempDir(), "portsyncd")
 	if out, err := exec.Command("go", "build", "-o", binary, "..").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return binary
+}
+
+// readReport reads what -json wrote.
+func readReport(t *testing.T, file string) (r report) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return r
+}
+
+// TestSwitchbench measures the daemon beside itself on four ports: every figure is there, and nothing is left wrong.
+func TestSwitchbench(t *testing.T) {
+	binary, file := buildDaemon(t), filepath.Join(t.TempDir(), "figures.json")
 	o := options{ports: 4, runs: 1, rounds: 2, changes: 8, idle: time.Second, limit: 30 * time.Second}
 	var table bytes.Buffer
 	if err := run(t.Context(), o, [2]string{binary, binary + " -log.level DEBUG"}, file, &table); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var r report
-	if err := json.Unmarshal(text, &r); err != nil || len(r.Daemons) != 2 {
-		t.Fatalf("%v: %s", err, text)
+	r := readReport(t, file)
+	if len(r.Daemons) != 2 {
+		t.Fatalf("%d daemons were measured", len(r.Daemons))
 	}
 	for _, d := range r.Daemons {
 		for _, f := range d.Runs[0] {

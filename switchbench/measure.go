@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
-	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +37,6 @@ type bench struct {
 const (
 	changeGap = 25 * time.Millisecond // between single changes
 	quietTime = 1500 * time.Millisecond
-	scrapes   = 100
 )
 
 func (b *bench) note(name, unit string, value float64) {
@@ -210,7 +206,7 @@ func (b *bench) converge(limit time.Duration, expected map[string]string) (took 
 // kernel's own part of it, some microseconds, is the same for every daemon; a listener of this process's own, which
 // could leave it out, is at times later than the daemon.
 func (b *bench) latency() error {
-	took, err := b.change(b.names)
+	took, err := b.change(b.names, b.changes, b.changes)
 	b.noteLatency("one change", took)
 	return err
 }
@@ -252,7 +248,7 @@ func (b *bench) loaded() error {
 	}()
 	b.links.Hold(true)
 	defer b.links.Hold(false)
-	took, err := b.change(one)
+	took, err := b.change(one, b.changes, b.changes)
 	stop()
 	if stormErr := <-storm; err == nil {
 		err = stormErr
@@ -265,8 +261,9 @@ func (b *bench) loaded() error {
 	return b.settle()
 }
 
-// change sets ports down and up, one change at a time in turns, and takes each one's latency.
-func (b *bench) change(ports []string) (took []time.Duration, err error) {
+// change sets ports down and up, one change at a time in turns, and takes each one's latency. It ends early when as
+// many in a row as patience never came.
+func (b *bench) change(ports []string, changes, patience int) (took []time.Duration, err error) {
 	ports = ports[:min(len(ports), 16)]
 	indexes := make([]int, len(ports))
 	for i, p := range ports {
@@ -284,7 +281,11 @@ func (b *bench) change(ports []string) (took []time.Duration, err error) {
 		return nil, err
 	}
 	defer stop()
-	for n := range b.changes {
+	vain := 0 // in a row
+	for n := 0; n < changes && vain < patience; n++ {
+		if err := b.ctx.Err(); err != nil {
+			return nil, err
+		}
 		i, want := n/2%len(ports), [...]string{"down", "up"}[n%2]
 		key := b.sw.StateKey(ports[i])
 		asked := time.Now()
@@ -294,9 +295,15 @@ func (b *bench) change(ports []string) (took []time.Duration, err error) {
 		took = append(took, follow(asked, b.limit, events, func(e switchtest.KeyEvent) bool {
 			return e.Key == key && e.Operation == "hset" && b.sw.State.HGet(b.ctx, key, "admin_status").Val() == want
 		}))
+		if vain++; took[n] != never {
+			vain = 0
+		}
 		time.Sleep(changeGap)
 	}
-	return took, nil
+	if n := len(took); n%2 == 1 { // the last one was down
+		err = b.admin.Set(indexes[n/2%len(ports)], true)
+	}
+	return took, err
 }
 
 // follow takes the time from a request to the event behind which STATE_DB has what was asked for; never, if that does
@@ -426,68 +433,3 @@ func (b *bench) overrun() error {
 
 // overrunMessages is more than any daemon's receive buffer holds.
 const overrunMessages = 30000
-
-// scrape reads the metrics, if the daemon serves any where ours does.
-func (b *bench) scrape() error {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-			err = b.sw.Inside(func() error {
-				conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
-				return err
-			})
-			return conn, err
-		}}}
-	defer client.CloseIdleConnections()
-	if err := b.sw.IP("link", "set", "lo", "up"); err != nil {
-		return err
-	}
-	size := 0.0
-	for range scrapes {
-		response, err := client.Get("http://127.0.0.1:9090/metrics")
-		if err != nil {
-			break // it has none
-		}
-		n, err := io.Copy(io.Discard, response.Body)
-		_ = response.Body.Close()
-		if err != nil {
-			return err
-		}
-		size = float64(n) / 1024
-	}
-	b.note(fmt.Sprintf("scrape, size of the last of %d", scrapes), "KiB", size)
-	return nil
-}
-
-// resident is the memory after all of that.
-func (b *bench) resident() error {
-	rss, anonymous, err := b.daemon.Memory()
-	b.note("resident memory", "MiB", float64(rss)/(1<<20))
-	b.note("anonymous memory", "MiB", float64(anonymous)/(1<<20))
-	return err
-}
-
-// rest is what the daemon takes when nothing happens.
-func (b *bench) rest() error {
-	for range 5 { // what the scrapes left behind
-		if err := b.settle(); err != nil {
-			return err
-		}
-	}
-	before, err := b.daemon.CPU()
-	if err != nil {
-		return err
-	}
-	select {
-	case <-time.After(b.idle):
-	case <-b.ctx.Done():
-		return b.ctx.Err()
-	}
-	after, err := b.daemon.CPU()
-	if err != nil {
-		return err
-	}
-	threads, err := b.daemon.Threads()
-	b.note("idle: processor time in 10 s", "ms", ms(after-before)*10/b.idle.Seconds())
-	b.note("threads", "", float64(threads))
-	return err
-}

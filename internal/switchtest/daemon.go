@@ -20,6 +20,7 @@ type Daemon struct {
 	cmd     *exec.Cmd
 	out     *output
 	ended   chan struct{}
+	tally   tally
 }
 
 // StartDaemon runs a portsyncd beside the switch: its links in the switch's namespace, its log on stderr. Further flags may

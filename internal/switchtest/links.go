@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -104,6 +105,18 @@ func (l *LinkListener) take(at time.Time, b []byte) {
 
 // Hold lets messages wait in the kernel, so that the listener takes no processor from what is being measured.
 func (l *LinkListener) Hold(on bool) { l.hold.Store(on) }
+
+// Filled is how much of its receive buffer waiting messages take, from 0 to 1. What is sent beyond 1 is lost.
+func (l *LinkListener) Filled() (float64, error) {
+	var used struct{ waiting, buffer uint32 } // the first two of SO_MEMINFO, in bytes
+	size := uint32(unsafe.Sizeof(used))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(l.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&used)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0, os.NewSyscallError("getsockopt SO_MEMINFO", errno)
+	}
+	return float64(used.waiting) / float64(used.buffer), nil
+}
 
 func linkEvent(m *syscall.NetlinkMessage) (LinkEvent, bool) {
 	kind := m.Header.Type
