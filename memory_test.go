@@ -2,7 +2,6 @@ package main
 
 import (
 	"runtime"
-	runtimemetrics "runtime/metrics"
 	"testing"
 )
 
@@ -16,9 +15,30 @@ func TestTrimHeap(t *testing.T) {
 	ballast = nil
 	runtime.GC()
 	trimHeap()
-	free := []runtimemetrics.Sample{{Name: "/memory/classes/heap/free:bytes"}}
-	runtimemetrics.Read(free)
-	if n := free[0].Value.Uint64(); n > 16<<20 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if n := m.HeapIdle - m.HeapReleased; n > 16<<20 {
 		t.Errorf("%d bytes of free heap stay", n)
+	}
+}
+
+// TestHeapIsTrimmedOnceWhenItHasBeenQuietForLong, and not while messages come.
+func TestHeapIsTrimmedOnceWhenItHasBeenQuietForLong(t *testing.T) {
+	var trim trimmer
+	trims := 0
+	beats := func(n int, messages func(i int) uint64) int {
+		trims = 0
+		for i := range n {
+			if trim.beat(messages(i)) {
+				trims++
+			}
+		}
+		return trims
+	}
+	if n := beats(100, func(i int) uint64 { return uint64(i / 5) }); n != 0 {
+		t.Errorf("trimmed %d times in a storm", n)
+	}
+	if n := beats(100, func(int) uint64 { return 19 }); n != 1 {
+		t.Errorf("trimmed %d times after it", n)
 	}
 }

@@ -431,7 +431,16 @@ func (k *kernelLinks) lookUp(fd uintptr) bool {
 	return n > 0
 }
 
-func (k *kernelLinks) Pause(d time.Duration) { time.Sleep(d) }
+// Pause waits on the timer alone: one of the runtime's own would wake a second thread. Who calls Wake wakes it for
+// nothing; what it was for is done afterwards.
+func (k *kernelLinks) Pause(d time.Duration) {
+	for end := time.Now().Add(d); ; {
+		left := time.Until(end)
+		if left <= 0 || k.setTimer(left) != nil || k.parked.Read(k.look) != nil {
+			return
+		}
+	}
+}
 
 func (k *kernelLinks) Wake() {
 	one := [8]byte{}

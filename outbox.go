@@ -222,10 +222,9 @@ func (o *outbox) asks() bool { return len(o.work.confirm) > 0 }
 // pause is how long the next flush has to wait for the sake of pace.
 func (o *outbox) pause(now time.Time) time.Duration { return o.pace.wait(now) }
 
-// waiting says that there are ports to be written, ready that nothing holds them back, and storming that pace does.
+// waiting says that there are ports to be written, and storming that pace would hold back whatever comes.
 func (o *outbox) waiting() bool               { return len(o.dirty) > 0 }
-func (o *outbox) ready(now time.Time) bool    { return o.waiting() && o.pause(now) == 0 }
-func (o *outbox) storming(now time.Time) bool { return o.waiting() && o.pause(now) > 0 }
+func (o *outbox) storming(now time.Time) bool { return o.pause(now) > 0 }
 
 // refused is why a database refused a port's key, nil: none is refused.
 func (o *outbox) refused() error { return o.refusal }

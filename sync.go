@@ -90,7 +90,7 @@ func (s *syncer) turn() error {
 	case more || wait == 0:
 		return nil
 	case s.start.running() && s.outbox.storming(now) && !s.courier.failing(flushErrand):
-		s.source.Pause(s.outbox.pause(now)) // in a storm: let messages gather in the kernel
+		s.source.Pause(min(wait, s.outbox.pause(now))) // let messages gather in the kernel: none is written before
 		return nil
 	}
 	return s.source.Wait(wait)

@@ -69,6 +69,7 @@ type watchdog struct {
 	stuck  time.Duration
 	status string
 	ready  bool
+	heap   trimmer
 }
 
 // Run ticks until ctx ends: with the loop's beat, and by itself while that does not come, or something is wrong or not
@@ -87,7 +88,7 @@ func (w *watchdog) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.health.beats:
-			if well = w.tick(time.Now(), 0); well {
+			if well = w.tick(time.Now(), 0); w.heap.beat(w.m.messages.Load()) && well {
 				trimHeap()
 			}
 		case now := <-time.After(every):
