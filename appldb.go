@@ -17,7 +17,7 @@ import (
 // come before the key set: a key without fields would be a deletion. KEYS: the key set, the channel, then each port's
 // pending hash. ARGV: for each port its name, the number of strings that follow, and these: field, value, field, value…
 // It returns the names of the ports whose pending hash is of another type.
-var producerSet = newScript(`
+const producerSet script = `
 local at, refused = 1, {}
 for i = 3, #KEYS do
 	local port, n = ARGV[at], tonumber(ARGV[at + 1])
@@ -33,11 +33,11 @@ for i = 3, #KEYS do
 	at = at + 2 + n
 end
 return refused
-`)
+`
 
 // producerDel is the same protocol's deletion. KEYS: the key set, the set of deletions, the channel, then each port's
 // pending hash. ARGV: each port's name.
-var producerDel = newScript(`
+const producerDel script = `
 for i = 4, #KEYS do
 	local port = ARGV[i - 3]
 	local added = redis.call('SADD', KEYS[1], port)
@@ -46,7 +46,7 @@ for i = 4, #KEYS do
 	if added == 1 then redis.call('PUBLISH', KEYS[3], 'G') end
 end
 return #KEYS - 3
-`)
+`
 
 // portsPerCall is how many ports one script call carries.
 const portsPerCall = 256
@@ -114,14 +114,14 @@ func (d *sonicDB) signalKeys(signal string) []any {
 // configDone sends PortConfigDone, but only to an APPL_DB that has what it speaks of: alone it would hide from us, and
 // from everybody, that the ports were lost. KEYS: the key set, the channel, the signal's pending hash, then in pairs
 // what has to be there as a consumer has it or on its way there. ARGV: the signal, its fields. It returns 1 if it did.
-var configDone = newScript(`
+const configDone script = `
 for i = 4, #KEYS, 2 do
 	if redis.call('EXISTS', KEYS[i], KEYS[i + 1]) == 0 then return 0 end
 end
 redis.call('HSET', KEYS[3], unpack(ARGV, 2))
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', KEYS[2], 'G') end
 return 1
-`)
+`
 
 // signalConfigDone sends PortConfigDone if APPL_DB has all of needed, keys of its PORT_TABLE, and tells whether it did.
 func (d *sonicDB) signalConfigDone(ctx context.Context, count int, needed []string) (sent bool, err error) {

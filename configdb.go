@@ -58,7 +58,7 @@ func (l logSettings) filled() logSettings {
 // complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
 // its fields; a key that is no hash gives an empty string for its fields. KEYS: the four keys in this order. ARGV: the
 // pattern of the ports' keys.
-var readConfig = newScript(`
+const readConfig script = `
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
 	return type(value) == 'string' and value
@@ -72,7 +72,7 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 	out[#out + 1] = fields.err and '' or fields
 end
 return out
-`)
+`
 
 // configHead is how many answers of readConfig come before the ports.
 const configHead = 5

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // What a start finds in the databases.
@@ -24,15 +27,15 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
 	}
 	f.signals = signalsFrom(asked)
-	if f.held, err = d.entries(ctx, ports); err != nil {
-		return f, err
+	entries, warm := d.entryCommands(ctx, ports), d.warmCommands(ctx)
+	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
+	if err := pipeline(ctx, d.m, d.state, held); err != nil {
+		return f, fmt.Errorf("read what the run before left in STATE_DB: %w", err)
 	}
-	if f.old, err = d.recalledOld(ctx); err != nil {
-		return f, err
-	}
+	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
 	f.split = d.applAddr.server() != d.cfgAddr.server()
 	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
-	if f.warm, err = d.decideWarmStart(ctx); err != nil || !f.warm || f.old == nil || len(f.old.indexes) == 0 {
+	if f.warm, err = d.decideWarmStart(ctx, warm); err != nil || !f.warm || f.old == nil || len(f.old.indexes) == 0 {
 		return f, err
 	}
 	// A warm start makes current what a cold one took for old, from now on, however it goes on.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha1"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -108,7 +106,7 @@ func unavailable(err error) bool {
 func account(m *metrics, start time.Time, commands int, err error) {
 	m.redisLatency.Observe(time.Since(start))
 	m.redisCommands.Add(uint64(commands))
-	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "NOSCRIPT") {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		m.redisErrors.Inc()
 	}
 }
@@ -148,30 +146,18 @@ func blame(commands []redis.Cmder, err error) {
 }
 
 // script is a Lua script that a server carries out as one step.
-type script struct{ text, sha string }
+type script string
 
-func newScript(text string) *script {
-	sum := sha1.Sum([]byte(text))
-	return &script{text, hex.EncodeToString(sum[:])}
-}
-
-// run carries out a script by its digest, and sends its text where the server does not know it (any more).
-func (s *script) run(ctx context.Context, m *metrics, c redisConn, keys []string, args ...any) *redis.Cmd {
-	command := s.command(ctx, "evalsha", s.sha, keys, args)
-	err := pipeline(ctx, m, c, []redis.Cmder{command})
-	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		command = s.command(ctx, "eval", s.text, keys, args)
-		_ = pipeline(ctx, m, c, []redis.Cmder{command})
-	}
-	return command
-}
-
-func (s *script) command(ctx context.Context, name, body string, keys []string, args []any) *redis.Cmd {
-	all := []any{name, body, len(keys)}
+// run carries out a script. Its text goes along each time: a kilobyte over a socket costs less than to be told that the
+// server does not know the digest (any more), which a start would be for each of them.
+func (s script) run(ctx context.Context, m *metrics, c redisConn, keys []string, args ...any) *redis.Cmd {
+	all := []any{"eval", string(s), len(keys)}
 	for _, key := range keys {
 		all = append(all, key)
 	}
-	return redis.NewCmd(ctx, append(all, args...)...)
+	command := redis.NewCmd(ctx, append(all, args...)...)
+	_ = pipeline(ctx, m, c, []redis.Cmder{command})
+	return command
 }
 
 // intOf is the integer that a command was answered with.

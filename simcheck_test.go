@@ -27,8 +27,8 @@ func (w *world) judge(db int, name string, args []string) {
 		}
 	case db == simState && name == "scan":
 		w.daemon.publishing = true
-	case db == simAppl && strings.HasPrefix(name, "eval"):
-		if args[0] == configDone.sha || args[0] == configDone.text {
+	case db == simAppl && name == "eval":
+		if args[0] == string(configDone) {
 			n, _ := strconv.Atoi(args[1])
 			if keys := args[2 : 2+n]; w.server.complete(db, keys) {
 				w.judgeConfigDone(args[2+n+2], slices.Contains(keys, "PORT_TABLE:"+portConfigDone))

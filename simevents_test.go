@@ -84,7 +84,7 @@ func (w *world) happen(h happening) {
 	case "confighang", "configstop":
 		w.configTrouble(h, name)
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
-		"vandal", "listing", "cutwatch", "noscript":
+		"vandal", "listing", "cutwatch":
 		w.harm(h, name)
 	default:
 		if l != nil {
@@ -289,6 +289,7 @@ func (w *world) harm(h happening, name string) {
 	case "hang":
 		w.server.hangs = true
 		w.nap(time.Duration(1+h.b) * time.Second)
+		w.intake(name)
 		w.server.hangs = false
 	case "condition":
 		w.server.condition = []string{"LOADING Redis is loading", "READONLY You can't write", "OOM command not allowed"}[h.b%3]
@@ -311,8 +312,19 @@ func (w *world) harm(h happening, name string) {
 		}
 	case "cutwatch":
 		w.cutWatch()
-	case "noscript":
-		clear(w.server.scripts)
+	}
+}
+
+// intake changes a link while the databases do not answer, and looks whether the daemon takes the news in.
+func (w *world) intake(name string) {
+	d, l := w.daemon, w.kernel.named(name)
+	if d == nil || l == nil {
+		return
+	}
+	w.kernel.setMTU(l, uint32(4000+w.steps%1000))
+	w.sleep(pause{until: w.now.Add(100 * time.Millisecond), ready: func() bool { return len(d.socket.queue) == 0 }})
+	if len(d.socket.queue) > 0 && d == w.daemon {
+		w.fail("link messages wait for databases that do not answer")
 	}
 }
 

@@ -118,7 +118,6 @@ func TestSimulatedRedis(t *testing.T) {
 	d, m := s.openDB()
 	sched := &scheduler{dice: rand.New(rand.NewPCG(1, 1)), now: simEpoch}
 	server := newSimServer(sched, "redis")
-	server.scripts = map[string]bool{}
 	ctx := context.Background()
 	both := func(db int, real redisConn, make func() redis.Cmder) {
 		t.Helper()
@@ -145,26 +144,26 @@ func TestSimulatedRedis(t *testing.T) {
 		slice("hmget", "h", "a", "x", "b"), slice("hmget", "none", "a"), free("set", "s", "text"), text("get", "s"), text("get", "none"),
 		text("get", "h"), text("hget", "s", "a"), integer("hset", "s", "a", "1"), slice("hmget", "s", "a"), integer("exists", "h", "s", "none"),
 		integer("del", "h", "none"), integer("exists", "h"), integer("sadd", "set", "x"), integer("sadd", "set", "x"),
-		free("evalsha", newScript("return 1").sha, 0), free("nonsense"),
+		free("nonsense"),
 	} {
 		both(s.StateID, d.state, c)
 	}
 	producer := func(args ...any) []func() redis.Cmder {
-		keys := append([]any{"eval", producerSet.text, 4, "KEYS", "CHANNEL", "_P:a", "_P:b"}, args...)
+		keys := append([]any{"eval", string(producerSet), 4, "KEYS", "CHANNEL", "_P:a", "_P:b"}, args...)
 		return []func() redis.Cmder{free(keys...), slice("hmget", "_P:a", "x", "y"), integer("sadd", "KEYS", "a")}
 	}
 	scripts := append(producer("a", 2, "x", "1", "b", 4, "x", "2", "y", "3"), free("set", "_P:b", "text"))
 	scripts = append(scripts, producer("a", 2, "x", "9", "b", 2, "x", "9")...)
-	scripts = append(scripts, free("eval", configDone.text, 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
-		free("eval", configDone.text, 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
-	scripts = append(scripts, free("eval", producerDel.text, 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "a", "b"), slice("hmget", "_P:a", "x"),
+	scripts = append(scripts, free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
+		free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
+	scripts = append(scripts, free("eval", string(producerDel), 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "a", "b"), slice("hmget", "_P:a", "x"),
 		integer("sadd", "KEYS", "b"), integer("sadd", "DELS", "a"), integer("sadd", "DELS", "c"))
 	for _, c := range scripts {
 		both(s.ApplID, d.appl, c)
 	}
 	configs := []func() redis.Cmder{free("set", "READY", "1"), integer("hset", "PORT|a", "speed", "1"), free("set", "PORT|b", "text"),
-		integer("hset", "META", "switch_type", "dpu"), free("eval", readConfig.text, 4, "READY", "META", "WARM", "LOG", "PORT|a*"),
-		free("eval", readConfig.text, 4, "PORT|a", "READY", "WARM", "LOG", "PORT|b*"), free("eval", readConfig.text, 4, "none", "none", "none", "none", "none*")}
+		integer("hset", "META", "switch_type", "dpu"), free("eval", string(readConfig), 4, "READY", "META", "WARM", "LOG", "PORT|a*"),
+		free("eval", string(readConfig), 4, "PORT|a", "READY", "WARM", "LOG", "PORT|b*"), free("eval", string(readConfig), 4, "none", "none", "none", "none", "none*")}
 	for _, c := range configs {
 		both(s.ConfigID, d.config, c)
 	}

@@ -22,10 +22,9 @@ type simServer struct {
 	name string
 	dbs  map[int]map[string]any // a string, a map[string]string or a map[string]bool
 
-	down      bool   // connections are refused
-	hangs     bool   // nothing is answered
-	condition string // an error that every command gets, such as LOADING
-	scripts   map[string]bool
+	down      bool     // connections are refused
+	hangs     bool     // nothing is answered
+	condition string   // an error that every command gets, such as LOADING
 	faults    []string // of the next round trips: "lost", "cut", "refused", or ""
 	events    func(db int, key, event string)
 	messages  map[string]int                           // published on a channel, and not taken yet
@@ -34,7 +33,7 @@ type simServer struct {
 }
 
 func newSimServer(s *scheduler, name string) *simServer {
-	return &simServer{scheduler: s, name: name, dbs: map[int]map[string]any{}, scripts: map[string]bool{}, messages: map[string]int{}}
+	return &simServer{scheduler: s, name: name, dbs: map[int]map[string]any{}, messages: map[string]int{}}
 }
 
 // simReply is an error as a server sends it.
@@ -276,8 +275,8 @@ func (s *simServer) command(db int, name string, args []string) any {
 		return int64(1)
 	case "config":
 		return []any{"notify-keyspace-events", "AKE"}
-	case "evalsha", "eval":
-		return s.eval(db, name, args)
+	case "eval":
+		return s.eval(db, args)
 	}
 	return simReply("ERR unknown command '" + name + "'")
 }
@@ -330,12 +329,12 @@ func (s *simServer) match(db int, pattern string) any {
 	return out
 }
 
-// simScripts carry out what the daemon's scripts say, by their digests.
-var simScripts map[string]func(s *simServer, db int, keys, args []string) any
+// simScripts carry out what the daemon's scripts say.
+var simScripts map[script]func(s *simServer, db int, keys, args []string) any
 
 func init() {
-	simScripts = map[string]func(s *simServer, db int, keys, args []string) any{
-		producerSet.sha: func(s *simServer, db int, keys, args []string) any {
+	simScripts = map[script]func(s *simServer, db int, keys, args []string) any{
+		producerSet: func(s *simServer, db int, keys, args []string) any {
 			refused := []any{}
 			for at, i := 0, 2; i < len(keys); i++ {
 				n, _ := strconv.Atoi(args[at+1])
@@ -348,13 +347,13 @@ func init() {
 			}
 			return refused
 		},
-		producerDel.sha: func(s *simServer, db int, keys, args []string) any {
+		producerDel: func(s *simServer, db int, keys, args []string) any {
 			for i, name := range args {
 				s.withdraw(db, keys[2], keys[0], keys[1], keys[3+i], name)
 			}
 			return int64(len(args))
 		},
-		configDone.sha: func(s *simServer, db int, keys, args []string) any {
+		configDone: func(s *simServer, db int, keys, args []string) any {
 			if !s.complete(db, keys) {
 				return int64(0)
 			}
@@ -366,7 +365,7 @@ func init() {
 			}
 			return int64(1)
 		},
-		readConfig.sha: func(s *simServer, db int, keys, args []string) any {
+		readConfig: func(s *simServer, db int, keys, args []string) any {
 			text := func(reply any) any {
 				if t, ok := reply.(string); ok {
 					return t
@@ -408,16 +407,9 @@ func (s *simServer) complete(db int, keys []string) bool {
 	return true
 }
 
-func (s *simServer) eval(db int, name string, args []string) any {
-	sha := args[0]
-	if name == "eval" {
-		sha = newScript(args[0]).sha
-		s.scripts[sha] = true
-	} else if !s.scripts[sha] {
-		return simReply("NOSCRIPT No matching script. Please use EVAL.")
-	}
+func (s *simServer) eval(db int, args []string) any {
 	n, _ := strconv.Atoi(args[1])
-	return simScripts[sha](s, db, args[2:2+n], args[2+n:])
+	return simScripts[script(args[0])](s, db, args[2:2+n], args[2+n:])
 }
 
 // restart ends the server and starts it again, with what keep leaves.
@@ -429,7 +421,6 @@ func (s *simServer) restart(keep func(db int, key string) bool) {
 			}
 		}
 	}
-	clear(s.scripts)
 	s.down = false
 }
 

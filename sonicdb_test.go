@@ -58,8 +58,8 @@ func TestProducerProtocol(t *testing.T) {
 	}
 	produce(ports)
 	notified(n)
-	if calls := m.redisCommands.Load(); calls != 3 { // the server does not know the script at first
-		t.Errorf("%d commands for %d ports, want 3", calls, n)
+	if calls := m.redisCommands.Load(); calls != 2 { // portsPerCall
+		t.Errorf("%d commands for %d ports, want 2", calls, n)
 	}
 	if waiting := s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val(); waiting != n {
 		t.Errorf("%d keys wait", waiting)

@@ -183,22 +183,24 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	return err
 }
 
-// entries reads what STATE_DB has of ours about ports. An entry that is not whole, or of another type, is not ours.
-func (d *sonicDB) entries(ctx context.Context, ports []portConfig) (map[string]portState, error) {
+// entryCommands read what STATE_DB has of ours about ports, and entriesFrom reads the answers. An entry that is not
+// whole, or of another type, is not ours.
+func (d *sonicDB) entryCommands(ctx context.Context, ports []portConfig) []redis.Cmder {
 	commands := make([]redis.Cmder, len(ports))
 	for i, p := range ports {
 		commands[i] = d.entryCommand(ctx, d.stateKey(p.name))
 	}
-	if err := pipeline(ctx, d.m, d.state, commands); err != nil {
-		return nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
-	}
+	return commands
+}
+
+func entriesFrom(answers []redis.Cmder, ports []portConfig) map[string]portState {
 	held := make(map[string]portState)
-	for i, command := range commands {
-		if state, whole := stateFrom(command.(*redis.SliceCmd).Val()); whole {
+	for i, answer := range answers {
+		if state, whole := stateFrom(answer.(*redis.SliceCmd).Val()); whole {
 			held[ports[i].name] = state
 		}
 	}
-	return held, nil
+	return held
 }
 
 // Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between
@@ -210,7 +212,7 @@ const (
 
 func (d *sonicDB) oldKey() string { return startRows + d.stateAddr.separator + oldRow }
 
-// recordOld writes the row, and recalledOld reads it; one of another boot means nothing.
+// recordOld writes the row.
 func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
 	words := make([]string, len(old))
 	for i, o := range old {
@@ -223,24 +225,26 @@ func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
 	return nil
 }
 
-func (d *sonicDB) recalledOld(ctx context.Context) (*recordedOld, error) {
-	read := redis.NewSliceCmd(ctx, "hmget", d.oldKey(), "boot_id", "ifindexes")
-	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{read}); err != nil {
-		return nil, fmt.Errorf("read %s of STATE_DB: %w", d.oldKey(), err)
+// oldCommand reads the row, and recalledOld the answer; one of another boot means nothing.
+func (d *sonicDB) oldCommand(ctx context.Context) redis.Cmder {
+	return redis.NewSliceCmd(ctx, "hmget", d.oldKey(), "boot_id", "ifindexes")
+}
+
+func (d *sonicDB) recalledOld(answer redis.Cmder) *recordedOld {
+	found := answer.(*redis.SliceCmd).Val()
+	if len(found) != 2 || found[0] != d.bootID || d.bootID == "" {
+		return nil
 	}
-	if found := read.Val(); len(found) == 2 && found[0] == d.bootID && d.bootID != "" {
-		indexes, whole := found[1].(string)
-		if !whole {
-			return nil, nil
-		}
-		r := &recordedOld{make(map[int32]string)}
-		for word := range strings.FieldsSeq(indexes) {
-			number, name, _ := strings.Cut(word, ":")
-			if index, err := strconv.ParseInt(number, 10, 32); err == nil {
-				r.indexes[int32(index)] = name
-			}
-		}
-		return r, nil
+	indexes, whole := found[1].(string)
+	if !whole {
+		return nil
 	}
-	return nil, nil
+	r := &recordedOld{make(map[int32]string)}
+	for word := range strings.FieldsSeq(indexes) {
+		number, name, _ := strings.Cut(word, ":")
+		if index, err := strconv.ParseInt(number, 10, 32); err == nil {
+			r.indexes[int32(index)] = name
+		}
+	}
+	return r
 }

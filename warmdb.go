@@ -16,46 +16,47 @@ const (
 	dockerName       = "swss"
 )
 
-// decideWarmStart finds out whether a warm restart was asked for, and keeps the restore_count as every swss daemon
-// does: 0 on a cold start, one more on a warm one, and without a count there is no warm start.
-func (d *sonicDB) decideWarmStart(ctx context.Context) (warm bool, err error) {
-	row := warmRestartTable + d.stateAddr.separator + appName
+// warmCommands ask whether a warm restart is wanted, and how many there were.
+func (d *sonicDB) warmCommands(ctx context.Context) []redis.Cmder {
+	enabled := warmEnableTable + d.stateAddr.separator
+	return []redis.Cmder{redis.NewStringCmd(ctx, "hget", enabled+"system", "enable"),
+		redis.NewStringCmd(ctx, "hget", enabled+dockerName, "enable"),
+		redis.NewStringCmd(ctx, "hget", d.warmKey(), "restore_count")}
+}
+
+func (d *sonicDB) warmKey() string { return warmRestartTable + d.stateAddr.separator + appName }
+
+// decideWarmStart finds out from the answers whether a warm restart was asked for, and keeps the restore_count as every
+// swss daemon does: 0 on a cold start, one more on a warm one, and without a count there is no warm start.
+func (d *sonicDB) decideWarmStart(ctx context.Context, answers []redis.Cmder) (warm bool, err error) {
 	if !d.warm.made {
-		if d.warm, err = d.askedWarm(ctx, row); err != nil {
-			return false, err
-		}
+		d.warm = warmFrom(answers)
 	}
 	state := warmDisabled
 	if d.warm.warm {
 		state = warmInitialized
 	}
 	count := strconv.FormatUint(d.warm.count, 10)
-	write := redis.NewIntCmd(ctx, "hset", row, "restore_count", count, "state", state)
+	write := redis.NewIntCmd(ctx, "hset", d.warmKey(), "restore_count", count, "state", state)
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return false, fmt.Errorf("write restore_count to STATE_DB: %w", err)
 	}
 	return d.warm.warm, nil
 }
 
-// askedWarm makes the decision from what STATE_DB has.
-func (d *sonicDB) askedWarm(ctx context.Context, row string) (w warmDecision, err error) {
-	enabled := warmEnableTable + d.stateAddr.separator
-	system := redis.NewStringCmd(ctx, "hget", enabled+"system", "enable")
-	docker := redis.NewStringCmd(ctx, "hget", enabled+dockerName, "enable")
-	restored := redis.NewStringCmd(ctx, "hget", row, "restore_count")
-	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{system, docker, restored}); err != nil {
-		return w, fmt.Errorf("read the warm restart tables of STATE_DB: %w", err)
-	}
-	count, err := strconv.ParseUint(restored.Val(), 10, 32)
-	w.made, w.warm = true, err == nil && (system.Val() == "true" || docker.Val() == "true")
+// warmFrom makes the decision from what STATE_DB has.
+func warmFrom(answers []redis.Cmder) warmDecision {
+	answer := func(i int) string { return answers[i].(*redis.StringCmd).Val() }
+	count, err := strconv.ParseUint(answer(2), 10, 32)
+	w := warmDecision{made: true, warm: err == nil && (answer(0) == "true" || answer(1) == "true")}
 	if w.warm {
 		w.count = count + 1
 	}
-	return w, nil
+	return w
 }
 
 func (d *sonicDB) setWarmState(ctx context.Context, state string) error {
-	write := redis.NewIntCmd(ctx, "hset", warmRestartTable+d.stateAddr.separator+appName, "state", state)
+	write := redis.NewIntCmd(ctx, "hset", d.warmKey(), "state", state)
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return fmt.Errorf("write the warm restart's state %s to STATE_DB: %w", state, err)
 	}
