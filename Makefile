@@ -5,6 +5,7 @@
 # make test-arm  the tests as ARM code, under qemu-user (part of make test)
 # make soak  an hour of chaos (SOAK=10m for less, SEED=n to run one again)
 # make bench benchmarks; those of the metrics beside other libraries, and the daemon on a benchmark switch (VS='/usr/bin/portsyncd' beside another)
+# make rates  processor time, wake-ups and latency at each rate of changes (VS=… beside another), with docs/rates.svg
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
 # make profile  CPU and heap profiles of a storm, in profile/
 # make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
@@ -17,7 +18,7 @@ FUZZTIME ?= 10s
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm dist deb bench growth profile soak sim mutants clean
+.PHONY: build run test need check fuzz test-arm dist deb bench rates growth profile soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -89,6 +90,10 @@ bench: build
 	$(GO) test -run '^$$' -bench 'ParseLink|Step|Scrape' .
 	cd bench && $(GO) test -run '^$$' -bench . .
 	$(GO) run ./switchbench $(if $(VS),-vs '$(VS)') $(BENCHFLAGS)
+
+RATES ?= 30,100,300,1000,2500,max
+rates: build
+	$(GO) run ./switchbench -ports 128 -runs 5 -rates $(RATES) -svg docs/rates.svg $(if $(VS),-vs '$(VS)') $(BENCHFLAGS)
 
 growth:
 	$(GO) test -run '^$$' -bench Growth -benchtime 1x -timeout 20m -growth.svg docs/growth.svg .

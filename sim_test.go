@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -287,5 +288,19 @@ func TestKeptScenarios(t *testing.T) {
 	}
 	if len(files) == 0 {
 		t.Error("there are none")
+	}
+}
+
+// TestMutantsStillApply: a fault that cannot be put back is not looked for any more.
+func TestMutantsStillApply(t *testing.T) {
+	patches, err := filepath.Glob("testdata/mutants/*.patch")
+	must(t, err)
+	if len(patches) < 30 {
+		t.Errorf("only %d patches", len(patches))
+	}
+	for _, patch := range patches {
+		if out, err := exec.Command("git", "apply", "--check", patch).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", patch, err, out)
+		}
 	}
 }

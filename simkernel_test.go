@@ -54,8 +54,8 @@ type simMessage struct {
 // simDump is a listing: what is filled in was true when it was.
 type simDump struct {
 	filled []simMessage
-	after  int32 // the last ifindex filled in
-	whole  bool  // nothing is left to fill in
+	at     int  // the place in the kernel's list up to which it is filled in: who goes before it makes another one be skipped
+	whole  bool // nothing is left to fill in
 	base   int
 	torn   bool // NLM_F_DUMP_INTR
 	fault  string
@@ -296,14 +296,12 @@ func (s *simSocket) list(sink linkSink) (more bool) {
 func (s *simSocket) fill(d *simDump) {
 	d.torn = d.torn || d.base != s.k.base
 	d.filled = d.filled[:0]
-	for _, l := range s.k.sorted() {
-		if l.index <= d.after {
-			continue
-		}
+	links := s.k.sorted()
+	for _, l := range links[min(d.at, len(links)):] {
 		if len(d.filled) == simDumpBatch {
 			return
 		}
-		d.after = l.index
+		d.at++
 		d.filled = append(d.filled, simMessage{linkMessage: l.linkMessage, name: l.name, kind: string(l.kind)})
 	}
 	d.whole = true

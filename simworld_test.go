@@ -350,11 +350,16 @@ func (w *world) start(options syncOptions) {
 // or there are none on such a switch.
 func (w *world) markOld() {
 	warm := w.warm()
-	if current := !warm && (w.signal(portConfigDone) || w.signal(portInitDone) || w.goesOn()); !current {
+	if warm || w.cold(warm) {
 		for _, l := range w.kernel.sorted() {
 			if strings.HasPrefix(l.name, "Ethernet") {
 				l.old = !warm && !w.dpu()
 			}
+		}
+	}
+	if _, known := w.server.database(simState)["PORTSYNCD_START_TABLE|old_interfaces"]; !known && !w.cold(warm) {
+		for _, l := range w.kernel.sorted() { // nobody knows any more which were: all are taken for current
+			l.old = false
 		}
 	}
 	if !warm && w.signal(portInitDone) {
@@ -364,6 +369,11 @@ func (w *world) markOld() {
 	for _, l := range w.kernel.sorted() {
 		w.linkNew(l)
 	}
+}
+
+// cold says that nothing tells that the switch software goes on.
+func (w *world) cold(warm bool) bool {
+	return !warm && !w.signal(portConfigDone) && !w.signal(portInitDone) && !w.goesOn()
 }
 
 // goesOn says that APPL_DB was lost, and the switch software goes on: STATE_DB tells.
