@@ -35,15 +35,24 @@ end
 return refused
 `
 
-// producerDel is the same protocol's deletion. KEYS: the key set, the set of deletions, the channel, then each port's
-// pending hash. ARGV: each port's name.
+// producerDel is the same protocol's deletion, of ports that CONFIG_DB does not have: one that it has again by now is
+// left alone, because others may have announced it again, with fields of their own. KEYS: the key set, the set of
+// deletions, the channel, then each port's pending hash. ARGV: the id of CONFIG_DB, or nothing where it is on another
+// server and cannot be asked here, the id of APPL_DB, what a port's key in CONFIG_DB begins with, each port's name.
 const producerDel script = `
 for i = 4, #KEYS do
-	local port = ARGV[i - 3]
-	local added = redis.call('SADD', KEYS[1], port)
-	redis.call('SADD', KEYS[2], port)
-	redis.call('DEL', KEYS[i])
-	if added == 1 then redis.call('PUBLISH', KEYS[3], 'G') end
+	local port, again = ARGV[i], false
+	if ARGV[1] ~= '' then
+		redis.call('SELECT', ARGV[1])
+		again = redis.call('EXISTS', ARGV[3] .. port) == 1
+		redis.call('SELECT', ARGV[2])
+	end
+	if not again then
+		local added = redis.call('SADD', KEYS[1], port)
+		redis.call('SADD', KEYS[2], port)
+		redis.call('DEL', KEYS[i])
+		if added == 1 then redis.call('PUBLISH', KEYS[3], 'G') end
+	end
 end
 return #KEYS - 3
 `
@@ -74,10 +83,14 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 
 // withdraw takes ports back from the consumers of APPL_DB's PORT_TABLE.
 func (d *sonicDB) withdraw(ctx context.Context, ports []string) error {
+	ask := ""
+	if d.cfgAddr.server() == d.applAddr.server() {
+		ask = strconv.Itoa(d.cfgAddr.id)
+	}
 	for part := range slices.Chunk(ports, portsPerCall) {
 		own := d.producerKeys()
 		keys := []string{own[0], portTable + "_DEL_SET", own[1]}
-		var args []any
+		args := []any{ask, d.applAddr.id, d.configKey(portConfigTable, "")}
 		for _, name := range part {
 			keys, args = append(keys, "_"+d.applKey(name)), append(args, name)
 		}
@@ -167,6 +180,13 @@ func (a *announcement) refuse(names []string) {
 	}
 }
 
+// took notes which ports were announced in the end: of one that was dropped meanwhile nobody has to be told.
+func (a *announcement) took(ports []portConfig) {
+	a.ports = ports
+	names := namesOf(ports)
+	a.refused = slices.DeleteFunc(a.refused, func(name string) bool { return !slices.Contains(names, name) })
+}
+
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They are read at that
 // moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB,
 // and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is taken back,
@@ -199,9 +219,10 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 		}
 		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
 		if done || err != nil {
-			if a.ports = sent; done {
+			if done {
 				d.pushed = nil
 			}
+			a.took(sent)
 			return a, err
 		}
 		sent = nil // APPL_DB lost some of them since
@@ -220,6 +241,9 @@ func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, 
 	refused, err := d.produce(ctx, due)
 	if err != nil {
 		return err
+	}
+	for _, name := range refused { // what is there is somebody else's
+		delete(d.pushed, name)
 	}
 	a.refuse(refused)
 	if err := d.withdraw(ctx, dropped); err != nil {

@@ -15,8 +15,9 @@ import (
 // with one errand at a time in each, because a CONFIG_DB that hangs must not delay what is written to STATE_DB.
 //
 // A flush is carried out on the loop's own goroutine, which costs two wake-ups, the message's and the answer's. That
-// lasts as long as the databases answer promptly. When they do not, the loop goes on elsewhere (relay) while this
-// goroutine waits, so that link intake never waits for a Redis longer than that.
+// lasts as long as the databases answer promptly, each question within a millisecond. When they do not, or there are
+// many questions, the loop goes on elsewhere (relay) while this goroutine waits, so that link intake never waits for a
+// Redis longer than some milliseconds.
 type courier struct {
 	m      *metrics
 	log    *slog.Logger

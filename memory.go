@@ -8,21 +8,26 @@ import (
 // heapSpare is how much free heap may stay with the process.
 const heapSpare = 512 << 10
 
-// trimAfter is how many beats in a row without a link message come before the heap is trimmed. To collect and give back
-// costs two milliseconds of processor time: not in the seconds after a storm, when the next one may be near.
-const trimAfter = 12
+// trimAfter is how many quiet beats come before the heap is trimmed: to collect and give back costs two milliseconds of
+// processor time, so not in the seconds after a storm, when the next one may be near. So many link messages a beat as
+// trickle are quiet.
+const (
+	trimAfter = 12
+	trickle   = 100
+)
 
 // trimmer gives back what a start or a storm has needed, once, when it is long over. The zero value is at a start.
 type trimmer struct {
 	messages uint64 // link messages so far
-	quiet    int    // beats since the last one
+	quiet    int    // quiet beats in a row
 }
 
 // beat is told at each beat how many link messages there were so far, and tells whether the heap is to be trimmed.
 func (t *trimmer) beat(messages uint64) (due bool) {
-	if messages != t.messages {
-		t.messages, t.quiet = messages, 0
+	if messages-t.messages > trickle {
+		t.quiet = 0
 	}
+	t.messages = messages
 	t.quiet++
 	return t.quiet == trimAfter
 }

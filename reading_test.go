@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"portsyncd/internal/switchtest"
 )
@@ -163,4 +166,122 @@ func TestCreationsOfEveryKindAreTold(t *testing.T) {
 			t.Errorf("%d messages say that the link is new", sink.created)
 		}
 	})
+}
+
+// TestReplacedPortIsNotDeletedAgain: a running switch loses APPL_DB, and while it is announced again an operator replaces
+// a port. It is dropped, and configured again before we take it back; orchagent has it by then, with what portmgrd adds.
+func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 3))
+	var armed, back atomic.Bool
+	var dropped, returned bool // the proxy's
+	var deleted atomic.Int32
+	inAppl := func() bool { return s.Appl.HGet(ctx, "PORT_TABLE:Ethernet4", "mtu").Val() == "9100" }
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		switch {
+		case armed.Load() && announces(request, "Ethernet4") && !dropped:
+			dropped = true
+			s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet4")).Err())
+		case bytes.Contains(request, []byte("PORT_TABLE_DEL_SET")) && !returned:
+			returned = true
+			s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet4"), "lanes", "1", "speed", "25000").Err())
+			s.must(s.Appl.HSet(ctx, "_PORT_TABLE:Ethernet4", "lanes", "1", "speed", "25000", "mtu", "9100").Err())
+			s.must(s.Appl.SAdd(ctx, "PORT_TABLE_KEY_SET", "Ethernet4").Err())
+			s.must(s.Appl.Publish(ctx, "PORT_TABLE_CHANNEL@"+strconv.Itoa(s.ApplID), "G").Err())
+			for end := time.Now().Add(time.Second); !inAppl() && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			back.Store(true)
+		}
+		return v
+	})
+	o := s.orchagent(true)
+	d := s.daemon("-reconcile-interval", "1s")
+	s.waitMetric(d, "portsyncd_port_init_done", "1")
+	stop, err := s.Redis[0].Events(s.ApplID, "PORT_TABLE:Ethernet4", func(e switchtest.KeyEvent) {
+		if back.Load() && e.Operation == "del" {
+			deleted.Add(1)
+		}
+	})
+	s.must(err)
+	defer stop()
+	armed.Store(true)
+	s.must(s.Appl.FlushDB(ctx).Err())
+	s.waitFor("the announcement", func() bool { return d.Logged("PortConfigDone sent", "count=3") == 2 })
+	s.waitFor("orchagent to have it", func() bool { return s.Appl.Exists(ctx, "PORT_TABLE:PortConfigDone").Val() == 1 })
+	if !returned || deleted.Load() > 0 || !inAppl() {
+		t.Errorf("a port that came back (%v) was deleted %d times under orchagent, and has portmgrd's mtu: %v", returned,
+			deleted.Load(), inAppl())
+	}
+	_ = o
+}
+
+// TestRefusedPortThatIsDroppedIsNotTakenBack: the key that APPL_DB has in its place is somebody else's.
+func TestRefusedPortThatIsDroppedIsNotTakenBack(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 3))
+	s.must(s.Appl.Set(ctx, "_PORT_TABLE:Ethernet4", "somebody else's", 0).Err())
+	dropped := false
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		if announces(request, "Ethernet4") && !dropped {
+			dropped = true
+			s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet4")).Err())
+		}
+		return v
+	})
+	d := s.daemon()
+	s.waitMetric(d, "portsyncd_port_config_done", "1")
+	if got, err := s.Appl.Get(ctx, "_PORT_TABLE:Ethernet4").Result(); err != nil {
+		t.Errorf("somebody else's key is %q, %v", got, err)
+	}
+	if s.Appl.SIsMember(ctx, "PORT_TABLE_KEY_SET", "Ethernet4").Val() {
+		t.Error("the deletion of a port that was never announced is announced")
+	}
+	if d.Logged("APPL_DB refuses ports") > 0 {
+		t.Error("the log asks for a port to be configured again that CONFIG_DB does not have")
+	}
+}
+
+// TestCountAfterAWarmStartThatLacksAPort: a configured port never gets an interface, so the start does not end; a day
+// later an operator adds another port.
+func TestCountAfterAWarmStartThatLacksAPort(t *testing.T) {
+	b := newBench(t, "Ethernet0", "Ethernet4")
+	b.db.facts = startFacts{warm: true, signals: signals{configDone: true, initDone: true, count: 2}, events: true}
+	b.turn()
+	b.line(news(1, running), "Ethernet0")
+	b.dumpDone(false, nil)
+	b.settleDown()
+	b.clock = b.clock.Add(24 * time.Hour)
+	b.settleDown()
+	b.db.done = nil
+	b.db.config.ports = append(b.db.config.ports, portConfig{"Ethernet8", nil})
+	b.start.wantLook(true)
+	b.settleDown()
+	b.want("a port that was added a day after a warm start", "PortConfigDone 3")
+}
+
+// longList is a STATE_DB whose list of keys takes many answers, each of which comes at once.
+type longList struct{ answers int }
+
+func (l *longList) Exec(_ context.Context, commands []redis.Cmder) error {
+	l.answers--
+	commands[0].(*redis.ScanCmd).SetVal(nil, uint64(l.answers))
+	return nil
+}
+func (*longList) Subscribe(context.Context, ...string) *redis.PubSub { panic("nobody asked for that") }
+func (*longList) Close() error                                       { return nil }
+
+// TestLongListIsSaidToBeSlow: the loop must not wait for all of it.
+func TestLongListIsSaidToBeSlow(t *testing.T) {
+	for _, answers := range []int{1, 300} {
+		slow := 0
+		d := &sonicDB{m: newMetrics("test"), slow: func() { slow++ }, state: &longList{answers}}
+		_, err := d.listState(t.Context())
+		must(t, err)
+		if (slow > 0) != (answers > 1) {
+			t.Errorf("a list of %d answers was said to be slow %d times", answers, slow)
+		}
+	}
 }

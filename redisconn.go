@@ -54,8 +54,8 @@ func (c *redisClient) Close() error {
 const (
 	dbDialTimeout = time.Second
 	dbTimeout     = 2 * time.Second
-	// never more than one connection is used; but after so many dials that failed the client would not dial for a
-	// second
+	// two connections are used at most, one for each lane of the courier; but after so many dials that failed the
+	// client would not dial for a second
 	poolSize    = 256
 	pipelineLen = 1024 // commands written before their answers are read
 )

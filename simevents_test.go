@@ -16,6 +16,9 @@ import (
 // server of its own (apart), or one that is still being filled (unready).
 func (w *world) prepare(setup happening) {
 	w.reconcile = 5 * time.Second
+	if w.dice.IntN(2) == 0 { // so seldom that nothing may rely on it
+		w.reconcile = time.Minute
+	}
 	if setup.what == "apart" {
 		w.config = newSimServer(w.scheduler, "config")
 		w.config.events = w.keyEvent
@@ -488,8 +491,12 @@ func (w *world) heal() {
 	}
 	w.daemon.socket.dumpFault = ""
 	w.say("everything is healed")
-	if !w.silent && w.m.overruns.Load() == 0 {
-		w.sleep(pause{until: w.now.Add(5 * time.Second)})
+	if !w.silent {
+		soon := 5 * time.Second
+		if w.m.overruns.Load() > 0 {
+			soon = 12 * time.Second // pauses between listings in a storm, and after interrupted ones
+		}
+		w.sleep(pause{until: w.now.Add(soon)})
 		w.check()
 	}
 	w.sleep(pause{until: w.now.Add(3*w.reconcile + 5*time.Second)})

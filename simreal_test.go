@@ -156,7 +156,7 @@ func TestSimulatedRedis(t *testing.T) {
 	scripts = append(scripts, producer("a", 2, "x", "9", "b", 2, "x", "9")...)
 	scripts = append(scripts, free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
 		free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
-	scripts = append(scripts, free("eval", string(producerDel), 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "a", "b"), slice("hmget", "_P:a", "x"),
+	scripts = append(scripts, free("eval", string(producerDel), 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "", s.ApplID, "PORT|", "a", "b"), slice("hmget", "_P:a", "x"),
 		integer("sadd", "KEYS", "b"), integer("sadd", "DELS", "a"), integer("sadd", "DELS", "c"))
 	for _, c := range scripts {
 		both(s.ApplID, d.appl, c)

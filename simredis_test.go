@@ -348,10 +348,14 @@ func init() {
 			return refused
 		},
 		producerDel: func(s *simServer, db int, keys, args []string) any {
-			for i, name := range args {
+			for i, name := range args[3:] {
+				config, ask := strconv.Atoi(args[0])
+				if ask == nil && s.command(config, "exists", []string{args[2] + name}) == int64(1) {
+					continue
+				}
 				s.withdraw(db, keys[2], keys[0], keys[1], keys[3+i], name)
 			}
-			return int64(len(args))
+			return int64(len(keys) - 3)
 		},
 		configDone: func(s *simServer, db int, keys, args []string) any {
 			if !s.complete(db, keys) {

@@ -324,7 +324,7 @@ func (w *world) start(options syncOptions) {
 			applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
 			cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
 			stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
-			m:         w.m, bootID: "boot",
+			m:         w.m, bootID: "boot", slow: slow,
 		}
 		db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")), keyspace(db.cfgAddr, db.configKey(loggerTable, appName)))
 		return &simDB{db, w, d}, nil

@@ -34,6 +34,7 @@ type sonicDB struct {
 	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
+	slow                         func()              // a call takes longer than some milliseconds; see connect
 	bootID                       string              // of this boot of the machine: ifindexes mean nothing in another
 	ready                        bool                // CONFIG_DB_INITIALIZED was seen to be 1
 	pushed                       map[string]struct{} // ports that an announcement has sent which has not succeeded yet
@@ -54,7 +55,7 @@ func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) 
 	if err != nil {
 		return nil, err
 	}
-	d := &sonicDB{m: m}
+	d := &sonicDB{m: m, slow: slow}
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")

@@ -83,6 +83,7 @@ type start struct {
 	again bool
 
 	rest time.Time // PortInitDone was refused, and is not sent before
+	hush time.Time // a warm start leaves the count alone until then, or until it has ended
 
 	look     bool // CONFIG_DB is to be read again
 	certain  bool // because an event said so: then no ports means no ports
@@ -237,11 +238,21 @@ func (s *start) told(a announcement) {
 	s.on(announced)
 }
 
+// warmHush is longer than an orchagent that starts warm takes to compare the count with what it finds.
+const warmHush = 5 * time.Minute
+
+// decided notes when it was decided what kind of start this is.
+func (s *start) decided(now time.Time) {
+	if s.facts.warm {
+		s.hush = now.Add(warmHush)
+	}
+}
+
 // wrongCount says that the last PortConfigDone had another number of ports than CONFIG_DB has: the next warm restart of
-// orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none before
-// it has ended: orchagent is going by the one that is there.
-func (s *start) wrongCount() bool {
-	return (s.done() || s.state == publishing && !s.facts.warm) && !s.look && len(s.config.ports) != s.count
+// orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none while
+// orchagent may still be going by the one that is there.
+func (s *start) wrongCount(now time.Time) bool {
+	return (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && len(s.config.ports) != s.count
 }
 
 // ports is how many CONFIG_DB has.

@@ -87,6 +87,9 @@ func stateFrom(found []any) (state portState, whole bool) {
 // listState names the ports that STATE_DB has entries of, ours or not.
 func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
 	for cursor := uint64(0); ; {
+		if cursor != 0 { // each answer may be prompt, and there be many: STATE_DB holds more than ports
+			d.slow()
+		}
 		scan := redis.NewScanCmd(ctx, nil, "scan", cursor, "match", d.stateKey("*"), "count", pipelineLen)
 		if err := pipeline(ctx, d.m, d.state, []redis.Cmder{scan}); err != nil {
 			return nil, fmt.Errorf("list the entries of STATE_DB: %w", err)

@@ -188,7 +188,7 @@ func (s *syncer) advanceConfig(now time.Time) time.Duration {
 		start  func()
 	}{ // not while a flush may still send PortInitDone
 		{s.start.in(reannouncing) && s.courier.free(flushErrand), startErrand, s.announce},
-		{s.start.wrongCount(), countErrand, s.recount},
+		{s.start.wrongCount(now), countErrand, s.recount},
 		{s.start.wantsLook(), lookErrand, s.lookAgain},
 	}
 	wait := beatInterval

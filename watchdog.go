@@ -88,7 +88,8 @@ func (w *watchdog) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.health.beats:
-			if well = w.tick(time.Now(), 0); w.heap.beat(w.m.messages.Load()) && well {
+			well = w.tick(time.Now(), 0)
+			if w.heap.beat(w.m.messages.Load()) {
 				trimHeap()
 			}
 		case now := <-time.After(every):

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -285,5 +287,32 @@ func TestGarbageCollectorDoesNotWaitForHeldLinks(t *testing.T) {
 	s.must(<-read)
 	if c.dumpErr != nil || len(c.bad) > 0 {
 		t.Errorf("the dump ended with %v; malformed %v", c.dumpErr, c.bad)
+	}
+}
+
+// TestHeapIsTrimmedDuringAnOutage: trimming needs no health, and who is above -memory-limit needs it most.
+func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
+	w, _, _ := newWatchdog(t)
+	w.health.beats = make(chan struct{})
+	w.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { defer close(done); w.Run(ctx) }()
+	ballast = make([]byte, 64<<20)
+	for i := 0; i < len(ballast); i += 4096 {
+		ballast[i] = 1
+	}
+	ballast = nil
+	runtime.GC()
+	for range trimAfter + 1 {
+		w.health.turn(time.Now(), time.Time{})
+		w.health.beats <- struct{}{}
+	}
+	cancel()
+	<-done
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if n := m.HeapIdle - m.HeapReleased; n > 16<<20 {
+		t.Errorf("%d bytes of free heap stay", n)
 	}
 }
