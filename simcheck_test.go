@@ -130,6 +130,7 @@ func (w *world) check() {
 	}
 	w.checkSignals()
 	w.checkDropped()
+	w.checkPresent()
 	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
 	if n := w.m.queueDepth.Load(); n != 0 {
 		w.fail("%v ports wait to be written", n)
@@ -138,13 +139,12 @@ func (w *world) check() {
 
 // checkPort: STATE_DB is what the kernel says of every port that APPL_DB has.
 func (w *world) checkPort(l *simLink) {
-	ours := strings.HasPrefix(l.name, "Ethernet") || strings.HasPrefix(l.name, "PortChannel") && string(l.kind) != "team"
 	inAppl := w.server.command(simAppl, "exists", []string{"PORT_TABLE:" + l.name}) == int64(1)
 	h, _ := w.server.hash(simState, "PORT_TABLE|"+l.name, false)
 	switch {
 	case l.old && w.seen[l.name], !inAppl:
 		return
-	case !ours || strings.Contains(l.name, ".") || l.old:
+	case !w.isPort(l) || l.old:
 		if h["state"] != "" {
 			w.fail("%s is published: %v", l.name, h)
 		}
@@ -199,4 +199,23 @@ func (w *world) checkDropped() {
 			w.fail("APPL_DB has %s, which CONFIG_DB has dropped", name)
 		}
 	}
+}
+
+// checkPresent: the daemon counts the links that are ports, and no others (rule 1).
+func (w *world) checkPresent() {
+	ports := 0
+	for _, l := range w.kernel.sorted() {
+		if w.isPort(l) && !l.old {
+			ports++
+		}
+	}
+	if n := int(w.m.portsPresent.Load()); n != ports {
+		w.fail("the daemon knows %d ports, the kernel has %d", n, ports)
+	}
+}
+
+// isPort is rule 1.
+func (w *world) isPort(l *simLink) bool {
+	front, lag := strings.HasPrefix(l.name, "Ethernet"), strings.HasPrefix(l.name, "PortChannel") && string(l.kind) != "team"
+	return (front || lag) && !strings.Contains(l.name, ".")
 }

@@ -78,9 +78,6 @@ func (w *world) happen(h happening) {
 		w.kernel.create(name, 0, []uint32{0, unix.IFF_UP, unix.IFF_UP | unix.IFF_RUNNING}[h.b%3])
 	case "stranger":
 		w.kernel.create([]string{"eth0", "Ethernet0.10", "PortChannel1", "Vlan10", "PortChannel2", "Ethernet-BP0"}[h.b], 0, unix.IFF_UP)
-		if team := w.kernel.named("PortChannel2"); team != nil {
-			team.kind = []byte("team")
-		}
 	case "clock":
 		w.stepped += time.Duration(h.a-simPorts/2) * time.Duration(1+h.b) * 17 * time.Minute
 		w.say("somebody sets the clock, by now it is off by %v", w.stepped)
@@ -184,7 +181,7 @@ func (w *world) operate(what, name string, speed int) {
 	case what == "add" && !has, what == "speed" && has:
 		w.configure(name, speed)
 	case what == "drop" && has:
-		if w.daemon == nil || !w.daemon.publishing { // whose entry may be all that tells that the switch goes on
+		if w.daemon == nil || !w.daemon.publishing || !w.signal(portConfigDone) { // whose entry may be all that tells that the switch goes on
 			return
 		}
 		w.unconfigure(name)

@@ -25,10 +25,12 @@ type simKernel struct {
 	last  int32 // ifindex given out
 	base  int   // grows with every link that comes or goes: what a listing is interrupted by
 
+	kinds map[string]string // of links by name: what creates them
+
 	sockets  []*simSocket
 	onGone   func(l *simLink)
 	onNew    func(l *simLink)
-	lostNews func() // nobody will ever hear that a link is new
+	lostNews func(l *simLink) // nobody will ever hear that a link is new
 }
 
 // simSocket is a subscription, and the listing that may be under way beside it. It is a linkSource.
@@ -67,7 +69,7 @@ const (
 )
 
 func newSimKernel(s *scheduler) *simKernel {
-	return &simKernel{scheduler: s, links: map[int32]*simLink{}, last: 1}
+	return &simKernel{scheduler: s, links: map[int32]*simLink{}, last: 1, kinds: map[string]string{"PortChannel2": "team"}}
 }
 
 // sorted are the links by ifindex.
@@ -100,7 +102,7 @@ func (k *simKernel) tell(l *simLink, change func(*linkMessage)) {
 		case s.congested || len(s.queue) >= s.room:
 			s.overrun, s.congested = true, true
 			if m.created && k.lostNews != nil {
-				k.lostNews()
+				k.lostNews(l)
 			}
 		default:
 			s.queue = append(s.queue, m)
@@ -120,7 +122,7 @@ func (k *simKernel) create(name string, index int32, flags uint32) *simLink {
 		}
 		index = k.last
 	}
-	l := &simLink{name: name, linkMessage: linkMessage{index: index, mtu: 1500, hasCarrier: true}}
+	l := &simLink{name: name, linkMessage: linkMessage{index: index, mtu: 1500, hasCarrier: true, kind: []byte(k.kinds[name])}}
 	k.links[index] = l
 	k.base++
 	k.say("link %d %s is created", index, name)

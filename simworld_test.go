@@ -41,6 +41,7 @@ type world struct {
 	counts     []simCount
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
+	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
 	orch     map[string]bool   // ports that orchagent knows, true: it has made an interface
@@ -72,14 +73,15 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 	s := &scheduler{dice: rand.New(rand.NewPCG(seed, 7)), now: simEpoch, trace: trace}
 	w := &world{
 		scheduler: s, kernel: newSimKernel(s), server: newSimServer(s, "redis"), m: m,
-		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{},
+		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{}, unheard: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
 	w.config = w.server
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
-	w.kernel.lostNews = func() { // before the daemon has decided, such a link cannot be told from a left-over
+	w.kernel.lostNews = func(l *simLink) { // before the daemon has decided, such a link cannot be told from a left-over
 		w.excused = w.excused || w.daemon == nil || !w.daemon.publishing
+		w.unheard[l.name] = true
 	}
 	w.spawn("orchagent", 0, w.orchagent)
 	return w
@@ -101,7 +103,7 @@ func (w *world) linkGone(l *simLink) {
 	w.vanished[l.name]++
 	delete(w.others, l.name)
 	lately := w.now.Sub(w.configured[l.name]) < 5*time.Second
-	if d := w.daemon; d == nil || !d.publishing || lately { // whether it counts as seen depends on when the daemon decides
+	if d := w.daemon; d == nil || !d.publishing || lately || w.unheard[l.name] { // whether it counts as seen depends on when the daemon decides
 		w.unsure[l.name] = true
 	}
 }
@@ -316,7 +318,8 @@ func (w *world) start(options syncOptions) {
 	w.daemon = d
 	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
 	w.markOld()
-	w.m.warmStart.Set(0)
+	w.m.warmStart.Set(0) // a new process has metrics of its own
+	w.m.portsPresent.Set(0)
 	w.say("daemon %d starts", d.number)
 	open := func(slow func()) (database, error) {
 		db := &sonicDB{
