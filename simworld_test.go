@@ -264,6 +264,7 @@ func (db *simDB) Watch(_ context.Context, f watcher) {
 	for !d.ended {
 		w.nap(2 * time.Millisecond)
 		if w.server.down || w.server.hangs {
+			db.filter.connected(false, errSimRefused)
 			w.nap(time.Second)
 			continue
 		}

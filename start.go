@@ -363,10 +363,10 @@ func (s *start) mode(option string) startMode {
 		return startMode{old: every, announce: true, what: "old", why: "-old-interfaces down"}
 	case option == "adopt":
 		return startMode{old: none, announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
-	case f.old != nil && (f.configDone || len(f.held) > 0):
+	case f.old != nil && (f.configDone || f.initDone || len(f.held) > 0):
 		return startMode{old: f.old.has, announce: !f.configDone, what: "adopted",
 			why: "only this daemon was restarted: STATE_DB has which interfaces were old before, " +
-				"and APPL_DB PortConfigDone or STATE_DB entries"}
+				"and APPL_DB a signal or STATE_DB entries"}
 	case restarted:
 		return startMode{old: none, what: "adopted",
 			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries",
