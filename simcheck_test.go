@@ -40,12 +40,15 @@ func (w *world) judge(db int, name string, args []string) {
 	}
 }
 
-// judgeSet: an old interface is not published, and the same state is not written twice.
+// judgeSet: neither an old interface nor what APPL_DB lacks is published, and the same state is not written twice.
 func (w *world) judgeSet(port string, fields []string) {
 	w.writes++
 	w.say("HSET %s %v", port, fields)
 	if l := w.kernel.named(port); l != nil && l.old && !w.seen[port] {
 		w.fail("%s is published, and its only interface is a left-over", port)
+	}
+	if !w.inAppl[port] && !w.doubtful {
+		w.fail("%s is published, and was never in APPL_DB", port)
 	}
 	h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
 	same := true
@@ -118,8 +121,9 @@ func (w *world) check() {
 	for key := range w.server.database(simState) {
 		port, isPort := strings.CutPrefix(key, "PORT_TABLE|")
 		h, _ := w.server.hash(simState, key, false)
-		if isPort && h["state"] != "" && w.kernel.named(port) == nil {
-			w.fail("%s has an entry and no interface", port)
+		heard := !w.doubtful && w.m.overruns.Load() == 0 && !w.goneUntold[port] // that the interface went, and then the entry goes whoever wrote it
+		if isPort && (h["state"] != "" || heard) && w.kernel.named(port) == nil {
+			w.fail("%s has an entry and no interface: %v", port, h)
 		}
 	}
 	for _, port := range slices.Sorted(maps.Keys(w.others)) {

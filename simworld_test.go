@@ -42,6 +42,8 @@ type world struct {
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
 	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
+	goneUntold map[string]bool // left-overs that went, or before the daemon had decided: no entry goes for them
+	inAppl     map[string]bool // ports that APPL_DB has, or had
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
 	orch     map[string]bool   // ports that orchagent knows, true: it has made an interface
@@ -73,7 +75,7 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 	s := &scheduler{dice: rand.New(rand.NewPCG(seed, 7)), now: simEpoch, trace: trace}
 	w := &world{
 		scheduler: s, kernel: newSimKernel(s), server: newSimServer(s, "redis"), m: m,
-		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{}, unheard: map[string]bool{},
+		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
 	w.config = w.server
@@ -101,6 +103,7 @@ func portName(i int) string { return "Ethernet" + strconv.Itoa(4*i) }
 
 func (w *world) linkGone(l *simLink) {
 	w.vanished[l.name]++
+	w.goneUntold[l.name] = l.old || w.daemon == nil || !w.daemon.publishing
 	delete(w.others, l.name)
 	lately := w.now.Sub(w.configured[l.name]) < 5*time.Second
 	if d := w.daemon; d == nil || !d.publishing || lately || w.unheard[l.name] { // whether it counts as seen depends on when the daemon decides
@@ -290,6 +293,9 @@ func (w *world) cutWatch() {
 
 // keyEvent tells the daemon of a change of a key, a little later and in order.
 func (w *world) keyEvent(db int, key, what string) {
+	if port, is := strings.CutPrefix(key, "PORT_TABLE:"); is && db == simAppl {
+		w.inAppl[port] = true
+	}
 	d := w.daemon
 	if d == nil || d.filter == nil {
 		return
