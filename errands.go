@@ -210,6 +210,7 @@ func (s *mirror) lookAgain() {
 		c, err = s.db.Load(ctx)
 		return err
 	}, func(err error) {
+		s.start.looked()
 		if err != nil {
 			s.start.wantLook(certain)
 			return

@@ -205,12 +205,16 @@ func (w *world) checkDropped() {
 	}
 }
 
-// checkPresent: the daemon counts the links that are ports, and no others (rule 1).
+// checkPresent: the daemon counts the links that are ports, and no others (rule 1), and has set the left-overs down
+// (rule 5).
 func (w *world) checkPresent() {
 	ports := 0
 	for _, l := range w.kernel.sorted() {
 		if w.isPort(l) && !l.old {
 			ports++
+		}
+		if l.old && !l.setDown && !w.doubtful && !w.silent {
+			w.fail("%s is a left-over, and was not set down", l.name)
 		}
 	}
 	if n := int(w.m.portsPresent.Load()); n != ports {

@@ -486,7 +486,7 @@ func (w *world) heal() {
 	if w.daemon == nil || w.daemon.ended {
 		w.begin()
 	}
-	w.daemon.socket.dumpFault = ""
+	w.daemon.socket.dumpFault, w.daemon.socket.torn = "", 0
 	w.say("everything is healed")
 	if !w.silent {
 		soon := 5 * time.Second

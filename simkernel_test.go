@@ -16,6 +16,7 @@ type simLink struct {
 	linkMessage // as the next message about it has it
 	name        string
 	old         bool // a left-over of the switch software's previous run
+	setDown     bool // a daemon has set it down
 }
 
 // simKernel is the kernel of one namespace.
@@ -42,7 +43,8 @@ type simSocket struct {
 	congested bool // nothing is queued before the queue was empty
 	woken     bool
 	dump      *simDump
-	dumpFault string // of the next listing: fails, never ends
+	dumpFault string // of the next listing: fails, endless
+	torn      int    // so many listings are interrupted, and skip links, yet no left-over: only listings tell of those
 	forbidden func(index int32)
 	spins     int // reads since the last wait
 }
@@ -303,7 +305,9 @@ func (s *simSocket) fill(d *simDump) {
 		if len(d.filled) == simDumpBatch {
 			return
 		}
-		d.at++
+		if d.at++; d.fault == "torn" && !l.old && s.k.dice.IntN(3) > 0 {
+			continue
+		}
 		d.filled = append(d.filled, simMessage{linkMessage: l.linkMessage, name: l.name, kind: string(l.kind)})
 	}
 	d.whole = true
@@ -312,6 +316,10 @@ func (s *simSocket) fill(d *simDump) {
 func (s *simSocket) StartDump() error {
 	s.dump = &simDump{base: s.k.base, fault: s.dumpFault}
 	s.dumpFault = ""
+	if s.dump.fault == "" && s.torn > 0 {
+		s.torn--
+		s.dump.fault, s.dump.torn = "torn", true
+	}
 	s.k.say("a listing begins %s", s.dump.fault)
 	s.fill(s.dump)
 	return nil
@@ -347,6 +355,7 @@ func (s *simSocket) SetDown(indexes []int32, failed func(int32, error)) {
 		case !l.old && s.forbidden != nil:
 			s.forbidden(index)
 		}
+		l.setDown = true
 		s.k.set(l, 0)
 	}
 }

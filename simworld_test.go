@@ -323,6 +323,13 @@ func (w *world) start(options syncOptions) {
 	w.daemons++
 	d := &simDaemon{number: w.daemons, ctx: newSimContext(), socket: w.kernel.subscribe(16 + w.dice.IntN(200)), began: w.now}
 	w.daemon = d
+	clear(w.unheard)
+	if w.dice.IntN(12) == 0 { // links come and go all the time, and none of these is sure to be in a listing soon
+		d.socket.torn, w.silent = w.dice.IntN(10), true
+		for _, l := range w.kernel.sorted() {
+			w.unheard[l.name] = true
+		}
+	}
 	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
 	w.markOld()
 	w.m.warmStart.Set(0) // a new process has metrics of its own

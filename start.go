@@ -86,6 +86,7 @@ type start struct {
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
 
 	look     bool // CONFIG_DB is to be read again
+	looking  bool // it is being read again
 	certain  bool // because an event said so: then no ports means no ports
 	oddNames string
 }
@@ -149,9 +150,10 @@ func (s *start) mayAnnounce() bool {
 	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
 }
 
-// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen.
+// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured is
+// not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
 func (s *start) owesInitDone(now time.Time) bool {
-	return s.state == publishing && (s.unseen == 0 || s.again) && !now.Before(s.rest)
+	return s.state == publishing && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
 }
 
 // refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
@@ -169,9 +171,12 @@ func (s *start) wantLook(certain bool) { s.look, s.certain = true, s.certain || 
 // takeLook says whether it is to be read, and takes the wish.
 func (s *start) takeLook() (certain bool) {
 	certain = s.certain
-	s.look, s.certain = false, false
+	s.look, s.certain, s.looking = false, false, true
 	return certain
 }
+
+// looked notes that CONFIG_DB was read again, or that this failed.
+func (s *start) looked() { s.looking = false }
 
 // wantsLook says that CONFIG_DB is to be read.
 func (s *start) wantsLook() bool { return s.look }
