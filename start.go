@@ -150,8 +150,8 @@ func (s *start) mayAnnounce() bool {
 	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
 }
 
-// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured is
-// not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
+// owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured
+// is not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
 func (s *start) owesInitDone(now time.Time) bool {
 	return s.state == publishing && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
 }
