@@ -324,7 +324,7 @@ func TestKilledDaemonComesBack(t *testing.T) {
 // --- Chaos ------------------------------------------------------------------------------------------------------------------
 
 var (
-	chaosTime = flag.Duration("chaos.time", time.Minute, "how long TestChaos goes on")
+	chaosTime = flag.Duration("chaos.time", 30*time.Second, "how long TestChaos goes on")
 	chaosSeed = flag.Uint64("chaos.seed", 0, "replays a run of TestChaos; 0: a new one")
 )
 
