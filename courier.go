@@ -201,7 +201,7 @@ func (c *courier) outage(e errand, err error) string {
 	case errors.Is(err, errPortsChange):
 		return "announcing the ports is tried again"
 	case c.split && e == lookErrand:
-		return "CONFIG_DB does not answer, trying again until it does; ports are still written"
+		return "CONFIG_DB does not answer, trying again until it does; ports are still written, and PortInitDone waits"
 	}
 	return "the databases do not answer, trying again until they do"
 }

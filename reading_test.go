@@ -28,7 +28,7 @@ func TestColdStartWhoseCountIsNotAcknowledgedStaysCold(t *testing.T) {
 		}
 		return v
 	})
-	o := s.orchagent(true)
+	s.orchagent(true)
 	d := s.daemon()
 	s.waitFor("the decision", func() bool { return d.Logged("start decided") == 1 })
 	if d.Logged("start decided", "warm=false") != 1 {
@@ -37,7 +37,6 @@ func TestColdStartWhoseCountIsNotAcknowledgedStaysCold(t *testing.T) {
 	if got := s.warmField("restore_count"); got != "0" {
 		t.Errorf("restore_count is %s, want 0", got)
 	}
-	_ = o
 }
 
 // TestWarmStartCountsOnce whatever becomes of the answer.
@@ -196,7 +195,7 @@ func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
 		}
 		return v
 	})
-	o := s.orchagent(true)
+	s.orchagent(true)
 	d := s.daemon("-reconcile-interval", "1s")
 	s.waitMetric(d, "portsyncd_port_init_done", "1")
 	stop, err := s.Redis[0].Events(s.ApplID, "PORT_TABLE:Ethernet4", func(e switchtest.KeyEvent) {
@@ -214,7 +213,6 @@ func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
 		t.Errorf("a port that came back (%v) was deleted %d times under orchagent, and has portmgrd's mtu: %v", returned,
 			deleted.Load(), inAppl())
 	}
-	_ = o
 }
 
 // TestRefusedPortThatIsDroppedIsNotTakenBack: the key that APPL_DB has in its place is somebody else's.

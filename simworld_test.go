@@ -75,7 +75,8 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 	s := &scheduler{dice: rand.New(rand.NewPCG(seed, 7)), now: simEpoch, trace: trace}
 	w := &world{
 		scheduler: s, kernel: newSimKernel(s), server: newSimServer(s, "redis"), m: m,
-		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{}, unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
+		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{},
+		unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
 	w.config = w.server
