@@ -178,7 +178,14 @@ func (w *world) operate(what, name string, speed int) {
 			w.reload(speed/1000 > 3)
 		}
 		return
-	case what == "add" && !has, what == "speed" && has:
+	case what == "add" && !has:
+		// Its entry would tell that the switch goes on, which nothing else does, and a daemon that is deciding may have
+		// looked at its ports before or after.
+		if w.daemon != nil && !w.daemon.publishing && w.cold(w.warm()) && w.tellsOfUs(name) {
+			return
+		}
+		w.configure(name, speed)
+	case what == "speed" && has:
 		w.configure(name, speed)
 	case what == "drop" && has:
 		if w.daemon == nil || !w.daemon.publishing || !w.signal(portConfigDone) { // whose entry may be all that tells that the switch goes on

@@ -396,13 +396,19 @@ func (w *world) cold(warm bool) bool {
 
 // goesOn says that APPL_DB was lost, and the switch software goes on: STATE_DB tells.
 func (w *world) goesOn() bool {
-	row, _ := w.server.hash(simState, "PORTSYNCD_START_TABLE|old_interfaces", false)
 	for name := range w.configured {
-		if h, _ := w.server.hash(simState, "PORT_TABLE|"+name, false); row != nil && h["state"] == "ok" && len(h) >= 4 {
+		if w.tellsOfUs(name) {
 			return true
 		}
 	}
 	return false
+}
+
+// tellsOfUs says that a port's entry of STATE_DB and our row are what a daemon before has left.
+func (w *world) tellsOfUs(name string) bool {
+	row, _ := w.server.hash(simState, "PORTSYNCD_START_TABLE|old_interfaces", false)
+	h, _ := w.server.hash(simState, "PORT_TABLE|"+name, false)
+	return row != nil && h["state"] == "ok" && len(h) >= 4
 }
 
 // warm says that a warm restart was asked for, and can be had.

@@ -200,10 +200,10 @@ func (s *start) tellOdd(odd []string) {
 // names are the configured ports.
 func (s *start) names() []string { return s.config.names() }
 
-// lost notes that APPL_DB has lost the signals.
+// lost notes that APPL_DB has lost the signals. What a restarted daemon found of PortInitDone counts like its own.
 func (s *start) lost() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
-	s.again = s.again || s.done()
+	s.again = s.again || s.done() || s.facts.initDone && !s.facts.warm
 	s.on(signalsLost)
 }
 

@@ -33,6 +33,7 @@ func main() {
 	flag.IntVar(&o.changes, "changes", 200, "`number` of single changes whose latency is taken")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "`time` to watch the idle daemon")
 	flag.DurationVar(&o.limit, "limit", 10*time.Second, "`time` after which what is not right yet is taken for never")
+	flag.DurationVar(&o.quietTime, "settle", 1500*time.Millisecond, "`time` between measurements, for late messages of the kernel")
 	flag.Func("rates", "sweep instead: what changes of ports cost at these `rates` a second, such as 30,300,max",
 		func(text string) (err error) {
 			o.rates, err = parseRates(text)
@@ -54,7 +55,7 @@ func main() {
 
 type options struct {
 	ports, runs, rounds, changes int
-	idle, limit                  time.Duration
+	idle, limit, quietTime       time.Duration
 	verbose                      bool
 	sweepOptions
 }
@@ -67,6 +68,9 @@ func (o *options) validate() error {
 		return fmt.Errorf("-runs, -rounds and -changes: at least 1 each")
 	case o.idle < time.Second || o.limit < time.Second:
 		return fmt.Errorf("-idle and -limit: at least a second each")
+	}
+	if o.quietTime < 0 {
+		return fmt.Errorf("-settle: %v is negative", o.quietTime)
 	}
 	return o.sweepOptions.validate()
 }

@@ -45,7 +45,7 @@ func readReport(t *testing.T, file string) (r report) {
 // TestSwitchbench measures the daemon beside itself on four ports: every figure is there, and nothing is left wrong.
 func TestSwitchbench(t *testing.T) {
 	binary, file := buildDaemon(t), filepath.Join(t.TempDir(), "figures.json")
-	o := options{ports: 4, runs: 1, rounds: 2, changes: 8, idle: time.Second, limit: 30 * time.Second}
+	o := options{ports: 4, runs: 1, rounds: 2, changes: 8, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond}
 	var table bytes.Buffer
 	if err := run(t.Context(), o, [2]string{binary, binary + " -log.level DEBUG"}, file, &table); err != nil {
 		t.Fatal(err)
@@ -96,6 +96,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	good := options{ports: 4, runs: 1, rounds: 1, changes: 1, idle: time.Second, limit: time.Second}
 	for flag, spoil := range map[string]func(o *options){
 		"-ports": func(o *options) { o.ports = 1 }, "-runs": func(o *options) { o.runs = 0 }, "-idle": func(o *options) { o.idle = 0 },
+		"-settle": func(o *options) { o.quietTime = -1 },
 	} {
 		o := good
 		spoil(&o)

@@ -34,10 +34,7 @@ type bench struct {
 	seen map[string]bool
 }
 
-const (
-	changeGap = 25 * time.Millisecond // between single changes
-	quietTime = 1500 * time.Millisecond
-)
+const changeGap = 25 * time.Millisecond // between single changes
 
 func (b *bench) note(name, unit string, value float64) {
 	f := figure{Name: name, Unit: unit}
@@ -147,10 +144,11 @@ func (b *bench) appear() error {
 	return b.settle()
 }
 
-// settle lets the kernel's own late messages pass: it reports changes of the carrier at most once a second.
+// settle lets the kernel's own late messages pass: it reports changes of the carrier at most once a second. Less than
+// that second makes some messages count for what is measured next.
 func (b *bench) settle() error {
 	select {
-	case <-time.After(quietTime):
+	case <-time.After(b.quietTime):
 		return nil
 	case <-b.ctx.Done():
 		return b.ctx.Err()

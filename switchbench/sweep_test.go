@@ -16,7 +16,7 @@ import (
 func TestSweep(t *testing.T) {
 	binary, dir := buildDaemon(t), t.TempDir()
 	file, svg := filepath.Join(dir, "figures.json"), filepath.Join(dir, "sweep.svg")
-	o := options{ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second,
+	o := options{ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond,
 		sweepOptions: sweepOptions{rates: []rate{20, asFast}, sweepTime: time.Second, sweepChanges: 5, svg: svg}}
 	var table bytes.Buffer
 	if err := run(t.Context(), o, [2]string{binary, ""}, file, &table); err != nil {
