@@ -233,6 +233,7 @@ func (s *mirror) recount() {
 	}, func(err error) {
 		switch {
 		case err != nil:
+			s.start.uncounted()
 		case lost:
 			s.courier.rest(countErrand, s.now().Add(lastPause)) // where it is not ours to announce
 			s.lostSignals()

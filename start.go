@@ -76,7 +76,7 @@ type start struct {
 	state  startState
 	config *switchConfig // CONFIG_DB as it was last read
 	facts  startFacts    // what the run before left
-	count  int           // of the last PortConfigDone
+	count  int           // of the last PortConfigDone, or unknownCount
 	sent   uint32        // how often it was sent
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
@@ -90,6 +90,8 @@ type start struct {
 	certain  bool // because an event said so: then no ports means no ports
 	oddNames string
 }
+
+const unknownCount = -1
 
 // startRow is a port's place in CONFIG_DB.
 type startRow struct {
@@ -277,6 +279,10 @@ func (s *start) counted(count int) {
 	s.count = count
 	s.sent++
 }
+
+// uncounted notes that a count may have been sent, or not: the answer is lost, and CONFIG_DB may have the number of
+// before by the time that it can be sent again.
+func (s *start) uncounted() { s.count = unknownCount }
 
 // times is how often PortConfigDone was sent: what is found of the signals meanwhile may be older.
 func (s *start) times() uint32 { return s.sent }
