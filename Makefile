@@ -18,7 +18,7 @@ FUZZTIME ?= 5s
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm dist deb bench rates growth profile soak sim mutants clean
+.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -56,15 +56,19 @@ ABOUT_TEXT = 'TestOnlyARooms|TestNoTwoFiles|TestFilesFunctions|TestRulesAre|Test
 ARM_E2E = 'TestColdStart|TestSigterm|TestOldInterfaces|TestPortEnters|TestWarmRestart|TestStoppedDaemon|TestKilled|TestRedisReturns|TestTLSDocument'
 test-arm: need
 	CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -short -exec "$(call qemu,s390x)" -run 'Recorded|Parsing|BrokenMessages|Errno|OverrunMessage|FuzzDatagram' .
-	@for cpu in arm:arm arm64:aarch64; do \
-		export CGO_ENABLED=0 GOARM=7; qemu="$(call qemu,$${cpu#*:})"; daemon=$(CURDIR)/dist/test/portsyncd-$${cpu%:*}; \
-		GOARCH=$${cpu%:*} $(GO) build -trimpath -buildvcs=false -o $$daemon . || exit 1; \
-		export PORTSYNCD="$$qemu $$daemon"; \
-		echo "unit tests as $${cpu%:*} code"; \
-		$(ON_PATH) GOARCH=$${cpu%:*} $(GO) test -count=1 -short -timeout 5m -skip $(ABOUT_TEXT) -exec "$$qemu" . || exit 1; \
-		echo "end-to-end tests of the daemon as $${cpu%:*} code"; \
-		$(ON_PATH) $(GO) test -count=1 -timeout 10m -run $(ARM_E2E) . || exit 1; \
-	done
+	@$(MAKE) -j2 --output-sync --no-print-directory test-as-arm test-as-arm64
+
+# One goes on while the other waits.
+test-as-arm:   emulated = arm
+test-as-arm64: emulated = aarch64
+test-as-arm test-as-arm64: test-as-%:
+	@export CGO_ENABLED=0 GOARM=7; qemu="$(call qemu,$(emulated))"; daemon=$(CURDIR)/dist/test/portsyncd-$*; \
+	GOARCH=$* $(GO) build -trimpath -buildvcs=false -o $$daemon . || exit 1; \
+	export PORTSYNCD="$$qemu $$daemon"; \
+	echo "unit tests as $* code"; \
+	$(ON_PATH) GOARCH=$* $(GO) test -count=1 -short -timeout 8m -skip $(ABOUT_TEXT) -exec "$$qemu" . || exit 1; \
+	echo "end-to-end tests of the daemon as $* code"; \
+	$(ON_PATH) $(GO) test -count=1 -timeout 10m -run $(ARM_E2E) .
 qemu = $$(PATH="$(TOOLS)/usr/bin:$$PATH" command -v qemu-$(1)-static)
 
 # name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants.
