@@ -70,6 +70,7 @@ func TestHalfWrittenConfigFileIsAnErrorAfterHalfAMinute(t *testing.T) {
 
 // TestHalfWrittenConfigFileIsWaitedFor catches the real daemon's file empty and cut off.
 func TestHalfWrittenConfigFileIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 1))
 	whole, err := os.ReadFile(s.ConfigFile)

@@ -30,6 +30,7 @@ import (
 // TestDashboard runs every query of the dashboard, and the recording rules, in a real Prometheus that scraped a real switch with deploy/prometheus/scrape.yml: all of
 // them give data. So do the metrics that the queries of docs/metrics.md are about.
 func TestDashboard(t *testing.T) {
+	t.Parallel()
 	needTool(t, "prometheus")
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 4))
@@ -220,6 +221,7 @@ func TestReproducible(t *testing.T) {
 
 // TestPackage makes two versions of the Debian package and takes them through their life in an empty root.
 func TestPackage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("packages are not made with -short")
 	}

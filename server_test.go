@@ -496,6 +496,7 @@ func TestNoNameLetsNobodyIn(t *testing.T) {
 }
 
 func TestCertificatesAreReplaced(t *testing.T) {
+	t.Parallel()
 	needTool(t, "curl")
 	d := newTLSDaemon(t)
 	d.ca.issue("client", clientTemplate())
@@ -665,6 +666,7 @@ func TestSocketActivation(t *testing.T) {
 // TestTLSDocument runs the commands of docs/tls.md as they are written, in a network namespace of its own, and then the queries of
 // docs/metrics.md against the Prometheus that they started.
 func TestTLSDocument(t *testing.T) {
+	t.Parallel()
 	needTool(t, "prometheus", "openssl", "curl")
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.IP("link", "set", "lo", "up"))

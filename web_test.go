@@ -121,6 +121,7 @@ func TestTakenAddressIsWaitedFor(t *testing.T) {
 
 // TestTakenDefaultPortIsWaitedFor: two daemons without a flag about it; the second serves when the first has ended.
 func TestTakenDefaultPortIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	needTool(t, "curl")
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.IP("link", "set", "lo", "up"))
@@ -143,6 +144,7 @@ func TestTakenDefaultPortIsWaitedFor(t *testing.T) {
 
 // TestHostThatDoesNotResolveIsWaitedFor, until /etc/hosts has it.
 func TestHostThatDoesNotResolveIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	needTool(t, "curl")
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.IP("link", "set", "lo", "up"))
@@ -164,6 +166,7 @@ func TestHostThatDoesNotResolveIsWaitedFor(t *testing.T) {
 // TestTLSFilesAreWaitedFor: files that are missing, broken, expired or not valid yet do not end the daemon, and until
 // they are good nothing is served, in plain neither.
 func TestTLSFilesAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	issue := func(ca *authority) { ca.issue("server", serverTemplate()) }
 	expired, early := serverTemplate(), serverTemplate()
 	expired.NotBefore, expired.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
@@ -192,6 +195,7 @@ func TestTLSFilesAreWaitedFor(t *testing.T) {
 		}, []string{"-web.tls-cert", "not valid before"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			ca := newAuthority(t, dir, "ca")
 			ca.issue("server", serverTemplate())
@@ -265,6 +269,7 @@ func TestBadSystemdDescriptorsAreReported(t *testing.T) {
 
 // TestOneListenerServesWhileAnotherWaits, and says so.
 func TestOneListenerServesWhileAnotherWaits(t *testing.T) {
+	t.Parallel()
 	taken := newTaken(t)
 	d := newStandalone(t, "-web.listen-address", taken.Addr().String(), "-links", "lo")
 	client := newClient(nil)
@@ -293,6 +298,7 @@ func TestOneListenerServesWhileAnotherWaits(t *testing.T) {
 // TestPortSyncDoesNotWaitForTheWeb: with everything about the metrics wrong at once, a switch comes up and stays in
 // step.
 func TestPortSyncDoesNotWaitForTheWeb(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(4,
 		"-web.listen-address", newTaken(t).Addr().String(), "-web.listen-address", "no-such-host.invalid:9090",
