@@ -51,7 +51,9 @@ type mail struct {
 
 const (
 	flushBurst  = 8                    // so many changes are flushed at once each,
-	flushGap    = 4 * time.Millisecond // a storm of them at this distance
+	flushGap    = 4 * time.Millisecond // a storm of them at this distance,
+	longGap     = 6 * time.Millisecond // and one that lasts at this one,
+	stormGrowth = 64                   // which it has reached after so many flushes
 	refusalRest = time.Second          // before a key that was refused is tried again
 )
 
@@ -352,17 +354,30 @@ func earlier(a, b mail) time.Time {
 	return a.since
 }
 
-// pace is a token bucket: flushBurst flushes at once, one more every flushGap. The zero value is full.
-type pace struct{ full time.Time } // when the bucket is full again
-
-// wait returns how long the next flush has to wait.
-func (p *pace) wait(now time.Time) time.Duration {
-	return max(0, p.full.Add(-(flushBurst-1)*flushGap).Sub(now))
+// pace is a token bucket: flushBurst flushes at once, one more every flushGap. In a storm that lasts the gap grows, up
+// to longGap: after growth flushes that had to wait, and as soon as they need not, it is flushGap again. The zero value
+// is full.
+type pace struct {
+	full  time.Time // when the bucket is full again
+	storm int       // so many flushes in a row found no more than their own token
 }
 
+// empty is when the bucket holds one token.
+func (p *pace) empty() time.Time { return p.full.Add(-(flushBurst - 1) * flushGap) }
+
+// wait returns how long the next flush has to wait.
+func (p *pace) wait(now time.Time) time.Duration { return max(0, p.empty().Sub(now)) }
+
 func (p *pace) take(now time.Time) {
+	spare := now.Sub(p.empty()) >= flushGap
+	if spare {
+		p.storm = 0
+	}
 	if p.full.Before(now) {
 		p.full = now
 	}
-	p.full = p.full.Add(flushGap)
+	p.full = p.full.Add(flushGap + (longGap-flushGap)*time.Duration(p.storm)/stormGrowth)
+	if !spare {
+		p.storm = min(p.storm+1, stormGrowth)
+	}
 }

@@ -643,12 +643,24 @@ func TestPacing(t *testing.T) {
 		}
 		p.take(now)
 	}
-	for i := range 5 {
-		if wait := p.wait(now); wait != flushGap {
-			t.Fatalf("flush %d of a storm waits %v, want %v", i, wait, flushGap)
+	last := flushGap
+	for i := range 2 * stormGrowth {
+		wait := p.wait(now)
+		if wait < last || wait > longGap {
+			t.Fatalf("flush %d of a storm waits %v, want %v to %v", i, wait, last, longGap)
 		}
-		now = now.Add(flushGap)
+		last = wait
+		now = now.Add(wait)
 		p.take(now)
+	}
+	if last != longGap {
+		t.Errorf("flushes of a long storm wait %v, want %v", last, longGap)
+	}
+	now = now.Add(longGap + flushGap) // one token to spare: the storm is over
+	p.take(now)
+	p.take(now)
+	if wait := p.wait(now); wait < flushGap || wait > flushGap+flushGap/4 {
+		t.Errorf("after a storm a flush waits %v, want %v again", wait, flushGap)
 	}
 	now = now.Add(time.Hour)
 	for range flushBurst {

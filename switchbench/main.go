@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -42,6 +43,17 @@ func main() {
 	flag.DurationVar(&o.sweepTime, "sweep-time", 5*time.Second, "`time` of toggles at each of the -rates")
 	flag.IntVar(&o.sweepChanges, "sweep-changes", 60, "`number` of single changes whose latency is taken at each rate")
 	flag.StringVar(&o.svg, "svg", "", "`file` for a plot of the sweep: processor time a message over the rate")
+	flag.Func("scraped", "measure instead what scrapes do to single changes while ports are toggled at this `rate` a second, or max",
+		func(text string) error {
+			rates, err := parseRates(text)
+			if err == nil && len(rates) != 1 {
+				err = errors.New("give one rate")
+			}
+			if err == nil {
+				o.scraped = rates[0]
+			}
+			return err
+		})
 	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
 	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
 	flag.Parse()
@@ -57,6 +69,7 @@ type options struct {
 	ports, runs, rounds, changes int
 	idle, limit, quietTime       time.Duration
 	verbose                      bool
+	scraped                      rate // 0: no
 	sweepOptions
 }
 
@@ -71,6 +84,9 @@ func (o *options) validate() error {
 	}
 	if o.quietTime < 0 {
 		return fmt.Errorf("-settle: %v is negative", o.quietTime)
+	}
+	if o.scraped > 0 && len(o.rates) > 0 {
+		return errors.New("-scraped: it is a measurement of its own: leave -rates out")
 	}
 	return o.sweepOptions.validate()
 }
@@ -219,8 +235,16 @@ func measure(ctx context.Context, o options, command []string) ([]figure, error)
 	m := &bench{options: o, sw: sw, ctx: ctx}
 	defer m.close()
 	start := func() error { return m.start(command) }
+	if o.scraped > 0 {
+		if command, err = m.withTLS(command); err != nil {
+			return nil, err
+		}
+	}
 	steps := []func() error{start, m.appear, m.latency, m.storm, m.loaded, m.overrun, m.scrape, m.rest, m.resident}
-	if len(o.rates) > 0 {
+	switch {
+	case o.scraped > 0:
+		steps = []func() error{start, m.appear, m.amidScrapes, m.resident}
+	case len(o.rates) > 0:
 		steps = m.sweep(start)
 	}
 	for _, step := range steps {

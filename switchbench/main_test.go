@@ -96,7 +96,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	good := options{ports: 4, runs: 1, rounds: 1, changes: 1, idle: time.Second, limit: time.Second}
 	for flag, spoil := range map[string]func(o *options){
 		"-ports": func(o *options) { o.ports = 1 }, "-runs": func(o *options) { o.runs = 0 }, "-idle": func(o *options) { o.idle = 0 },
-		"-settle": func(o *options) { o.quietTime = -1 },
+		"-settle": func(o *options) { o.quietTime = -1 }, "-scraped": func(o *options) { o.scraped, o.rates = 30, []rate{30} },
 	} {
 		o := good
 		spoil(&o)

@@ -181,6 +181,13 @@ const lostPatience = 3
 
 // pressed is the latency on one port while the others are toggled at a rate.
 func (b *bench) pressed(r rate) error {
+	took, err := b.changeAmid(r, b.sweepChanges)
+	b.noteLatency(r.String()+": one change", took)
+	return err
+}
+
+// changeAmid takes the latency of so many changes of the last port while the others are toggled at a rate.
+func (b *bench) changeAmid(r rate, changes int) (took []time.Duration, err error) {
 	last := len(b.names) - 1
 	others := b.names[:last]
 	if r != asFast { // as many as go down in half a second, and up in the other half: a slow rate has both, too
@@ -188,7 +195,7 @@ func (b *bench) pressed(r rate) error {
 	}
 	t, err := b.toggler(r, others)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(b.ctx)
 	defer stop()
@@ -197,13 +204,12 @@ func (b *bench) pressed(r rate) error {
 		_, _, err := t.run(endless, func() bool { return ctx.Err() != nil })
 		storm <- err
 	}()
-	took, err := b.change(b.names[last:], b.sweepChanges, lostPatience)
+	took, err = b.change(b.names[last:], changes, lostPatience)
 	stop()
 	if stormErr := <-storm; err == nil {
 		err = stormErr
 	}
-	b.noteLatency(r.String()+": one change", took)
-	return err
+	return took, err
 }
 
 // aftermath is what the daemon still does when the storm of the last rate is over and all is written.
