@@ -26,6 +26,12 @@ var errNotJSON = errors.New("not valid JSON")
 // halfWrittenLimit is how long a file that is no valid JSON is taken for one that is being written.
 const halfWrittenLimit = 30 * time.Second
 
+// The flag that names the file.
+const (
+	defaultDBConfig = "/var/run/redis/sonic-db/database_config.json"
+	dbConfigUsage   = "`file` that says where SONiC's databases are"
+)
+
 // dbAddress is one database of database_config.json.
 type dbAddress struct {
 	name      string

@@ -25,13 +25,6 @@ import (
 // version is set by the linker: -X main.version=…
 var version = "devel"
 
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2 // flags or configuration
-)
-
 // gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go
 // would otherwise let it grow to 4 MB before the first time.
 const gcPercent = 25
@@ -68,9 +61,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := new(options)
 	f := flag.NewFlagSet(appName, flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&o.dbConfig, "db.config", "/var/run/redis/sonic-db/database_config.json",
-		"`file` that says where SONiC's databases are")
-	f.StringVar(&o.netns, "netns", "", "network namespace of the links: a `name` under /run/netns, or a path")
+	f.StringVar(&o.dbConfig, "db.config", defaultDBConfig, dbConfigUsage)
+	f.StringVar(&o.netns, "netns", "", netnsUsage)
 	o.buffer = 4 << 20
 	f.Var(&o.buffer, "netlink.receive-buffer",
 		"`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
@@ -106,7 +98,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o.given = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q: portsyncd takes flags only", f.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the one command is diff, "+
+			"before its flags", f.Arg(0))
 	}
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
@@ -147,6 +140,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "diff" {
+		return runDiff(args[1:], stdout, stderr)
+	}
 	o, err := parseOptions(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -238,12 +234,6 @@ func serve(o *options, stderr io.Writer) error {
 	}
 	return newSyncer(rules, source, openDB, m, status, log.Logger, time.Now).Run(ctx)
 }
-
-// quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for
-// every change of state. The client knows only one logger for the whole process.
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
 
 // memorySize is a flag in bytes, with or without a unit.
 type memorySize uint64

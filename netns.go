@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const netnsUsage = "network namespace of the links: a `name` under /run/netns, or a path"
+
 // inNetNS runs open in a network namespace, on a thread of its own so that the rest of the process stays where it is.
 func inNetNS(netns string, open func() error) error {
 	if netns == "" {

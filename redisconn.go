@@ -92,6 +92,12 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(options(nil))}
 }
 
+// quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for
+// every change of state. The client knows only one logger for the whole process.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
 // errWrongType is a key of another type than the one that it should have: somebody else's.
 var errWrongType = errors.New("the key is of another type")
 

@@ -55,6 +55,11 @@ func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) 
 	if err != nil {
 		return nil, err
 	}
+	return connectDatabases(c, m, slow), nil
+}
+
+// connectDatabases makes the connections, each of which dials when it is first used.
+func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d := &sonicDB{m: m, slow: slow}
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
@@ -64,7 +69,7 @@ func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) 
 	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
 	d.appl, d.config = connect(d.applAddr, m, slow), connect(d.cfgAddr, m, slow)
 	d.state = connect(d.stateAddr, m, slow)
-	return d, nil
+	return d
 }
 
 func (d *sonicDB) Close() {

@@ -197,13 +197,16 @@ func (s *Switch) StateKey(port string) string { return "PORT_TABLE" + s.separato
 
 func (s *Switch) ConfigKey(table, row string) string { return table + s.separator + row }
 
+// ConfiguredMTU is that of every port in CONFIG_DB.
+const ConfiguredMTU = "9100"
+
 // Configure puts n ports into CONFIG_DB, with the fields that a real one has, and says that it is complete.
 func (s *Switch) Configure(ctx context.Context, n int) error {
 	pipe := s.Config.Pipeline()
 	for i := range n {
 		lane := strconv.Itoa(4*i + 1)
 		pipe.HSet(ctx, s.ConfigKey("PORT", PortName(i)), "admin_status", "up", "alias", "Eth"+strconv.Itoa(i+1), "index", i+1,
-			"lanes", lane, "mtu", "9100", "speed", "100000", "fec", "rs")
+			"lanes", lane, "mtu", ConfiguredMTU, "speed", "100000", "fec", "rs")
 	}
 	pipe.Set(ctx, "CONFIG_DB_INITIALIZED", "1", 0)
 	_, err := pipe.Exec(ctx)

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// portsyncd diff: where the kernel and the databases disagree about a port. It needs no daemon, and writes nothing.
+
+// settleTime is how long a difference has to last before it is one: the databases follow the kernel, and orchagent the
+// ASIC, within fractions of a second.
+const settleTime = 2 * time.Second
+
+// diffReport is what -json prints.
+type diffReport struct {
+	Checked int        `json:"checked"` // ports
+	Ports   []portDiff `json:"ports"`   // those that differ
+}
+
+// portDiff is a port about which the sources disagree.
+type portDiff struct {
+	Port        string       `json:"port"`
+	Since       float64      `json:"seen_for_seconds"` // at least so long
+	Sides       sides        `json:"sides"`
+	Differences []difference `json:"differences"`
+}
+
+// diffOptions are its flags.
+type diffOptions struct {
+	dbConfig, netns string
+	json            bool
+	ports           []string // empty: all
+}
+
+func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
+	o := new(diffOptions)
+	f := flag.NewFlagSet(appName+" diff", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&o.dbConfig, "db.config", defaultDBConfig, dbConfigUsage)
+	f.StringVar(&o.netns, "netns", "", netnsUsage)
+	f.BoolVar(&o.json, "json", false, "print JSON instead of text")
+	f.Usage = func() {
+		fmt.Fprintf(stderr, "Usage: %s diff [flags] [port...]\n\nShows where the kernel, STATE_DB, APPL_DB and "+
+			"CONFIG_DB disagree about a port for %v or more.\nExit code 0: nowhere, 1: somewhere, "+
+			"2: it cannot tell.\n\n",
+			appName, settleTime)
+		f.PrintDefaults()
+	}
+	err := f.Parse(args)
+	o.ports = f.Args()
+	return o, err
+}
+
+// runDiff is the command without the process: it returns the exit code.
+func runDiff(args []string, stdout, stderr io.Writer) int {
+	o, err := parseDiff(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUnsure // the flag package has said why
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	report, err := diff(ctx, o)
+	if err == nil {
+		err = report.print(o, stdout)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintln(stderr, "portsyncd diff:", err)
+		return exitUnsure
+	case len(report.Ports) > 0:
+		return exitDiffer
+	}
+	return exitAgree
+}
+
+// diff looks at everything, and again after settleTime where something differs.
+func diff(ctx context.Context, o *diffOptions) (*diffReport, error) {
+	redis.SetLogger(quiet{})
+	c, err := readDBConfig(o.dbConfig)
+	if errors.Is(err, errNoDBConfig) {
+		err = fmt.Errorf("%w; say with -db.config where it is", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	links, err := openKernelLinks(o.netns, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer links.Close()
+	db := connectDatabases(c, newMetrics(""), func() {})
+	defer db.Close()
+	ports, err := lookAtAll(ctx, links, db)
+	if err != nil {
+		return nil, err
+	}
+	seen := time.Now()
+	for _, name := range o.ports {
+		if ports[name] == nil {
+			return nil, fmt.Errorf("no port %q, neither in the kernel nor in a database; names are those of "+
+				"CONFIG_DB's PORT table, such as Ethernet0", name)
+		}
+	}
+	report := &diffReport{Ports: []portDiff{}}
+	report.take(ports, o.ports)
+	if len(report.Ports) == 0 {
+		return report, nil
+	}
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if ports, err = lookAtAll(ctx, links, db); err != nil {
+		return nil, err
+	}
+	lasting := report.Ports
+	report.take(ports, o.ports)
+	report.keep(lasting, time.Since(seen))
+	return report, nil
+}
+
+// take takes what one look has found, of the ports that are asked for.
+func (r *diffReport) take(ports map[string]*sides, asked []string) {
+	r.Checked, r.Ports = 0, []portDiff{}
+	for name, s := range ports {
+		if len(asked) > 0 && !slices.Contains(asked, name) {
+			continue
+		}
+		r.Checked++
+		if d := s.differences(); len(d) > 0 {
+			r.Ports = append(r.Ports, portDiff{Port: name, Sides: *s, Differences: d})
+		}
+	}
+	slices.SortFunc(r.Ports, func(a, b portDiff) int { return comparePorts(a.Port, b.Port) })
+}
+
+// keep leaves those differences that an earlier look has found, too. The others are of a change that is under way.
+func (r *diffReport) keep(earlier []portDiff, age time.Duration) {
+	lasted := func(name string) func(d difference) bool {
+		i := slices.IndexFunc(earlier, func(p portDiff) bool { return p.Port == name })
+		return func(d difference) bool { return i < 0 || !slices.ContainsFunc(earlier[i].Differences, d.same) }
+	}
+	for i := range r.Ports {
+		p := &r.Ports[i]
+		p.Since = float64(age.Round(100*time.Millisecond)) / float64(time.Second)
+		p.Differences = slices.DeleteFunc(p.Differences, lasted(p.Port))
+	}
+	r.Ports = slices.DeleteFunc(r.Ports, func(p portDiff) bool { return len(p.Differences) == 0 })
+}
+
+func (r *diffReport) print(o *diffOptions, w io.Writer) error {
+	if o.json {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	for _, p := range r.Ports {
+		fmt.Fprintf(w, "%s differs, for %.0f s or longer\n%s", p.Port, p.Since, p.Sides.columns())
+		for _, d := range p.Differences {
+			fmt.Fprintf(w, "  %s.\n    %s.\n", d.Says, d.Do)
+		}
+		fmt.Fprintln(w)
+	}
+	verdict := fmt.Sprintf("the kernel and the databases agree about %d ports", r.Checked)
+	if len(r.Ports) > 0 {
+		verdict = fmt.Sprintf("%d of %d ports differ", len(r.Ports), r.Checked)
+	}
+	_, err := fmt.Fprintln(w, verdict)
+	return err
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
+)
+
+// One look at a port from four sides: the kernel, listed anew, and the databases, of which nothing is written.
+
+// lookLimit is how long the kernel, or the databases, may take.
+const lookLimit = 3 * time.Second
+
+// lookAtAll reads all four. The databases come first: what the kernel says meanwhile is no older than they are.
+func lookAtAll(ctx context.Context, links *kernelLinks, db *sonicDB) (ports map[string]*sides, err error) {
+	ctx, stop := context.WithTimeout(ctx, lookLimit)
+	defer stop()
+	ports = make(map[string]*sides)
+	of := func(name string) *sides {
+		if ports[name] == nil {
+			ports[name] = new(sides)
+		}
+		return ports[name]
+	}
+	if err := db.readConfigSide(ctx, of); err != nil {
+		return nil, err
+	}
+	stored, err := db.listState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range stored {
+		of(name)
+	}
+	kernel, err := listLinks(ctx, links)
+	if err != nil {
+		return nil, err
+	}
+	for name := range kernel {
+		of(name)
+	}
+	old, err := db.readEntries(ctx, ports)
+	if err != nil {
+		return nil, err
+	}
+	for name, k := range kernel {
+		k.leftOver = old != nil && old.has(k.Ifindex, name)
+		of(name).Kernel = k
+	}
+	return ports, nil
+}
+
+// readConfigSide reads CONFIG_DB's ports.
+func (d *sonicDB) readConfigSide(ctx context.Context, of func(name string) *sides) error {
+	c, err := d.Load(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range c.ports {
+		s := new(side)
+		for i := 0; i+1 < len(p.fields); i += 2 {
+			switch p.fields[i] {
+			case "admin_status":
+				s.Admin = p.fields[i+1]
+			case "mtu":
+				s.MTU = p.fields[i+1]
+			}
+		}
+		of(p.name).Config = s
+	}
+	return nil
+}
+
+// readEntries reads what STATE_DB and APPL_DB have of ports, and which interfaces portsyncd took for old.
+func (d *sonicDB) readEntries(ctx context.Context, ports map[string]*sides) (old *recordedOld, err error) {
+	var state, appl []redis.Cmder
+	var names []string
+	for name := range ports {
+		names = append(names, name)
+		state = append(state, d.entryCommand(ctx, d.stateKey(name)))
+		appl = append(appl, redis.NewSliceCmd(ctx, "hmget", d.applKey(name), "oper_status", "admin_status", "mtu"),
+			redis.NewIntCmd(ctx, "exists", d.applKey(name)))
+	}
+	state = append(state, d.oldCommand(ctx))
+	if err := pipeline(ctx, d.m, d.state, state); err != nil {
+		return nil, fmt.Errorf("read STATE_DB: %w", err)
+	}
+	if err := pipeline(ctx, d.m, d.appl, appl); err != nil {
+		return nil, fmt.Errorf("read APPL_DB: %w", err)
+	}
+	for i, name := range names {
+		if f := fieldsOf(state[i], 4); slices.ContainsFunc(f, func(s string) bool { return s != "" }) {
+			ports[name].State = &side{State: f[0], Oper: f[1], Admin: f[2], MTU: f[3]}
+		}
+		if f := fieldsOf(appl[2*i], 3); intOf(appl[2*i+1]) == 1 {
+			ports[name].Appl = &side{Oper: f[0], Admin: f[1], MTU: f[2]}
+		}
+	}
+	return d.recalledOld(state[len(state)-1]), nil
+}
+
+// fieldsOf is n fields of a hash; they are empty where it has none, or is no hash.
+func fieldsOf(answer redis.Cmder, n int) []string {
+	fields := make([]string, n)
+	for i, f := range answer.(*redis.SliceCmd).Val() {
+		fields[i], _ = f.(string)
+	}
+	return fields
+}
+
+// linkList takes one listing of all links.
+type linkList struct {
+	rule  *linkTable // which of them are ports
+	ports map[string]*side
+	lags  map[uint32]bool   // ifindexes of teams and bonds
+	in    map[string]uint32 // ports' masters
+	done  bool
+	err   error
+}
+
+func (l *linkList) live(*linkMessage)       {}
+func (l *linkList) lost(string)             {}
+func (l *linkList) malformed(error)         {}
+func (l *linkList) received(time.Time, int) {}
+
+func (l *linkList) dumped(m *linkMessage) {
+	if kind := string(m.kind); kind == "team" || kind == "bond" {
+		l.lags[uint32(m.index)] = true
+	}
+	name := string(m.name)
+	if m.family != unix.AF_UNSPEC || !l.rule.isPort(m.name) || strings.HasPrefix(name, "PortChannel") {
+		return
+	}
+	state := stateOf(m)
+	l.ports[name] = &side{Ifindex: m.index, Admin: upDown(state.admin), Oper: upDown(state.oper),
+		MTU: strconv.FormatUint(uint64(state.mtu), 10)}
+	l.in[name] = m.master
+}
+
+// dumpDone takes an interrupted listing as it is: what it missed is looked at again before it is believed.
+func (l *linkList) dumpDone(_ bool, err error) { l.done, l.err = true, err }
+
+// errLinksHeld says that the kernel did not list its links in time.
+var errLinksHeld = errors.New("the kernel has not listed its links in time: something holds its lock for link " +
+	"changes (rtnl); see what ip link hangs behind with: cat /proc/*/stack")
+
+// listLinks lists the links that are ports. The kernel may hold the thread that asks it: it is left behind then.
+func listLinks(ctx context.Context, links *kernelLinks) (map[string]*side, error) {
+	l := &linkList{rule: new(linkTable), ports: map[string]*side{}, lags: map[uint32]bool{}, in: map[string]uint32{}}
+	done := make(chan error, 1)
+	go func() {
+		err := links.StartDump()
+		for err == nil && !l.done {
+			if _, err = links.Receive(l); err == nil && !l.done {
+				err = links.Wait(lookLimit)
+			}
+		}
+		done <- errors.Join(err, l.err)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return nil, fmt.Errorf("list the links: %w", err)
+		}
+	case <-ctx.Done():
+		return nil, errLinksHeld
+	}
+	for name, k := range l.ports {
+		k.inLAG = l.lags[l.in[name]]
+	}
+	return l.ports, nil
+}

@@ -1,0 +1,15 @@
+package main
+
+// Exit codes of the daemon,
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // flags or configuration
+)
+
+// and of portsyncd diff.
+const (
+	exitAgree  = 0
+	exitDiffer = 1
+	exitUnsure = 2 // also for its flags
+)
