@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -257,4 +258,34 @@ func BenchmarkDiff(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestDiffInAStorm: interfaces that come and go while it lists them make no difference.
+func TestDiffInAStorm(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.settled(16)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	storm := make(chan error, 1)
+	go func() {
+		var lines []string
+		for i := range 50 {
+			lines = append(lines, fmt.Sprintf("link add s%d type veth peer name t%d", i, i), fmt.Sprintf("link del s%d", i))
+		}
+		for ctx.Err() == nil {
+			if err := s.Batch(s.NetNS, lines...); err != nil {
+				storm <- err
+				return
+			}
+		}
+		storm <- nil
+	}()
+	for range 5 {
+		if code, out, said := s.diff(); code != exitAgree {
+			t.Errorf("exit code %d: %s%s", code, out, said)
+		}
+	}
+	stop()
+	s.must(<-storm)
 }

@@ -122,6 +122,7 @@ type linkList struct {
 	lags  map[uint32]bool   // ifindexes of teams and bonds
 	in    map[string]uint32 // ports' masters
 	done  bool
+	torn  bool // links changed meanwhile, and some may be missing
 	err   error
 }
 
@@ -144,8 +145,26 @@ func (l *linkList) dumped(m *linkMessage) {
 	l.in[name] = m.master
 }
 
-// dumpDone takes an interrupted listing as it is: what it missed is looked at again before it is believed.
-func (l *linkList) dumpDone(_ bool, err error) { l.done, l.err = true, err }
+func (l *linkList) dumpDone(interrupted bool, err error) {
+	l.done, l.torn, l.err = true, interrupted, err
+}
+
+// mostListings is how often links are listed that change meanwhile. What the last listing misses has to be missing in
+// the next look, too, before anybody hears of it.
+const mostListings = 5
+
+// list lists all links once.
+func (l *linkList) list(links *kernelLinks) error {
+	l.done, l.torn = false, false
+	l.ports, l.lags, l.in = map[string]*side{}, map[uint32]bool{}, map[string]uint32{}
+	err := links.StartDump()
+	for err == nil && !l.done {
+		if _, err = links.Receive(l); err == nil && !l.done {
+			err = links.Wait(lookLimit)
+		}
+	}
+	return errors.Join(err, l.err)
+}
 
 // errLinksHeld says that the kernel did not list its links in time.
 var errLinksHeld = errors.New("the kernel has not listed its links in time: something holds its lock for link " +
@@ -153,16 +172,14 @@ var errLinksHeld = errors.New("the kernel has not listed its links in time: some
 
 // listLinks lists the links that are ports. The kernel may hold the thread that asks it: it is left behind then.
 func listLinks(ctx context.Context, links *kernelLinks) (map[string]*side, error) {
-	l := &linkList{rule: new(linkTable), ports: map[string]*side{}, lags: map[uint32]bool{}, in: map[string]uint32{}}
+	l := &linkList{rule: new(linkTable), torn: true}
 	done := make(chan error, 1)
 	go func() {
-		err := links.StartDump()
-		for err == nil && !l.done {
-			if _, err = links.Receive(l); err == nil && !l.done {
-				err = links.Wait(lookLimit)
-			}
+		var err error
+		for n := 0; n < mostListings && l.torn && err == nil; n++ {
+			err = l.list(links)
 		}
-		done <- errors.Join(err, l.err)
+		done <- err
 	}()
 	select {
 	case err := <-done:
