@@ -49,7 +49,7 @@ type scenario struct {
 var dull = map[string]int{"flap": 12, "admin": 6, "mtu": 4, "storm": 3, "delete": 4, "recreate": 4, "appear": 6, "rename": 2, "swap": 1,
 	"bridge": 3, "stranger": 2, "add": 2, "drop": 2, "speed": 3, "other": 2, "save": 2, "visitor": 1, "overrun": 1, "clock": 1}
 var harsh = map[string]int{"kill": 2, "term": 1, "coldstart": 2, "warm": 1, "stop": 2, "empty": 1, "older": 2, "hang": 1, "condition": 1,
-	"lost": 2, "cut": 2, "refused": 1, "flushappl": 1, "flushall": 1, "vandal": 2, "reload": 2, "listing": 2, "cutwatch": 1,
+	"lost": 2, "cut": 2, "refused": 1, "flushappl": 1, "flushall": 1, "vandal": 2, "reload": 2, "dropamid": 2, "listing": 2, "cutwatch": 1,
 	"confighang": 1, "configstop": 1}
 
 const (
@@ -77,8 +77,15 @@ func newScenario(seed uint64) scenario {
 	dice := rand.New(rand.NewPCG(seed, 1))
 	s := scenario{seed: seed, setup: happening{what: []string{"cold", "cold", "cold", "dpu", "unready", "apart"}[dice.IntN(6)], a: dice.IntN(simPorts + 1), b: dice.IntN(4)}}
 	kinds := allKinds
-	if dice.IntN(4) == 0 {
+	switch dice.IntN(4) {
+	case 0:
 		kinds = dullKinds
+	case 1: // few kinds, and these often: what takes three events of two kinds is rare among all
+		few := make([]string, 3+dice.IntN(4))
+		for i := range few {
+			few[i] = allKinds[dice.IntN(len(allKinds))]
+		}
+		kinds = few
 	}
 	pauses := []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond, time.Second}
 	most := pauses[dice.IntN(len(pauses))]

@@ -27,6 +27,8 @@ func (w *world) judge(db int, name string, args []string) {
 		}
 	case db == simState && name == "scan":
 		w.daemon.publishing = true
+	case db == simState && strings.HasPrefix(args[0], "PORTSYNCD_START_TABLE|"):
+		w.dropAmid()
 	case db == simAppl && name == "eval":
 		if args[0] == string(configDone) {
 			n, _ := strconv.Atoi(args[1])

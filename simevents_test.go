@@ -68,6 +68,8 @@ func (w *world) happen(h happening) {
 	switch h.what {
 	case "add", "drop", "speed", "reload":
 		w.operate(h.what, name, 1000*(1+h.b))
+	case "dropamid":
+		w.amid = &h
 	case "save":
 		w.save()
 	case "other":
@@ -188,15 +190,36 @@ func (w *world) operate(what, name string, speed int) {
 	case what == "speed" && has:
 		w.configure(name, speed)
 	case what == "drop" && has:
-		if w.daemon == nil || !w.daemon.publishing || !w.signal(portConfigDone) { // whose entry may be all that tells that the switch goes on
+		if w.daemon == nil || !w.daemon.publishing { // whose entry may be all that tells that the switch goes on
 			return
 		}
 		w.unconfigure(name)
 	default:
 		return
 	}
+	w.follow(what, name, speed)
+}
+
+// dropAmid drops the port of a "dropamid" that came before, while the daemon announces: what is old is written down,
+// and CONFIG_DB is read, and read again, in the next fractions of a millisecond.
+func (w *world) dropAmid() {
+	h := w.amid
+	if w.amid = nil; h == nil || w.config.down || w.rewriting {
+		return
+	}
+	w.spawn("operator", 0, func() {
+		w.nap(time.Duration(h.b) * 100 * time.Microsecond)
+		if _, has := w.configured[portName(h.a)]; has && !w.rewriting {
+			w.unconfigure(portName(h.a))
+			w.follow("drop", portName(h.a), 1000)
+		}
+	})
+}
+
+// follow is portmgrd, which carries into APPL_DB what CONFIG_DB has.
+func (w *world) follow(what, name string, speed int) {
 	w.spawn("portmgrd", 0, func() {
-		w.nap(3 * time.Millisecond)
+		w.nap([]time.Duration{3 * time.Millisecond, 50 * time.Microsecond}[speed/1000%2]) // busy, or not
 		for w.server.down {
 			w.nap(time.Second)
 		}

@@ -44,6 +44,7 @@ type world struct {
 	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
 	goneUntold map[string]bool // left-overs that went, or before the daemon had decided: no entry goes for them
 	inAppl     map[string]bool // ports that APPL_DB has, or had
+	amid       *happening      // a port that is dropped while the daemon announces
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
 	orch     map[string]bool   // ports that orchagent knows, true: it has made an interface
@@ -329,6 +330,17 @@ func (w *world) start(options syncOptions) {
 		d.socket.torn, w.silent = w.dice.IntN(10), true
 		for _, l := range w.kernel.sorted() {
 			w.unheard[l.name] = true
+		}
+		if d.socket.torn%2 == 1 { // and that takes long enough for an operator to configure another port
+			w.spawn("operator", 0, func() {
+				w.nap(time.Duration(d.socket.torn) * 300 * time.Millisecond)
+				for i := range simPorts {
+					if _, has := w.configured[portName(i)]; !has && !d.publishing && w.daemon == d {
+						w.operate("add", portName(i), 1000)
+						return
+					}
+				}
+			})
 		}
 	}
 	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
