@@ -221,8 +221,11 @@ func TestDifferences(t *testing.T) {
 		change func(s *sides)
 		want   []string
 	}{
-		"agreement":                             {func(*sides) {}, nil},
-		"orchagent has said nothing yet":        {func(s *sides) { s.Appl.Oper = "" }, nil},
+		"agreement":                      {func(*sides) {}, nil},
+		"orchagent has said nothing yet": {func(s *sides) { s.Appl.Oper = "" }, nil},
+		"orchagent's other words for down": {func(s *sides) { s.Appl.Oper, s.Kernel.Oper, s.State.Oper = "not_present", "down", "down" },
+			nil},
+		"not present, and yet running":          {func(s *sides) { s.Appl.Oper = "not_present" }, []string{"oper APPL_DB"}},
 		"a LAG's member has the LAG's MTU":      {func(s *sides) { s.Kernel.MTU, s.State.MTU, s.Kernel.inLAG = "1500", "1500", true }, nil},
 		"nobody's MTU":                          {func(s *sides) { s.Kernel.MTU, s.State.MTU = "1500", "1500" }, []string{"mtu CONFIG_DB"}},
 		"CONFIG_DB without admin_status: down":  {func(s *sides) { s.Config.Admin = "" }, []string{"admin CONFIG_DB"}},

@@ -83,7 +83,7 @@ func (s *sides) differences() (all []difference) {
 	if a != nil && k == nil {
 		add("presence", "APPL_DB", "kernel", "orchagent was told of the port, and there is no interface", doOrchagent)
 	}
-	if a != nil && k != nil && a.Oper != "" {
+	if a != nil && k != nil && a.Oper != "" && (a.Oper == "up") != (k.Oper == "up") { // unknown, not_present
 		s.compareFields("APPL_DB", &side{Oper: a.Oper}, doOper, add)
 	}
 	if c != nil && k != nil && published && !k.leftOver { // portmgrd waits for STATE_DB

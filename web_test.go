@@ -190,7 +190,7 @@ func TestTLSFilesAreWaitedFor(t *testing.T) {
 			[]string{"-web.tls-cert", "expired at"}, issue,
 		},
 		"not valid yet": {func(ca *authority, _ string) {
-			early.NotBefore = time.Now().Add(4 * time.Second)
+			early.NotBefore = time.Now().Add(8 * time.Second)
 			ca.issue("server", early)
 		}, []string{"-web.tls-cert", "not valid before"}, nil},
 	} {
