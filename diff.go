@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -58,6 +59,12 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 	}
 	err := f.Parse(args)
 	o.ports = f.Args()
+	for _, name := range o.ports {
+		if err == nil && strings.HasPrefix(name, "-") {
+			err = fmt.Errorf("flag %s after a port: flags come first", name)
+			fmt.Fprintln(stderr, "portsyncd diff:", err)
+		}
+	}
 	return o, err
 }
 
@@ -68,7 +75,7 @@ func runDiff(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case err != nil:
-		return exitUnsure // the flag package has said why
+		return exitUnsure // it was said why
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -156,7 +163,7 @@ func (r *diffReport) keep(earlier []portDiff, age time.Duration) {
 	}
 	for i := range r.Ports {
 		p := &r.Ports[i]
-		p.Since = float64(age.Round(100*time.Millisecond)) / float64(time.Second)
+		p.Since = age.Truncate(100 * time.Millisecond).Seconds()
 		p.Differences = slices.DeleteFunc(p.Differences, lasted(p.Port))
 	}
 	r.Ports = slices.DeleteFunc(r.Ports, func(p portDiff) bool { return len(p.Differences) == 0 })
@@ -169,7 +176,7 @@ func (r *diffReport) print(o *diffOptions, w io.Writer) error {
 		return e.Encode(r)
 	}
 	for _, p := range r.Ports {
-		fmt.Fprintf(w, "%s differs, for %.0f s or longer\n%s", p.Port, p.Since, p.Sides.columns())
+		fmt.Fprintf(w, "%s differs, for %d s or longer\n%s", p.Port, int(p.Since), p.Sides.columns())
 		for _, d := range p.Differences {
 			fmt.Fprintf(w, "  %s.\n    %s.\n", d.Says, d.Do)
 		}

@@ -173,6 +173,7 @@ func TestDiffCannotTell(t *testing.T) {
 	}
 	fails("an unknown port", []string{`no port "Ethernet400"`, "CONFIG_DB's PORT table"}, "Ethernet0", "Ethernet400")
 	fails("an unknown flag", []string{"-jsn", "Usage"}, "-jsn")
+	fails("a flag after a port", []string{"flag -json after a port"}, "Ethernet0", "-json")
 	fails("no configuration", []string{"-db.config", "/nowhere.json"}, "-db.config", "/nowhere.json")
 	fails("no namespace", []string{"-netns nowhere"}, "-netns", "nowhere")
 	s.must(s.Config.Set(t.Context(), configReady, "0", 0).Err())
@@ -205,6 +206,20 @@ func (s *testSwitch) diffOfHeldLinks() {
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != exitUnsure {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestDiffNeverSaysLonger than it has seen a difference.
+func TestDiffNeverSaysLonger(t *testing.T) {
+	lasting := func() []portDiff {
+		return []portDiff{{Port: "Ethernet0", Differences: []difference{{About: "mtu"}}}}
+	}
+	r := diffReport{Checked: 1, Ports: lasting()}
+	r.keep(lasting(), 2960*time.Millisecond)
+	var out strings.Builder
+	must(t, r.print(new(diffOptions), &out))
+	if r.Ports[0].Since != 2.9 || !strings.Contains(out.String(), "for 2 s or longer") {
+		t.Errorf("%v s: %s", r.Ports[0].Since, &out)
 	}
 }
 

@@ -355,8 +355,8 @@ func earlier(a, b mail) time.Time {
 }
 
 // pace is a token bucket: flushBurst flushes at once, one more every flushGap. In a storm that lasts the gap grows, up
-// to longGap: after growth flushes that had to wait, and as soon as they need not, it is flushGap again. The zero value
-// is full.
+// to longGap, which it has after stormGrowth flushes that had to wait. As soon as one need not, it is flushGap again.
+// The zero value is full.
 type pace struct {
 	full  time.Time // when the bucket is full again
 	storm int       // so many flushes in a row found no more than their own token

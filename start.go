@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -275,7 +276,11 @@ func (s *start) restWait(now time.Time) time.Duration {
 
 // counted notes that PortConfigDone was sent with another count.
 func (s *start) counted(count int) {
-	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent again", "count", count, "was", s.count)
+	was := "not known"
+	if s.count != unknownCount {
+		was = strconv.Itoa(s.count)
+	}
+	s.log.Log(ctxNone, levelNotice, "PortConfigDone sent again", "count", count, "was", was)
 	s.count = count
 	s.sent++
 }
