@@ -192,10 +192,15 @@ func (a *announcement) took(ports []portConfig) {
 // and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is taken back,
 // because whoever else deletes it from APPL_DB may have done so before we wrote. Where CONFIG_DB has no ports, and does
 // not say that it is complete, the fallback serves if there is one. Before anything else it writes down which
-// interfaces are old.
+// interfaces are old, and before each push what is pushed: a daemon that ends amid it leaves that to the next one.
 func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) (a announcement, err error) {
 	if err := d.recordOld(ctx, old); err != nil {
 		return a, err
+	}
+	if d.pushed == nil {
+		if d.pushed, err = d.recallPushed(ctx); err != nil {
+			return a, err
+		}
 	}
 	var sent []portConfig
 	for range readings {
@@ -220,7 +225,7 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
 		if done || err != nil {
 			if done {
-				d.pushed = nil
+				d.forgetPushed(ctx)
 			}
 			a.took(sent)
 			return a, err
@@ -232,8 +237,10 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 
 // push sends the ports that are due, and takes back those that were dropped.
 func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, a *announcement) error {
-	if d.pushed == nil {
-		d.pushed = make(map[string]struct{})
+	if len(due) > 0 {
+		if err := d.recordPushed(ctx, due); err != nil {
+			return err
+		}
 	}
 	for _, p := range due {
 		d.pushed[p.name] = struct{}{}

@@ -70,6 +70,8 @@ func (w *world) happen(h happening) {
 		w.operate(h.what, name, 1000*(1+h.b))
 	case "dropamid":
 		w.amid = &h
+	case "killamid":
+		w.killAmid(h)
 	case "save":
 		w.save()
 	case "other":
@@ -207,13 +209,26 @@ func (w *world) dropAmid() {
 	if w.amid = nil; h == nil || w.config.down || w.rewriting {
 		return
 	}
+	d := w.daemon
 	w.spawn("operator", 0, func() {
 		w.nap(time.Duration(h.b) * 100 * time.Microsecond)
-		if _, has := w.configured[portName(h.a)]; has && !w.rewriting {
+		if _, has := w.configured[portName(h.a)]; has && !w.rewriting && d == w.daemon { // the next one decides anew
 			w.unconfigure(portName(h.a))
 			w.follow("drop", portName(h.a), 1000)
 		}
 	})
+}
+
+// killAmid starts the switch again, drops a port while it is announced, and kills the daemon a little later.
+func (w *world) killAmid(h happening) {
+	w.doubtful = true
+	w.coldStart()
+	w.amid = &h
+	dropped := func() bool { _, has := w.configured[portName(h.a)]; return !has }
+	w.sleep(pause{until: w.now.Add(time.Second), ready: dropped})
+	w.nap(300 * time.Microsecond)
+	w.kill()
+	w.begin()
 }
 
 // follow is portmgrd, which carries into APPL_DB what CONFIG_DB has.

@@ -141,7 +141,7 @@ func TestSimulatedRedis(t *testing.T) {
 	free := func(args ...any) func() redis.Cmder { return func() redis.Cmder { return redis.NewCmd(ctx, args...) } }
 	for _, c := range []func() redis.Cmder{
 		integer("hset", "h", "a", "1", "b", "2"), integer("hset", "h", "a", "3"), text("hget", "h", "a"), text("hget", "h", "x"), text("hget", "none", "x"),
-		slice("hmget", "h", "a", "x", "b"), slice("hmget", "none", "a"), free("set", "s", "text"), text("get", "s"), text("get", "none"),
+		slice("hmget", "h", "a", "x", "b"), slice("hmget", "none", "a"), free("hkeys", "h"), free("hkeys", "none"), free("set", "s", "text"), text("get", "s"), text("get", "none"),
 		text("get", "h"), text("hget", "s", "a"), integer("hset", "s", "a", "1"), slice("hmget", "s", "a"), integer("exists", "h", "s", "none"),
 		integer("del", "h", "none"), integer("exists", "h"), integer("sadd", "set", "x"), integer("sadd", "set", "x"),
 		free("nonsense"),

@@ -238,7 +238,7 @@ func (s *simServer) command(db int, name string, args []string) any {
 		d[args[0]] = args[1]
 		s.event(db, args[0], "set")
 		return "OK"
-	case "hget", "hmget", "hgetall":
+	case "hget", "hmget", "hgetall", "hkeys":
 		return s.read(db, name, args)
 	case "hset":
 		return s.hset(db, args)
@@ -298,7 +298,10 @@ func (s *simServer) read(db int, name string, args []string) any {
 	}
 	out := []any{}
 	for _, f := range slices.Sorted(maps.Keys(h)) {
-		out = append(out, f, h[f])
+		out = append(out, f)
+		if name == "hgetall" {
+			out = append(out, h[f])
+		}
 	}
 	return out
 }

@@ -156,7 +156,8 @@ type simCount struct {
 // push is portmgrd: what an operator changed goes to APPL_DB.
 func (w *world) push(name string) {
 	h, _ := w.config.hash(simConfig, "PORT|"+name, false)
-	if h == nil || len(w.orch) == 0 {
+	announced := len(w.orch) > 0 || len(w.server.members(simAppl, "PORT_TABLE_KEY_SET")) > 0
+	if h == nil || !announced { // before that, portmgrd is not there
 		return
 	}
 	w.say("portmgrd pushes %s, speed %s", name, h["speed"])

@@ -34,12 +34,13 @@ type sonicDB struct {
 	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
-	slow                         func()              // a call takes longer than some milliseconds; see connect
-	bootID                       string              // of this boot of the machine: ifindexes mean nothing in another
-	ready                        bool                // CONFIG_DB_INITIALIZED was seen to be 1
-	pushed                       map[string]struct{} // ports that an announcement has sent which has not succeeded yet
-	warm                         warmDecision
-	closed                       atomic.Bool
+	slow                         func() // a call takes longer than some milliseconds; see connect
+	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
+	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
+	// ports of an announcement that was not completed; nil: those of a run before are not known
+	pushed map[string]struct{}
+	warm   warmDecision
+	closed atomic.Bool
 }
 
 // warmDecision is whether a start is warm, and its restore_count. It is made once: what it writes must not decide the

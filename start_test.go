@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -124,6 +126,42 @@ func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWhatAKilledDaemonPushedIsTakenBack: CONFIG_DB drops a port while it is announced, portmgrd deletes it from APPL_DB
+// before we write it, and kill -9 comes before we have looked again. A row of STATE_DB tells the next daemon.
+func TestWhatAKilledDaemonPushedIsTakenBack(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 3))
+	pushed := make(chan struct{})
+	var once sync.Once
+	s.proxied(func(request []byte) (v switchtest.Verdict) {
+		if announces(request, "Ethernet4") {
+			s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet4")).Err())
+			v.Hold = 200 * time.Millisecond // it is carried out, and its answer comes too late
+			once.Do(func() { close(pushed) })
+		}
+		return v
+	})
+	d := s.daemon()
+	<-pushed
+	s.waitFor("the push", func() bool { return s.Appl.Exists(ctx, "_PORT_TABLE:Ethernet4").Val() == 1 })
+	s.must(d.Signal(os.Kill))
+	s.waitFor("its end", func() bool { return !d.Running() })
+	o := s.orchagent(false)
+	d = s.daemon()
+	s.waitMetric(d, "portsyncd_port_config_done", "1")
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	for port, want := range map[string]int64{"Ethernet0": 1, "Ethernet4": 0, "Ethernet8": 1} {
+		key := "PORT_TABLE:" + port
+		if got := s.Appl.Exists(ctx, key, "_"+key).Val(); got != want {
+			t.Errorf("APPL_DB has %s: %d, want %d", port, got, want)
+		}
+	}
+	if left := s.State.HKeys(ctx, "PORTSYNCD_START_TABLE|pushed_ports").Val(); len(left) > 0 {
+		t.Errorf("the row of an announcement that is complete still has %v", left)
 	}
 }
 

@@ -206,14 +206,17 @@ func entriesFrom(answers []redis.Cmder, ports []portConfig) map[string]portState
 	return held
 }
 
-// Our own row of STATE_DB: the interfaces that were old when the ports were announced. A daemon that ends between
-// PortConfigDone and the first entry would otherwise take for old what orchagent has made meanwhile.
+// Our own rows of STATE_DB: the interfaces that were old when the ports were announced, and the ports of an
+// announcement that is not complete. A daemon that ends between PortConfigDone and the first entry would otherwise take
+// for old what orchagent has made meanwhile; one that ends amid an announcement would leave ports that CONFIG_DB drops.
 const (
 	startRows = "PORTSYNCD_START_TABLE"
 	oldRow    = "old_interfaces"
+	pushedRow = "pushed_ports"
 )
 
-func (d *sonicDB) oldKey() string { return startRows + d.stateAddr.separator + oldRow }
+func (d *sonicDB) oldKey() string    { return startRows + d.stateAddr.separator + oldRow }
+func (d *sonicDB) pushedKey() string { return startRows + d.stateAddr.separator + pushedRow }
 
 // recordOld writes the row.
 func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
@@ -250,4 +253,38 @@ func (d *sonicDB) recalledOld(answer redis.Cmder) *recordedOld {
 		}
 	}
 	return r
+}
+
+// recordPushed writes down ports before they are pushed to APPL_DB. A row that refuses them is no reason to announce
+// nothing.
+func (d *sonicDB) recordPushed(ctx context.Context, ports []portConfig) error {
+	args := []any{"hset", d.pushedKey()}
+	for _, p := range ports {
+		args = append(args, p.name, "")
+	}
+	err := pipeline(ctx, d.m, d.state, []redis.Cmder{redis.NewIntCmd(ctx, args...)})
+	if unavailable(err) {
+		return fmt.Errorf("write %s to STATE_DB: %w", d.pushedKey(), err)
+	}
+	return nil
+}
+
+// recallPushed reads which ports a run before has pushed, and not taken back, in an announcement that it did not end.
+func (d *sonicDB) recallPushed(ctx context.Context) (map[string]struct{}, error) {
+	read := redis.NewStringSliceCmd(ctx, "hkeys", d.pushedKey())
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{read}); unavailable(err) {
+		return nil, fmt.Errorf("read %s from STATE_DB: %w", d.pushedKey(), err)
+	}
+	pushed := make(map[string]struct{}, len(read.Val()))
+	for _, name := range read.Val() {
+		pushed[name] = struct{}{}
+	}
+	return pushed, nil
+}
+
+// forgetPushed deletes the row, when it is not needed any more. One that stays does no harm: only ports that CONFIG_DB
+// does not have are taken back.
+func (d *sonicDB) forgetPushed(ctx context.Context) {
+	d.pushed = nil
+	_ = pipeline(ctx, d.m, d.state, []redis.Cmder{redis.NewIntCmd(ctx, "del", d.pushedKey())})
 }
