@@ -27,7 +27,7 @@ func (w *world) judge(db int, name string, args []string) {
 		}
 	case db == simState && name == "scan":
 		w.daemon.publishing = true
-	case db == simState && strings.HasPrefix(args[0], "PORTSYNCD_START_TABLE|"):
+	case db == simState && name == "hset" && strings.HasPrefix(args[0], "PORTSYNCD_START_TABLE|"):
 		w.dropAmid()
 	case db == simAppl && name == "eval":
 		if args[0] == string(configDone) {

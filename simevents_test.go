@@ -258,6 +258,7 @@ func (w *world) reload(more bool) {
 			}
 		}
 	}
+	w.silent = w.silent || len(names) == 0 // no event tells that a CONFIG_DB without ports is complete
 	w.spawn("reload", 0, func() {
 		w.say("CONFIG_DB is rewritten")
 		speeds := map[string]string{}
