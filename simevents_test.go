@@ -43,7 +43,6 @@ func (w *world) prepare(setup happening) {
 		})
 	}
 	w.config.command(simConfig, "set", ready)
-	w.changed = time.Time{}
 	w.begin()
 }
 
@@ -290,7 +289,6 @@ func (w *world) reload(more bool) {
 				}
 			}
 		}
-		w.changed = w.now
 		w.rewriting = false
 		for _, name := range names {
 			w.nap(time.Millisecond)
@@ -386,7 +384,7 @@ func (w *world) configTrouble(h happening, name string) {
 		w.nap(time.Duration(1+h.b) * time.Second)
 		w.changeMeanwhile(name, uint32(3000+w.steps%1000+i))
 	}
-	w.config.hangs, w.config.down = false, false
+	w.config.hangs, w.config.down, w.readable = false, false, w.now
 }
 
 // changeMeanwhile changes a link, and looks for it in STATE_DB a little later.

@@ -37,7 +37,7 @@ type world struct {
 
 	configured map[string]time.Time // what CONFIG_DB is to have, since when; not what it has in the middle of a rewrite
 	rewriting  bool
-	changed    time.Time // when CONFIG_DB last changed
+	readable   time.Time // when CONFIG_DB last answered again
 	counts     []simCount
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
@@ -107,7 +107,7 @@ func (w *world) linkGone(l *simLink) {
 	w.vanished[l.name]++
 	w.goneUntold[l.name] = l.old || w.daemon == nil || !w.daemon.publishing
 	delete(w.others, l.name)
-	lately := w.now.Sub(w.configured[l.name]) < 5*time.Second
+	lately := min(w.now.Sub(w.configured[l.name]), w.now.Sub(w.readable)) < 5*time.Second
 	if d := w.daemon; d == nil || !d.publishing || lately || w.unheard[l.name] { // whether it counts as seen depends on when the daemon decides
 		w.unsure[l.name] = true
 	}
@@ -132,7 +132,6 @@ func (w *world) configure(name string, speed int) {
 			delete(w.seen, name)
 		}
 	}
-	w.changed = w.now
 	w.config.command(simConfig, "hset", []string{"PORT|" + name, "lanes", "1", "speed", strconv.Itoa(speed)})
 }
 
@@ -140,7 +139,6 @@ func (w *world) unconfigure(name string) {
 	w.say("CONFIG_DB drops %s", name)
 	w.recount()
 	delete(w.configured, name)
-	w.changed = w.now
 	w.config.command(simConfig, "del", []string{"PORT|" + name})
 }
 
