@@ -1,0 +1,433 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cause is why a port's state changed, as far as the kernel says. It is never guessed.
+type cause uint8
+
+const (
+	causeUnknown cause = iota
+	causeAdminDown
+	causeAdminUp
+	causeCarrierLost
+	causeCarrierBack
+	causeMTU
+	causeCreated
+	causeDeleted
+	causeRecreated
+	causeRenamed
+	causeListed // a listing has it otherwise than it was known: at a start, or after messages were lost
+	causeRepaired
+	causeLate
+	causeLeftOver // rule 5: of the switch software's previous run
+)
+
+var causes = [...]string{"unknown", "admin down", "admin up", "carrier lost", "carrier back", "MTU changed", "created",
+	"deleted", "created again", "renamed", "found by a listing", "repaired", "published late", "left-over"}
+
+func (c cause) String() string {
+	if int(c) < len(causes) {
+		return causes[c]
+	}
+	return causes[causeUnknown]
+}
+
+// outcomeKind is what was decided about STATE_DB.
+type outcomeKind uint8
+
+const (
+	outcomePending   outcomeKind = iota // not known yet
+	outcomeWritten                      // written, and acknowledged
+	outcomeSame                         // STATE_DB had it already
+	outcomeAbsent                       // not written: APPL_DB does not have the port (rule 4)
+	outcomeDeleted                      // the entry is deleted
+	outcomeMerged                       // written with a later change, or with what came of both
+	outcomeFailed                       // the databases did not take it, and are asked again
+	outcomeNoMessage                    // a message about the port that says nothing of its device (rule 2)
+)
+
+var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted", "written with a later one",
+	"failed, trying again", "ignored: bridge or LAG"}
+
+func (o outcomeKind) String() string {
+	if int(o) < len(outcomes) {
+		return outcomes[o]
+	}
+	return outcomes[outcomePending]
+}
+
+// ownKind is what happened to the daemon.
+type ownKind uint8
+
+const (
+	ownUnknown ownKind = iota
+	ownStarted
+	ownStopped
+	ownListed
+	ownDecided
+	ownConfigDone
+	ownInitDone
+	ownOverrun
+	ownOutage
+	ownBack
+	ownWarm
+	ownHealth
+)
+
+var ownKinds = [...]string{"unknown", "started", "stopped", "links listed", "start decided", "PortConfigDone sent",
+	"PortInitDone sent", "link messages lost", "databases down", "databases back", "warm restart", "health"}
+
+func (k ownKind) String() string {
+	if int(k) < len(ownKinds) {
+		return ownKinds[k]
+	}
+	return ownKinds[ownUnknown]
+}
+
+// recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What is
+// in it outlives the process. It says nothing of what others decide, and nobody waits for it; nil records nothing.
+type recorder struct {
+	m      *metrics
+	file   *os.File
+	image  []byte
+	dead   atomic.Bool // the image cannot be written any more
+	rows   rows[recordRow]
+	byName map[string]int // rings that have a name
+	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
+	boot   byte           // of the machine, counted
+	booted time.Duration  // the machine's clock when the process's
+	opened time.Time      // was this
+
+	mu  sync.Mutex // of the daemon's ring: anybody writes there
+	own uint32     // its newest number
+}
+
+// recordRow is what is known of a port's ring.
+type recordRow struct {
+	ring     []byte // nil: there is none left
+	looked   bool   // whether it has one
+	last     portRecord
+	any      bool   // last is one, though its number may be a later record's that says nothing of the link
+	settled  uint32 // up to this number it is known what was decided,
+	sent     uint32 // and up to this one it is in flight
+	sentAt   time.Duration
+	sentWall time.Time
+}
+
+// openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
+// nil where there is not even memory.
+func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder {
+	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
+	file, image, aside, err := (*os.File)(nil), []byte(nil), "", errNoRecorder
+	if path != "" {
+		file, image, aside, err = openRecord(path, size)
+		if aside != "" {
+			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
+				"now", aside)
+		}
+	}
+	if err != nil {
+		if path != "" {
+			log.Warn("the flight recorder is in memory only, and ends with this process", "file", path, "err", err,
+				"remedy", "make its directory writable, or name another file with -recorder.file")
+		}
+		if file, image, err = recordInMemory(size); err != nil {
+			log.Warn("there is no flight recorder", "err", err)
+			return nil
+		}
+	}
+	return newRecorder(file, image, m, time.Now())
+}
+
+// newRecorder goes on where an image ends.
+func newRecorder(file *os.File, image []byte, m *metrics, now time.Time) *recorder {
+	r := &recorder{m: m, file: file, image: image, byName: map[string]int{}, opened: now}
+	var clock unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
+		r.booted = time.Duration(clock.Nano())
+	}
+	r.boot = bootCount(image, bootID())
+	var named []int
+	for i := range rings(image) {
+		if name := ringName(ringOf(image, i)); name != "" {
+			r.byName[name] = i
+			named = append(named, i)
+		} else {
+			r.idle = append(r.idle, i)
+		}
+	}
+	r.idle = append(r.idle, named...)
+	first := true
+	for i := range uint32(ownEvents) {
+		if e, whole := takeOwnRecord(ownAt(image, i)); whole && (first || newer(e.number, r.own)) {
+			r.own, first = e.number, false
+		}
+	}
+	return r
+}
+
+// guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
+// The recorder ends, and the daemon goes on. Use: defer r.guard(debug.SetPanicOnFault(true)).
+func (r *recorder) guard(was bool) {
+	debug.SetPanicOnFault(was)
+	if fault := recover(); fault != nil {
+		if _, is := fault.(interface{ Addr() uintptr }); !is {
+			panic(fault)
+		}
+		r.dead.Store(true)
+	}
+}
+
+// off says that nothing is recorded.
+func (r *recorder) off() bool { return r == nil || r.dead.Load() }
+
+// machine is the machine's clock at a time of this process.
+func (r *recorder) machine(at time.Time) time.Duration { return r.booted + at.Sub(r.opened) }
+
+// row returns a port's row, with its ring if there is one for it.
+func (r *recorder) row(p *port) *recordRow {
+	row := r.rows.of(p)
+	if row.looked {
+		return row
+	}
+	row.looked = true
+	ring, has := r.byName[p.name]
+	switch {
+	case has:
+		r.idle = slices.DeleteFunc(r.idle, func(i int) bool { return i == ring })
+	case len(r.idle) == 0:
+		return row
+	default:
+		ring, r.idle = r.idle[0], r.idle[1:]
+		delete(r.byName, ringName(ringOf(r.image, ring)))
+		nameRing(ringOf(r.image, ring), p.name)
+		r.byName[p.name] = ring
+	}
+	row.ring = ringOf(r.image, ring)
+	for i := range uint32(portEvents) {
+		if e, whole := takePortRecord(eventAt(row.ring, i)); whole && (!row.any || newer(e.number, row.last.number)) {
+			row.last, row.any = e, true
+		}
+	}
+	row.settled, row.sent = row.last.number, row.last.number
+	return row
+}
+
+// add writes a record behind the last one.
+func (r *recorder) add(row *recordRow, e *portRecord, at time.Time) {
+	e.at, e.since = at, r.machine(at)
+	e.number, e.boot = row.last.number+1, r.boot
+	e.written, e.acknowledged = -1, -1
+	e.put(eventAt(row.ring, e.number))
+	row.last, row.any = *e, true
+	r.m.recorded[e.cause].Inc()
+}
+
+// link takes a message, or a line of a listing, that tells the present state of a port's interface.
+func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
+	if r.off() {
+		return
+	}
+	defer r.guard(debug.SetPanicOnFault(true))
+	row := r.row(p)
+	if row.ring == nil {
+		return
+	}
+	was := &row.last
+	e := portRecord{index: m.index, now: stateOf(m), present: true, counted: m.hasCarrier,
+		carrierUp: m.carrierUp, carrierDown: m.carrierDown}
+	same := row.any && was.present && was.index == m.index
+	if same {
+		e.before = was.now
+		if e.counted && was.counted {
+			e.missed = m.carrierDown - was.carrierDown
+		}
+		if e.now.oper && e.missed > 0 && m.flags&unix.IFF_LOWER_UP == 0 { // what the last loss did is still to come
+			e.missed--
+			e.carrierDown--
+		}
+		if e.now == was.now && e.missed == 0 {
+			return
+		}
+	}
+	e.cause = causeOf(row.any, same, listed, was, &e, m.flags)
+	if e.before.oper && !e.now.oper && e.missed > 0 {
+		e.missed-- // this one
+	}
+	if e.now == e.before {
+		e.outcome = outcomeSame
+	}
+	r.add(row, &e, at)
+}
+
+// causeOf is why a state came after another one. any: there was one; same: of the same interface.
+func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
+	carrier := flags&unix.IFF_LOWER_UP != 0
+	switch {
+	case listed:
+		return causeListed
+	case !any:
+		return causeCreated
+	case !same:
+		return causeRecreated
+	case was.now.admin && !e.now.admin:
+		return causeAdminDown
+	case !was.now.admin && e.now.admin:
+		return causeAdminUp
+	case was.now.oper && !e.now.oper && !carrier:
+		return causeCarrierLost
+	case e.now.oper && (!was.now.oper || e.missed > 0):
+		return causeCarrierBack
+	case !e.now.oper && e.missed > 0 && !carrier:
+		return causeCarrierLost
+	case e.now.mtu != was.now.mtu:
+		return causeMTU
+	}
+	return causeUnknown
+}
+
+// gone notes that a port has lost its interface.
+func (r *recorder) gone(p *port, why cause, at time.Time) {
+	if r.off() {
+		return
+	}
+	defer r.guard(debug.SetPanicOnFault(true))
+	row := r.row(p)
+	if row.ring == nil || !row.any || !row.last.present {
+		return
+	}
+	r.add(row, &portRecord{index: row.last.index, before: row.last.now, counted: row.last.counted, cause: why,
+		carrierUp: row.last.carrierUp, carrierDown: row.last.carrierDown}, at)
+}
+
+// ignored notes a message that looks like a deletion of the interface, and is none.
+func (r *recorder) ignored(p *port, at time.Time) {
+	if r.off() {
+		return
+	}
+	defer r.guard(debug.SetPanicOnFault(true))
+	row := r.row(p)
+	if row.ring == nil || !row.any {
+		return
+	}
+	e := row.last
+	e.before, e.cause, e.outcome, e.missed = e.now, causeUnknown, outcomeNoMessage, 0
+	r.add(row, &e, at)
+}
+
+// repaired notes that a comparison has put an entry right: found is what it was, as its four fields.
+func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
+	if r.off() {
+		return
+	}
+	defer r.guard(debug.SetPanicOnFault(true))
+	row := r.row(p)
+	if row.ring == nil {
+		return
+	}
+	e := row.last
+	e.missed, e.cause = 0, why
+	if words := strings.Fields(found); len(words) == 4 {
+		mtu, _ := strconv.ParseUint(words[3], 10, 32)
+		e.before = portState{oper: words[1] == "up", admin: words[2] == "up", mtu: uint32(mtu)}
+	} else if why == causeRepaired {
+		e.before = portState{}
+	}
+	e.outcome = outcomeWritten
+	last := row.last
+	r.add(row, &e, at)
+	last.number = row.last.number
+	row.last = last // of the link it says nothing
+}
+
+// sent notes that a port's latest state is on its way to the databases.
+func (r *recorder) sent(p *port, now time.Time) {
+	if r.off() {
+		return
+	}
+	if row := r.rows.of(p); row.ring != nil {
+		row.sent, row.sentWall = row.last.number, now
+	}
+}
+
+// landed notes what came of it.
+func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
+	if r.off() {
+		return
+	}
+	row := r.rows.of(p)
+	if row.ring == nil || row.sent == row.settled {
+		return
+	}
+	defer r.guard(debug.SetPanicOnFault(true))
+	outcome := outcomeSame
+	switch {
+	case w.err != nil:
+		outcome = outcomeFailed
+	case w.written:
+		outcome = outcomeWritten
+	case w.ask && !w.exists && w.set:
+		outcome = outcomeAbsent
+	case w.deleted:
+		outcome = outcomeDeleted
+	}
+	first := row.settled + 1
+	if row.sent-first >= portEvents {
+		first = row.sent - portEvents + 1
+	}
+	for n := first; n != row.sent+1; n++ {
+		b := eventAt(row.ring, n)
+		e, whole := takePortRecord(b)
+		if !whole || e.number != n || e.outcome != outcomePending && e.outcome != outcomeFailed {
+			continue
+		}
+		e.outcome = outcome
+		if n != row.sent && w.err == nil {
+			e.outcome = outcomeMerged
+		}
+		e.written = r.machine(row.sentWall) - e.since
+		if e.acknowledged = -1; w.err == nil {
+			e.acknowledged = r.machine(now) - e.since
+		}
+		e.put(b)
+	}
+	if w.err == nil {
+		row.settled = row.sent
+	}
+}
+
+// note records something that happened to the daemon. Anybody may call it.
+func (r *recorder) note(kind ownKind, words string, at time.Time) {
+	if r.off() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.guard(debug.SetPanicOnFault(true))
+	r.own++
+	e := ownRecord{at: at, since: r.machine(at), boot: r.boot, number: r.own, kind: kind, text: words}
+	e.put(ownAt(r.image, r.own))
+}
+
+// forget drops what is known of a port. Its ring stays, until another port needs one.
+func (r *recorder) forget(p *port) {
+	if r == nil {
+		return
+	}
+	if r.rows.of(p).ring != nil {
+		r.idle = append(r.idle, r.byName[p.name])
+	}
+	r.rows.drop(p)
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The flight recorder's file: a head, a ring of what happened to the daemon, and a ring for each port. All numbers are
+// little-endian. Each event has a checksum of its own, so that a reader, or the next daemon, never takes half an event
+// for a whole one. A ring's newest event is the one with the highest number: nothing else says where it ends.
+
+const (
+	recordMagic   = "psyncrec"
+	recordVersion = 1
+	recordHead    = 4096 // bytes of the head; most are spare
+
+	portEvents  = 64  // of a port's ring
+	portEvent   = 60  // bytes each
+	ringHead    = 32  // bytes: the port's name, and its checksum
+	portRing    = ringHead + portEvents*portEvent
+	ownEvents   = 512 // of the daemon's ring
+	ownEvent    = 128 // bytes each
+	ownText     = ownEvent - 32
+	recordFixed = recordHead + ownEvents*ownEvent
+
+	// defaultRecorderSize is enough for the rings of 523 ports.
+	defaultRecorderSize = 2 << 20
+	defaultRecorderFile = "/run/portsyncd/recorder"
+)
+
+var (
+	recordSums    = crc32.MakeTable(crc32.Castagnoli)
+	recordOrder   = binary.LittleEndian
+	errNoRecorder = errors.New("not a flight recorder's file of this version")
+	errRecording  = errors.New("another daemon records to it")
+)
+
+// portRecord is what happened to a port.
+type portRecord struct {
+	at                     time.Time     // when the message was received, on the wall
+	since                  time.Duration // the same on the machine's clock, which nobody sets: since it booted
+	boot                   byte          // of the machine, counted
+	number                 uint32        // grows by one within the ring
+	index                  int32         // ifindex, 0: none any more
+	now, before            portState
+	present                bool // there is an interface
+	counted                bool // the kernel tells of carriers:
+	carrierUp, carrierDown uint32
+	missed                 uint32 // losses of carrier since the record before, beside this one
+	cause                  cause
+	outcome                outcomeKind
+	written, acknowledged  time.Duration // after at, negative: not (yet)
+}
+
+// noTime is a portRecord's written or acknowledged in the file, if there is none.
+const noTime = ^uint32(0)
+
+// Bits of a portRecord in the file.
+const (
+	bitAdmin = 1 << iota
+	bitOper
+	bitAdminBefore
+	bitOperBefore
+	bitPresent
+	bitCounted
+)
+
+// put writes a record to its place in a ring.
+func (r *portRecord) put(b []byte) {
+	_ = b[portEvent-1]
+	bits := byte(0)
+	for i, on := range [...]bool{r.now.admin, r.now.oper, r.before.admin, r.before.oper, r.present, r.counted} {
+		if on {
+			bits |= 1 << i
+		}
+	}
+	recordOrder.PutUint32(b[4:], r.number)
+	recordOrder.PutUint64(b[8:], uint64(r.at.UnixNano()))
+	recordOrder.PutUint64(b[16:], uint64(r.since))
+	recordOrder.PutUint32(b[24:], uint32(r.index))
+	recordOrder.PutUint32(b[28:], r.now.mtu)
+	recordOrder.PutUint32(b[32:], r.before.mtu)
+	recordOrder.PutUint32(b[36:], r.carrierUp)
+	recordOrder.PutUint32(b[40:], r.carrierDown)
+	recordOrder.PutUint32(b[44:], r.missed)
+	b[48], b[49], b[50], b[51] = byte(r.cause), byte(r.outcome), bits, r.boot
+	recordOrder.PutUint32(b[52:], micros(r.written))
+	recordOrder.PutUint32(b[56:], micros(r.acknowledged))
+	seal(b[:portEvent])
+}
+
+// takePortRecord reads a record, and says whether there is a whole one.
+func takePortRecord(b []byte) (r portRecord, whole bool) {
+	if !sealed(b[:portEvent]) {
+		return r, false
+	}
+	bits := b[50]
+	return portRecord{
+		number: recordOrder.Uint32(b[4:]), at: time.Unix(0, int64(recordOrder.Uint64(b[8:]))),
+		since: time.Duration(recordOrder.Uint64(b[16:])), index: int32(recordOrder.Uint32(b[24:])),
+		now:    portState{admin: bits&bitAdmin != 0, oper: bits&bitOper != 0, mtu: recordOrder.Uint32(b[28:])},
+		before: portState{admin: bits&bitAdminBefore != 0, oper: bits&bitOperBefore != 0, mtu: recordOrder.Uint32(b[32:])},
+		present: bits&bitPresent != 0, counted: bits&bitCounted != 0,
+		carrierUp: recordOrder.Uint32(b[36:]), carrierDown: recordOrder.Uint32(b[40:]), missed: recordOrder.Uint32(b[44:]),
+		cause: cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
+		written: fromMicros(recordOrder.Uint32(b[52:])), acknowledged: fromMicros(recordOrder.Uint32(b[56:])),
+	}, true
+}
+
+func micros(d time.Duration) uint32 {
+	if d < 0 {
+		return noTime
+	}
+	return uint32(min(d.Microseconds(), int64(noTime-1)))
+}
+
+func fromMicros(n uint32) time.Duration {
+	if n == noTime {
+		return -1
+	}
+	return time.Duration(n) * time.Microsecond
+}
+
+// ownRecord is what happened to the daemon.
+type ownRecord struct {
+	at     time.Time
+	since  time.Duration
+	boot   byte
+	number uint32
+	kind   ownKind
+	text   string // at most ownText bytes
+}
+
+func (r *ownRecord) put(b []byte) {
+	clear(b[4:ownEvent])
+	recordOrder.PutUint32(b[4:], r.number)
+	recordOrder.PutUint64(b[8:], uint64(r.at.UnixNano()))
+	recordOrder.PutUint64(b[16:], uint64(r.since))
+	b[24], b[26] = byte(r.kind), r.boot
+	b[25] = byte(copy(b[32:ownEvent], r.text))
+	seal(b[:ownEvent])
+}
+
+func takeOwnRecord(b []byte) (r ownRecord, whole bool) {
+	if !sealed(b[:ownEvent]) {
+		return r, false
+	}
+	return ownRecord{
+		number: recordOrder.Uint32(b[4:]), at: time.Unix(0, int64(recordOrder.Uint64(b[8:]))),
+		since: time.Duration(recordOrder.Uint64(b[16:])), kind: ownKind(b[24]), boot: b[26],
+		text: string(b[32 : 32+min(int(b[25]), ownText)]),
+	}, true
+}
+
+// seal puts the checksum of what follows it into the first four bytes, and sealed compares it.
+func seal(b []byte) { recordOrder.PutUint32(b, crc32.Checksum(b[4:], recordSums)) }
+
+// sealed is false for bytes that are all zero, too: their checksum is not.
+func sealed(b []byte) bool { return recordOrder.Uint32(b) == crc32.Checksum(b[4:], recordSums) }
+
+// newer says that a record's number comes after another's; numbers begin anew after 2^32.
+func newer(a, b uint32) bool { return int32(a-b) > 0 }
+
+// ringOf is the place of a port's ring.
+func ringOf(image []byte, ring int) []byte {
+	return image[recordFixed+ring*portRing:][:portRing]
+}
+
+// ringName is the port that a ring is of, empty: nobody's.
+func ringName(ring []byte) string {
+	if !sealed(ring[:ringHead]) {
+		return ""
+	}
+	return string(text(ring[4 : 4+unix.IFNAMSIZ]))
+}
+
+func nameRing(ring []byte, name string) {
+	clear(ring)
+	copy(ring[4:4+unix.IFNAMSIZ-1], name)
+	seal(ring[:ringHead])
+}
+
+// eventAt is where the event with a number is in a port's ring, ownAt in the daemon's.
+func eventAt(ring []byte, number uint32) []byte {
+	return ring[ringHead+int(number%portEvents)*portEvent:][:portEvent]
+}
+
+func ownAt(image []byte, number uint32) []byte {
+	return image[recordHead+int(number%ownEvents)*ownEvent:][:ownEvent]
+}
+
+// rings is how many ports an image has room for.
+func rings(image []byte) int { return (len(image) - recordFixed) / portRing }
+
+// Places in the head, which the checksum in its first four bytes covers.
+const (
+	headSum    = 64
+	headBoots  = 20 // how often the machine was booted meanwhile,
+	headBootID = 24 // and which time this is
+)
+
+// bootCount is how often the machine was booted since the file was made: times of one boot can be compared.
+func bootCount(image []byte, id string) byte {
+	place := image[headBootID:headSum]
+	if string(text(place)) != id {
+		clear(place)
+		copy(place, id)
+		image[headBoots]++
+		seal(image[:headSum])
+	}
+	return image[headBoots]
+}
+
+func putHead(image []byte) {
+	copy(image[4:], recordMagic)
+	recordOrder.PutUint32(image[12:], recordVersion)
+	recordOrder.PutUint32(image[16:], uint32(len(image)))
+	seal(image[:headSum])
+}
+
+// whole says that an image is one of this version.
+func whole(image []byte) bool {
+	return len(image) >= recordFixed && sealed(image[:headSum]) && string(image[4:12]) == recordMagic &&
+		recordOrder.Uint32(image[12:]) == recordVersion && int(recordOrder.Uint32(image[16:])) == len(image)
+}
+
+// openRecord opens a recorder's file of so many bytes, or makes it, and maps it. A file that is none, or of another
+// size, is set aside: aside is its new name then. Of two daemons only the first records to it.
+func openRecord(path string, size int) (file *os.File, image []byte, aside string, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, nil, "", err
+	}
+	for range 2 {
+		file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o640)
+		if err != nil {
+			return nil, nil, aside, err
+		}
+		var usable bool
+		if image, usable, err = mapRecord(file, size); usable || err != nil {
+			break
+		}
+		file.Close()
+		aside = path + ".aside"
+		if err := os.Rename(path, aside); err != nil {
+			return nil, nil, "", fmt.Errorf("%w, and cannot be set aside: %w", errNoRecorder, err)
+		}
+	}
+	if err == nil && image == nil {
+		err = errNoRecorder
+	}
+	if err != nil {
+		file.Close()
+		return nil, nil, aside, err
+	}
+	return file, image, aside, nil
+}
+
+// mapRecord maps a file if it is empty, or a recorder's of that size. Its space is claimed: a page of a mapping that
+// finds none ends a process.
+func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, false, errRecording
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	fresh := info.Size() == 0
+	if !info.Mode().IsRegular() || !fresh && info.Size() != int64(size) {
+		return nil, false, nil
+	}
+	if err := unix.Fallocate(int(file.Fd()), 0, 0, int64(size)); err != nil {
+		if !errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, false, fmt.Errorf("claim %d bytes: %w", size, err)
+		}
+		if fresh {
+			if _, err := file.WriteAt(make([]byte, size), 0); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	if image, err = unix.Mmap(int(file.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, false, fmt.Errorf("map it: %w", err)
+	}
+	switch {
+	case fresh:
+		putHead(image)
+	case !whole(image):
+		_ = unix.Munmap(image)
+		return nil, false, nil
+	}
+	return image, true, nil
+}
+
+// recordInMemory is a recorder that ends with the process.
+func recordInMemory(size int) (file *os.File, image []byte, err error) {
+	fd, err := unix.MemfdCreate("portsyncd-recorder", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, err
+	}
+	file = os.NewFile(uintptr(fd), "recorder in memory")
+	image, _, err = mapRecord(file, size)
+	return file, image, err
+}
