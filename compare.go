@@ -116,18 +116,20 @@ func (c *comparison) forget(p *port) {
 }
 
 // judge says what came out for one port's write. gone says that the port has no interface; begun, that entries from
-// before a warm start are still being sorted out: to remove those is no repair.
-func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) {
+// before a warm start are still being sorted out: to remove those is no repair. It returns causeRepaired or causeLate if
+// the entry was wrong, or missing.
+func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) (why cause) {
 	row := c.rows.of(p)
 	believed := row.believed
 	row.believed = false
 	if w.err != nil {
-		return
+		return causeUnknown
 	}
 	if w.ask && !w.exists {
 		row.absent = true
 	}
 	if w.written && row.absent {
+		why = causeLate
 		row.absent = false
 		c.m.repairLate.Inc()
 		c.log.Info("published: the port entered APPL_DB after its last link message", "port", p.name)
@@ -135,20 +137,21 @@ func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) {
 	switch {
 	case w.del == delIfOurs && w.deleted && gone:
 		if !begun {
-			c.repair(p, &c.m.repairStale, "an entry without an interface", w.found, "none")
+			return c.repair(p, &c.m.repairStale, "an entry without an interface", w.found, "none")
 		}
 	case believed && w.same:
 		row.repairs = 0
 	case believed && w.written && w.found == nothingFound:
-		c.repair(p, &c.m.repairLost, "an entry was lost", w.found, w.describe())
+		return c.repair(p, &c.m.repairLost, "an entry was lost", w.found, w.describe())
 	case believed && w.written:
-		c.repair(p, &c.m.repairChanged, "another writer changed an entry", w.found, w.describe())
+		return c.repair(p, &c.m.repairChanged, "another writer changed an entry", w.found, w.describe())
 	}
+	return why
 }
 
 // repair counts and logs one repair. A dozen of the same port in a row are a fight: it is said once, and the port is
 // left alone for longer and longer.
-func (c *comparison) repair(p *port, kind *counter, what, found, right string) {
+func (c *comparison) repair(p *port, kind *counter, what, found, right string) cause {
 	kind.Inc()
 	c.repairs++
 	row := c.rows.of(p)
@@ -163,6 +166,7 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) {
 	default:
 		row.rest = restOf(row.repairs)
 	}
+	return causeRepaired
 }
 
 // restOf is how many comparisons a port sits out after so many repairs in a row: doubling, up to restAtMost. The count

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -26,6 +28,7 @@ func (s *mirror) do(e errand, job func(context.Context) error, done func(error))
 		if trouble == nil {
 			trouble = s.outbox.refused()
 		}
+		s.noteOutage(trouble)
 		s.status.database(trouble, s.now())
 	})
 }
@@ -66,6 +69,24 @@ func (s *mirror) load() {
 	})
 }
 
+// showInitDone tells whether PortInitDone is sent.
+func (s *mirror) showInitDone() {
+	done := s.start.done()
+	if s.status.initDone.Swap(done) != done && done {
+		s.record.note(ownInitDone, "", s.now())
+	}
+}
+
+// noteOutage has the beginning and the end of an outage taken down.
+func (s *mirror) noteOutage(trouble error) {
+	switch down := s.status.dbDown.Load() != 0; {
+	case trouble != nil && !down:
+		s.record.note(ownOutage, trouble.Error(), s.now())
+	case trouble == nil && down:
+		s.record.note(ownBack, "", s.now())
+	}
+}
+
 // followLogger takes up what CONFIG_DB says about the log.
 func (s *mirror) followLogger(l logSettings) {
 	if l = l.filled(); s.options.logger != nil && l != s.logger {
@@ -83,6 +104,7 @@ func (s *mirror) decide() {
 	dismissed := s.links.decideOld(mode.old)
 	for _, p := range dismissed {
 		s.m.ignoredOld.Add(s.outbox.dismiss(p))
+		s.record.gone(p, causeLeftOver, s.now())
 	}
 	if mode.cold { // nothing was published yet: what went before this has no entry of ours
 		s.links.all(func(p *port) {
@@ -103,6 +125,7 @@ func (s *mirror) decide() {
 	s.restore()
 	s.notice("start decided", "ports", len(c.ports), "existing_interfaces", mode.what, "why", mode.why,
 		"old", len(s.links.leftovers()), "announce", mode.announce, "warm", f.warm, "keyspace_events", f.events)
+	s.record.note(ownDecided, fmt.Sprintf("%d ports, interfaces %s: %s", len(c.ports), mode.what, mode.why), s.now())
 	if mode.announce {
 		s.start.on(toAnnounce)
 		return
@@ -110,7 +133,7 @@ func (s *mirror) decide() {
 	s.start.on(toAdopt)
 	if f.initDone && !f.warm {
 		s.start.on(initDoneSent)
-		s.status.initDone.Store(true)
+		s.showInitDone()
 	}
 	version, _ := s.links.unwritten()
 	if f.old == nil && len(s.links.leftovers()) == 0 || f.old != nil && f.old.are(s.links.leftovers()) {
@@ -154,6 +177,7 @@ func (s *mirror) announce() {
 		s.links.written(version)
 		first := s.start.in(announcing)
 		s.start.told(told)
+		s.record.note(ownConfigDone, strconv.Itoa(s.start.ports())+" ports", s.now())
 		s.configure(s.start.names())
 		if first {
 			s.setOldDown()
@@ -239,6 +263,7 @@ func (s *mirror) recount() {
 			s.lostSignals()
 		default:
 			s.start.counted(count)
+			s.record.note(ownConfigDone, strconv.Itoa(count)+" ports", s.now())
 		}
 	})
 }
@@ -247,7 +272,7 @@ func (s *mirror) recount() {
 func (s *mirror) lostSignals() {
 	if s.start.mayAnnounce() {
 		s.start.lost()
-		s.status.initDone.Store(false)
+		s.showInitDone()
 	}
 }
 
@@ -282,6 +307,7 @@ func (s *mirror) flush(signal bool) {
 		}
 	}
 	f := s.outbox.send(now)
+	s.outbox.underWay(func(p *port) { s.record.sent(p, now) })
 	f.initDone, f.warm = signal, s.warm.owes()
 	f.list, f.signals = s.compare.ask()
 	version, _ := s.links.unwritten()
@@ -309,7 +335,10 @@ func (s *mirror) owesRecord() bool {
 func (s *mirror) flushed(f *flush, version uint32, err error) {
 	for _, p := range s.outbox.landed(s.now()) {
 		w := s.outbox.result(p)
-		s.compare.judge(p, w, !s.present(p), s.warm.underWay())
+		s.record.landed(p, w, s.now())
+		if why := s.compare.judge(p, w, !s.present(p), s.warm.underWay()); why != causeUnknown {
+			s.record.repaired(p, why, w.found, s.now())
+		}
 		s.warm.judge(p, w)
 		s.forget(p)
 	}
@@ -329,7 +358,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.start.refusedInitDone(f.refused, s.now())
 	case f.initDone:
 		s.start.sentInitDone()
-		s.status.initDone.Store(true)
+		s.showInitDone()
 	}
 	s.compared(f)
 }
@@ -347,7 +376,7 @@ func (s *mirror) compared(f *flush) {
 	if s.start.compare(f.found) {
 		s.lostSignals()
 	}
-	s.status.initDone.Store(s.start.done())
+	s.showInitDone()
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
 	}

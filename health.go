@@ -71,6 +71,7 @@ type health struct {
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
 
+	record      *recorder     // takes down how it changes; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
 	begun       chan struct{} // closed once the loop has turned, and so asked for the first listing; nil: nobody waits
@@ -246,6 +247,7 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 		}
 	}
 	log.Log(ctxNone, at, "health is "+worst.String(), "checks", strings.Join(reasons, "; "))
+	h.record.note(ownHealth, strings.TrimSpace(worst.String()+" "+strings.Join(reasons, "; ")), now)
 	return checks, worst
 }
 

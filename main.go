@@ -50,6 +50,8 @@ type options struct {
 	old        string
 	reconcile  time.Duration
 	memory     memorySize
+	recorder   string // the flight recorder's file
+	recordSize memorySize
 	logLevel   slog.Level
 	logOutput  string
 	eoiu       time.Duration
@@ -91,6 +93,10 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o.memory = 64 << 20
 	f.Var(&o.memory, "memory-limit",
 		"soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
+	f.StringVar(&o.recorder, "recorder.file", defaultRecorderFile, recorderUsage)
+	o.recordSize = defaultRecorderSize
+	f.Var(&o.recordSize, "recorder.size",
+		"`size` of the flight recorder, such as 2MiB: 68 KiB, and 3.8 for each port; what has no room is not recorded")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -98,8 +104,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o.given = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the one command is diff, "+
-			"before its flags", f.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands are diff and "+
+			"events, before their flags", f.Arg(0))
 	}
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
@@ -107,6 +113,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	}
 	if o.memory > 0 && o.memory < 8<<20 {
 		return nil, fmt.Errorf("-memory-limit: %v is less than the 8MiB that the daemon takes", &o.memory)
+	}
+	if o.recordSize < recordFixed {
+		return nil, fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
 	}
 	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
 		return nil, fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
@@ -140,8 +149,13 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "diff" {
-		return runDiff(args[1:], stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "diff":
+			return runDiff(args[1:], stdout, stderr)
+		case "events":
+			return runEvents(args[1:], stdout, stderr)
+		}
 	}
 	o, err := parseOptions(args, stderr)
 	switch {
@@ -207,6 +221,10 @@ func serve(o *options, stderr io.Writer) error {
 		runtime.GOMAXPROCS(parallel)
 	}
 	redis.SetLogger(quiet{})
+	record := openRecorder(o.recorder, int(o.recordSize), m, log.Logger)
+	record.note(ownStarted, "portsyncd "+version, time.Now())
+	defer func() { record.note(ownStopped, "", time.Now()) }()
+	status.record = record
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
 	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
@@ -226,7 +244,8 @@ func serve(o *options, stderr io.Writer) error {
 	defer source.Close()
 	source.status = status
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow}
+	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow,
+		recorder: record}
 	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
 	openDB := func(slow func()) (database, error) { return openSonicDB(config, m, slow) }
 	if o.standalone {

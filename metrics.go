@@ -51,6 +51,8 @@ type metrics struct {
 	warmKept, warmRepaired, warmGone counter
 	eoiuReached, eoiuSeconds         gauge
 
+	recorded [len(causes)]counter
+
 	process *process
 }
 
@@ -102,6 +104,7 @@ func newMetrics(version string) *metrics {
 			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "reconcile": &m.resyncReconcile})},
 		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", byLabel("kind", map[string]*counter{
 			"changed": &m.repairChanged, "lost": &m.repairLost, "stale": &m.repairStale, "late_port": &m.repairLate})},
+		{"portsyncd_recorder_events_total", counterKind, []string{"cause"}, "What the flight recorder took down of ports, by cause.", m.recordedVector()},
 		{"portsyncd_redis_commands_total", counterKind, nil, "Commands sent to the databases.", &m.redisCommands},
 		{"portsyncd_redis_errors_total", counterKind, nil, "Round trips to a database that failed.", &m.redisErrors},
 		{"portsyncd_redis_reconnects_total", counterKind, nil, "Connections to the databases made again.", &m.redisReconnects},
@@ -150,6 +153,15 @@ func byLabel(label string, counters map[string]*counter) *vector {
 	v := new(vector)
 	for value, c := range counters {
 		v.Add(labelSet(label, value), c)
+	}
+	return v
+}
+
+// recordedVector makes the vector of the recorder's events.
+func (m *metrics) recordedVector() *vector {
+	v := new(vector)
+	for i, name := range causes {
+		v.Add(labelSet("cause", strings.ReplaceAll(strings.ToLower(name), " ", "_")), &m.recorded[i])
 	}
 	return v
 }

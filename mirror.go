@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"time"
 )
 
@@ -32,6 +33,7 @@ type syncOptions struct {
 	spawn     func(func())      // runs what takes its time beside the loop; nil: goroutines
 	end       func()            // ends what spawn runs, from inside; nil: a goroutine
 	random    random            // for jitter; nil: the library's
+	recorder  *recorder         // takes down what happens; nil: nobody does
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -53,6 +55,7 @@ type mirror struct {
 	compare comparison
 	warm    warmRestart
 	courier courier
+	record  *recorder
 
 	at        time.Time // when the messages at hand were received
 	begun     time.Time
@@ -77,6 +80,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
+		record:  o.recorder,
 	}
 }
 
@@ -103,23 +107,28 @@ func (s *mirror) live(m *linkMessage) {
 		s.listing.hear(m.index)
 	}
 	h := s.links.live(m, s.at)
-	s.follow(h)
+	s.follow(h, m, false)
 	switch {
 	case h.port != nil:
 		s.outbox.note(h.port, s.at)
 	case m.deleted && h.gone[0] != nil:
 		s.outbox.note(h.gone[0], s.at)
+	case m.deleted && h.ignored != nil: // it looks like a deletion, and is none
+		if p := s.links.known(string(m.name)); p != nil {
+			s.record.ignored(p, s.at)
+		}
 	}
 }
 
 func (s *mirror) dumped(m *linkMessage) {
 	if s.listing.counts(m.index) {
-		s.follow(s.links.line(m, s.at))
+		s.follow(s.links.line(m, s.at), m, true)
 	}
 }
 
-// follow carries out what a message about a link meant.
-func (s *mirror) follow(h heard) {
+// follow carries out what a message about a link, or the line of a listing, meant.
+func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
+	s.take(h, m, listed)
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
@@ -135,6 +144,20 @@ func (s *mirror) follow(h heard) {
 	}
 }
 
+// take has it taken down.
+func (s *mirror) take(h heard, m *linkMessage, listed bool) {
+	if p := h.gone[0]; p != nil {
+		why := causeRenamed
+		if m.deleted {
+			why = causeDeleted
+		}
+		s.record.gone(p, why, s.at)
+	}
+	if h.port != nil {
+		s.record.link(h.port, m, listed, s.at)
+	}
+}
+
 // dumpDone ends a listing: what it did not have is gone.
 func (s *mirror) dumpDone(interrupted bool, err error) {
 	now := s.now()
@@ -146,6 +169,7 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 	s.listing.done(interrupted, now)
 	if !interrupted {
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
+			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
 		}
 	}
@@ -168,6 +192,7 @@ func (s *mirror) listed(now time.Time) {
 	s.status.listed.Store(true)
 	s.links.endFirstListing()
 	s.log.Info("links listed: end of initial update", "ports", s.m.portsPresent.Load(), "took", took)
+	s.record.note(ownListed, strconv.Itoa(int(s.m.portsPresent.Load()))+" ports", now)
 	s.start.on(linksListed)
 }
 
@@ -175,6 +200,7 @@ func (s *mirror) lost(why string) {
 	s.m.overruns.Inc()
 	now := s.now()
 	if s.listing.lost(now) {
+		s.record.note(ownOverrun, why, now)
 		s.log.Warn("link messages were lost, listing all links again", "why", why)
 	}
 	s.owe(now)
@@ -222,6 +248,7 @@ func (s *mirror) settle() {
 		s.status.noDB.Store(true)
 	}
 	for _, p := range s.outbox.settle() {
+		s.record.settled(p, s.now())
 		s.forget(p)
 	}
 	s.m.queueDepth.Set(0)
@@ -236,6 +263,7 @@ func (s *mirror) forget(p *port) {
 	s.outbox.forget(p)
 	s.compare.forget(p)
 	s.warm.forget(p)
+	s.record.forget(p)
 	s.links.forget(p)
 }
 

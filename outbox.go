@@ -251,6 +251,13 @@ func (o *outbox) send(now time.Time) *flush {
 	return &o.work
 }
 
+// underWay calls each for every port that is in flight.
+func (o *outbox) underWay(each func(p *port)) {
+	for _, p := range o.flying {
+		each(p)
+	}
+}
+
 // landed takes in what came of the flush, and returns the ports that were in it, until the next one is sent: what is
 // acknowledged is remembered, what is not is dirty again, and what was refused rests.
 func (o *outbox) landed(now time.Time) []*port {

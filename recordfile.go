@@ -21,9 +21,9 @@ const (
 	recordVersion = 1
 	recordHead    = 4096 // bytes of the head; most are spare
 
-	portEvents  = 64  // of a port's ring
-	portEvent   = 60  // bytes each
-	ringHead    = 32  // bytes: the port's name, and its checksum
+	portEvents  = 64 // of a port's ring
+	portEvent   = 60 // bytes each
+	ringHead    = 32 // bytes: the port's name, and its checksum
 	portRing    = ringHead + portEvents*portEvent
 	ownEvents   = 512 // of the daemon's ring
 	ownEvent    = 128 // bytes each
@@ -105,8 +105,8 @@ func takePortRecord(b []byte) (r portRecord, whole bool) {
 	return portRecord{
 		number: recordOrder.Uint32(b[4:]), at: time.Unix(0, int64(recordOrder.Uint64(b[8:]))),
 		since: time.Duration(recordOrder.Uint64(b[16:])), index: int32(recordOrder.Uint32(b[24:])),
-		now:    portState{admin: bits&bitAdmin != 0, oper: bits&bitOper != 0, mtu: recordOrder.Uint32(b[28:])},
-		before: portState{admin: bits&bitAdminBefore != 0, oper: bits&bitOperBefore != 0, mtu: recordOrder.Uint32(b[32:])},
+		now:     portState{admin: bits&bitAdmin != 0, oper: bits&bitOper != 0, mtu: recordOrder.Uint32(b[28:])},
+		before:  portState{admin: bits&bitAdminBefore != 0, oper: bits&bitOperBefore != 0, mtu: recordOrder.Uint32(b[32:])},
 		present: bits&bitPresent != 0, counted: bits&bitCounted != 0,
 		carrierUp: recordOrder.Uint32(b[36:]), carrierDown: recordOrder.Uint32(b[40:]), missed: recordOrder.Uint32(b[44:]),
 		cause: cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
@@ -226,9 +226,12 @@ func putHead(image []byte) {
 }
 
 // whole says that an image is one of this version.
-func whole(image []byte) bool {
-	return len(image) >= recordFixed && sealed(image[:headSum]) && string(image[4:12]) == recordMagic &&
-		recordOrder.Uint32(image[12:]) == recordVersion && int(recordOrder.Uint32(image[16:])) == len(image)
+func whole(image []byte) bool { return wholeHead(image, len(image)) }
+
+// wholeHead says that a file of that size which begins with head is a recorder's of this version.
+func wholeHead(head []byte, size int) bool {
+	return size >= recordFixed && len(head) >= headSum && sealed(head[:headSum]) && string(head[4:12]) == recordMagic &&
+		recordOrder.Uint32(head[12:]) == recordVersion && int(recordOrder.Uint32(head[16:])) == size
 }
 
 // openRecord opens a recorder's file of so many bytes, or makes it, and maps it. A file that is none, or of another

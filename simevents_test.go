@@ -303,7 +303,8 @@ func (w *world) harm(h happening, name string) {
 	switch h.what {
 	case "empty", "older", "flushappl", "flushall":
 		// Nobody could tell this from a cold start, while nothing is written down or between two steps of an announcement.
-		if d := w.daemon; d == nil || !d.publishing || !w.signal(portConfigDone) || w.now.Sub(d.announced) < 50*time.Millisecond {
+		// While CONFIG_DB is rewritten, what was known of it is announced again.
+		if d := w.daemon; d == nil || w.rewriting || !d.publishing || !w.signal(portConfigDone) || w.now.Sub(d.announced) < 50*time.Millisecond {
 			return
 		}
 	}

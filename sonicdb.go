@@ -2,9 +2,7 @@ package main
 
 import (
 	"errors"
-	"os"
 	"strconv"
-	"strings"
 	"sync/atomic"
 )
 
@@ -65,8 +63,7 @@ func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	d.bootID = strings.TrimSpace(string(boot))
+	d.bootID = bootID()
 	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
 	d.appl, d.config = connect(d.applAddr, m, slow), connect(d.cfgAddr, m, slow)
 	d.state = connect(d.stateAddr, m, slow)

@@ -1,0 +1,85 @@
+package main
+
+// The words of the flight recorder.
+
+// cause is why a port's state changed, as far as the kernel says. It is never guessed.
+type cause uint8
+
+const (
+	causeUnknown cause = iota
+	causeAdminDown
+	causeAdminUp
+	causeCarrierLost
+	causeCarrierBack
+	causeMTU
+	causeCreated
+	causeDeleted
+	causeRecreated
+	causeRenamed
+	causeListed // a listing has it otherwise than it was known: at a start, or after messages were lost
+	causeRepaired
+	causeLate
+	causeLeftOver // rule 5: of the switch software's previous run
+)
+
+var causes = [...]string{"unknown", "admin down", "admin up", "carrier lost", "carrier back", "MTU changed", "created",
+	"deleted", "created again", "renamed", "found by a listing", "repaired", "published late", "left-over"}
+
+func (c cause) String() string {
+	if int(c) < len(causes) {
+		return causes[c]
+	}
+	return causes[causeUnknown]
+}
+
+// outcomeKind is what was decided about STATE_DB.
+type outcomeKind uint8
+
+const (
+	outcomePending   outcomeKind = iota // not known yet
+	outcomeWritten                      // written, and acknowledged
+	outcomeSame                         // STATE_DB had it already
+	outcomeAbsent                       // not written: APPL_DB does not have the port (rule 4)
+	outcomeDeleted                      // the entry is deleted
+	outcomeMerged                       // written with a later change, or with what came of both
+	outcomeFailed                       // the databases did not take it, and are asked again
+	outcomeNoMessage                    // a message about the port that says nothing of its device (rule 2)
+)
+
+var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted", "written with a later one",
+	"failed, trying again", "ignored: bridge or LAG"}
+
+func (o outcomeKind) String() string {
+	if int(o) < len(outcomes) {
+		return outcomes[o]
+	}
+	return outcomes[outcomePending]
+}
+
+// ownKind is what happened to the daemon.
+type ownKind uint8
+
+const (
+	ownUnknown ownKind = iota
+	ownStarted
+	ownStopped
+	ownListed
+	ownDecided
+	ownConfigDone
+	ownInitDone
+	ownOverrun
+	ownOutage
+	ownBack
+	ownWarm
+	ownHealth
+)
+
+var ownKinds = [...]string{"unknown", "started", "stopped", "links listed", "start decided", "PortConfigDone sent",
+	"PortInitDone sent", "link messages lost", "databases down", "databases back", "warm restart", "health"}
+
+func (k ownKind) String() string {
+	if int(k) < len(ownKinds) {
+		return ownKinds[k]
+	}
+	return ownKinds[ownUnknown]
+}

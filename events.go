@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// portsyncd events: what happened, from the flight recorder's file. It needs no daemon.
+
+const recorderUsage = "flight recorder's `file`; empty, or where it cannot be made: in memory only"
+
+type eventsOptions struct {
+	file         string
+	since        time.Duration // 0: all
+	follow, json bool
+	ports        []string // empty: all, and the daemon
+}
+
+func parseEvents(args []string, stderr io.Writer) (*eventsOptions, error) {
+	o := new(eventsOptions)
+	f := flag.NewFlagSet(appName+" events", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&o.file, "recorder.file", defaultRecorderFile, "flight recorder's `file`")
+	f.DurationVar(&o.since, "since", 0, "only what is `younger` than this, such as 90s or 1h; 0: all that is kept")
+	f.BoolVar(&o.follow, "follow", false, "go on, until interrupted")
+	f.BoolVar(&o.json, "json", false, "print JSON, an object a line, instead of text")
+	f.Usage = func() {
+		fmt.Fprintf(stderr, "Usage: %s events [flags] [port...]\n\nShows what happened to ports and to the daemon, the "+
+			"newest last. Kept are %d events of each port.\nExit code 0: shown, 2: it cannot.\n\n", appName, portEvents)
+		f.PrintDefaults()
+	}
+	for rest := args; ; { // flags may stand before and after ports
+		if err := f.Parse(rest); err != nil {
+			return nil, err
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		o.ports, rest = append(o.ports, f.Arg(0)), f.Args()[1:]
+	}
+	if o.since < 0 {
+		err := fmt.Errorf("-since %v: give a duration that is not negative, such as 1h", o.since)
+		fmt.Fprintln(stderr, "portsyncd events:", err)
+		return nil, err
+	}
+	return o, nil
+}
+
+// runEvents is the command without the process: it returns the exit code.
+func runEvents(args []string, stdout, stderr io.Writer) int {
+	o, err := parseEvents(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage // it was said why
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := showEvents(ctx, o, stdout); err != nil {
+		fmt.Fprintln(stderr, "portsyncd events:", err)
+		return exitUsage
+	}
+	return exitOK
+}
+
+// followInterval is how often the file is read for what is new.
+const followInterval = 200 * time.Millisecond
+
+// showEvents prints what happened, and with -follow what happens.
+func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
+	reader, file, err := openRecordReader(o.file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: no daemon has recorded there; -recorder.file names another place", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: try it as root (sudo), or as a member of the file's group", err)
+	case err != nil:
+		return err
+	}
+	defer file.Close()
+	if err := knownPorts(reader, o.ports); err != nil {
+		return err
+	}
+	after := time.Time{}
+	if o.since > 0 {
+		after = time.Now().Add(-o.since)
+	}
+	wanted := func(port string) bool { return len(o.ports) == 0 || slices.Contains(o.ports, port) }
+	out := eventPrinter{w: w, json: o.json, told: map[string]uint32{}}
+	for {
+		all, err := reader.read(wanted, len(o.ports) == 0, after, 0)
+		if err != nil {
+			return err
+		}
+		if err := out.print(all); err != nil {
+			return err
+		}
+		if !o.follow {
+			return out.end(reader.torn)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followInterval):
+		}
+	}
+}
+
+// knownPorts refuses names of ports of which nothing is recorded, and says which there are.
+func knownPorts(reader *recordReader, asked []string) error {
+	known, err := reader.ports()
+	if err != nil {
+		return err
+	}
+	for _, name := range asked {
+		if slices.Contains(known, name) {
+			continue
+		}
+		some := strings.Join(known[:min(len(known), 8)], " ")
+		if len(known) > 8 {
+			some += fmt.Sprintf(" and %d more", len(known)-8)
+		}
+		return fmt.Errorf("nothing is recorded of %s; there are: %s", name, some)
+	}
+	return nil
+}
+
+// eventPrinter prints what it has not printed yet.
+type eventPrinter struct {
+	w    io.Writer
+	json bool
+	told map[string]uint32 // the newest number, by port
+	last time.Duration     // the machine's clock at the line before, 0: there is none
+	n    int
+}
+
+func (p *eventPrinter) print(all []happened) error {
+	for i := range all {
+		h := &all[i]
+		if told, any := p.told[h.Port]; any && !newer(h.number, told) {
+			continue
+		}
+		p.told[h.Port] = h.number
+		p.n++
+		if p.json {
+			if err := json.NewEncoder(p.w).Encode(h); err != nil {
+				return err
+			}
+			continue
+		}
+		step := ""
+		if p.last != 0 && h.Since >= p.last {
+			step = "+" + shortDuration(h.Since-p.last)
+		}
+		p.last = h.Since
+		if _, err := fmt.Fprintf(p.w, "%s %9s  %-12s %s\n", h.Time.Local().Format("2006-01-02 15:04:05.000000 MST"),
+			step, h.who(), h.line()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end says that there was nothing, or that records are broken.
+func (p *eventPrinter) end(torn int) (err error) {
+	if p.json {
+		return nil
+	}
+	if p.n == 0 {
+		_, err = fmt.Fprintln(p.w, "nothing is recorded for that time")
+	}
+	if torn > 0 {
+		_, err = fmt.Fprintf(p.w, "%d events are only half written, and are left out\n", torn)
+	}
+	return err
+}
+
+func (h *happened) who() string {
+	if h.Port == "" {
+		return appName
+	}
+	return h.Port
+}
+
+// line is an event for people.
+func (h *happened) line() string {
+	if h.Port == "" {
+		return strings.TrimSpace(h.What + " " + h.Text)
+	}
+	words := []string{fmt.Sprintf("%-18s", h.What)}
+	switch {
+	case h.Now == nil:
+		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))
+	default:
+		words = append(words, fmt.Sprintf("admin %s, oper %s, MTU %d", h.Now.Admin, h.Now.Oper, h.Now.MTU))
+		if h.Before == nil {
+			words = append(words, fmt.Sprintf("(ifindex %d)", h.Ifindex))
+		} else if h.What == causeRepaired.String() {
+			words = append(words, fmt.Sprintf("(STATE_DB had admin %s, oper %s, MTU %d)", h.Before.Admin, h.Before.Oper,
+				h.Before.MTU))
+		} else if h.Before.MTU != h.Now.MTU {
+			words = append(words, fmt.Sprintf("(MTU was %d)", h.Before.MTU))
+		}
+	}
+	words = append(words, "-", h.Outcome)
+	if h.Answered != nil && h.Outcome == outcomeWritten.String() {
+		words = append(words, "after "+shortDuration(time.Duration(*h.Answered)*time.Microsecond))
+	}
+	if h.Missed == 1 {
+		words = append(words, "- 1 more loss of carrier in between")
+	} else if h.Missed > 1 {
+		words = append(words, fmt.Sprintf("- %d more losses of carrier in between", h.Missed))
+	}
+	return strings.Join(words, " ")
+}
+
+// shortDuration is a duration with three digits or so.
+func shortDuration(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(10 * time.Millisecond).String()
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+)
+
+// The flight recorder as whoever asks reads it: by the file, never by the loop, so that it answers whatever the daemon
+// does, or when there is none any more.
+
+// happened is one thing that happened, to a port or, without a port's name, to the daemon. Of a port's record without
+// an interface, the state is what it was.
+type happened struct {
+	Time     time.Time     `json:"time"`
+	Since    time.Duration `json:"since_boot_ns"`
+	Port     string        `json:"port,omitempty"`
+	What     string        `json:"what"`
+	Text     string        `json:"text,omitempty"`
+	Ifindex  int32         `json:"ifindex,omitempty"`
+	Now      *linkSide     `json:"now,omitempty"`
+	Before   *linkSide     `json:"before,omitempty"`
+	Carrier  *carriers     `json:"carrier,omitempty"`
+	Missed   uint32        `json:"missed_losses,omitempty"`
+	Outcome  string        `json:"outcome,omitempty"`
+	Sent     *int64        `json:"sent_after_us,omitempty"`
+	Answered *int64        `json:"acknowledged_after_us,omitempty"`
+
+	boot   byte
+	number uint32
+}
+
+// linkSide is an interface's state.
+type linkSide struct {
+	Admin string `json:"admin"`
+	Oper  string `json:"oper"`
+	MTU   uint32 `json:"mtu"`
+}
+
+// carriers are the kernel's counts.
+type carriers struct {
+	Up   uint32 `json:"up"`
+	Down uint32 `json:"down"`
+}
+
+func sideOf(s portState) *linkSide { return &linkSide{upDown(s.admin), upDown(s.oper), s.mtu} }
+
+// described is a port's record as it is told.
+func (r *portRecord) described(port string) happened {
+	h := happened{Time: r.at, Since: r.since, Port: port, What: r.cause.String(), Ifindex: r.index, Missed: r.missed,
+		Outcome: r.outcome.String(), boot: r.boot, number: r.number}
+	if r.present {
+		h.Now = sideOf(r.now)
+	}
+	if r.before != (portState{}) {
+		h.Before = sideOf(r.before)
+	}
+	if r.counted {
+		h.Carrier = &carriers{r.carrierUp, r.carrierDown}
+	}
+	for _, t := range []struct {
+		after time.Duration
+		to    **int64
+	}{{r.written, &h.Sent}, {r.acknowledged, &h.Answered}} {
+		if us := t.after.Microseconds(); t.after >= 0 {
+			*t.to = &us
+		}
+	}
+	return h
+}
+
+// recordReader reads a recorder's file, whoever writes to it meanwhile.
+type recordReader struct {
+	from  io.ReaderAt
+	rings int
+	torn  int // records of which only half is there: a process was killed as it wrote
+}
+
+// openRecordReader opens the file by its name.
+func openRecordReader(path string) (*recordReader, io.Closer, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := newRecordReader(file)
+	if err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, file, nil
+}
+
+func newRecordReader(file *os.File) (*recordReader, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, recordHead)
+	if _, err := file.ReadAt(head, 0); err != nil || !info.Mode().IsRegular() || !wholeHead(head, int(info.Size())) {
+		return nil, errNoRecorder
+	}
+	return &recordReader{from: file, rings: (int(info.Size()) - recordFixed) / portRing}, nil
+}
+
+// records reads part of the file, as often as it takes until no record in it is being written.
+func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
+	for range 5 {
+		if _, err := r.from.ReadAt(b, offset); err != nil {
+			return fmt.Errorf("read the flight recorder: %w", err)
+		}
+		r.torn = 0
+		for record := range slices.Chunk(b[skip:], size) {
+			if !sealed(record) && slices.ContainsFunc(record, func(c byte) bool { return c != 0 }) {
+				r.torn++
+			}
+		}
+		if r.torn == 0 {
+			return nil
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	return nil
+}
+
+// read returns what happened to the ports that are wanted, and to the daemon, after a time and in order, at most the
+// last so many; 0: all.
+func (r *recordReader) read(wanted func(port string) bool, daemon bool, after time.Time, most int) (all []happened, err error) {
+	keep := func(h happened) {
+		if h.Time.After(after) {
+			all = append(all, h)
+		}
+		if most > 0 && len(all) > 4*most {
+			all = newest(all, most)
+		}
+	}
+	ring := make([]byte, portRing)
+	for i := range r.rings {
+		if err := r.records(ring, int64(recordFixed+i*portRing), ringHead, portEvent); err != nil {
+			return nil, err
+		}
+		name := ringName(ring)
+		if name == "" || !wanted(name) {
+			continue
+		}
+		for n := range uint32(portEvents) {
+			if e, whole := takePortRecord(eventAt(ring, n)); whole {
+				keep(e.described(name))
+			}
+		}
+	}
+	if daemon {
+		own := make([]byte, ownEvents*ownEvent)
+		if err := r.records(own, recordHead, 0, ownEvent); err != nil {
+			return nil, err
+		}
+		for record := range slices.Chunk(own, ownEvent) {
+			if e, whole := takeOwnRecord(record); whole {
+				keep(happened{Time: e.at, Since: e.since, What: e.kind.String(), Text: e.text, boot: e.boot, number: e.number})
+			}
+		}
+	}
+	return newest(all, most), nil
+}
+
+// ports names the ports that the recorder knows.
+func (r *recordReader) ports() (names []string, err error) {
+	head := make([]byte, ringHead)
+	for i := range r.rings {
+		if _, err := r.from.ReadAt(head, int64(recordFixed+i*portRing)); err != nil {
+			return nil, fmt.Errorf("read the flight recorder: %w", err)
+		}
+		if name := ringName(head); name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, comparePorts)
+	return names, nil
+}
+
+// newest sorts what happened by the machine's clock, which nobody sets, and keeps the last ones.
+func newest(all []happened, most int) []happened {
+	slices.SortStableFunc(all, func(a, b happened) int {
+		if a.boot != b.boot {
+			return int(int8(a.boot - b.boot))
+		}
+		if a.Since != b.Since {
+			return cmp.Compare(a.Since, b.Since)
+		}
+		return int(int32(a.number - b.number))
+	})
+	if most > 0 && len(all) > most {
+		all = slices.Delete(all, 0, len(all)-most)
+	}
+	return all
+}
