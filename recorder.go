@@ -355,3 +355,14 @@ func (r *recorder) forget(p *port) {
 	}
 	r.rows.drop(p)
 }
+
+// close lets go of the file.
+func (r *recorder) close() {
+	if r == nil || r.file == nil {
+		return
+	}
+	r.dead.Store(true)
+	_ = unix.Munmap(r.image)
+	r.file.Close()
+	r.file = nil
+}

@@ -237,7 +237,7 @@ func TestSlowClientsCostLittle(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -397,7 +397,7 @@ func newTLSDaemon(t *testing.T, flags ...string) *tlsDaemon {
 	must(t, err)
 	d := &tlsDaemon{t: t, dir: dir, ca: ca}
 	program := daemonProgram(t)
-	args := append(program[1:], "-standalone", "-log.output", "stderr", "-web.listen-address", fmt.Sprintf("127.0.0.1:%d", port),
+	args := append(program[1:], "-standalone", "-log.output", "stderr", "-recorder.file", "", "-web.listen-address", fmt.Sprintf("127.0.0.1:%d", port),
 		"-web.tls-cert", filepath.Join(dir, "server.crt"), "-web.tls-key", filepath.Join(dir, "server.key"), "-web.tls-client-ca", filepath.Join(dir, "ca.crt"))
 	d.Daemon, err = switchtest.StartProgram(program[0], append(args, flags...)...)
 	must(t, err)

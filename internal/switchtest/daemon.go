@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -35,6 +36,9 @@ func (s *Switch) StartDaemonOn(file *os.File, program []string, flags ...string)
 	return s.startDaemon(file, program, flags)
 }
 
+// Recorder is the file to which the switch's daemon records.
+func (s *Switch) Recorder() string { return filepath.Join(s.Dir, "recorder") }
+
 func (s *Switch) startDaemon(file *os.File, program, flags []string) (*Daemon, error) {
 	port, err := FreePort()
 	if err != nil {
@@ -42,7 +46,7 @@ func (s *Switch) startDaemon(file *os.File, program, flags []string) (*Daemon, e
 	}
 	metrics := fmt.Sprintf("127.0.0.1:%d", port)
 	args := append(append([]string{}, program[1:]...), "-db.config", s.ConfigFile, "-netns", s.NetNS, "-web.listen-address", metrics,
-		"-log.output", "stderr", "-log.level", "INFO")
+		"-log.output", "stderr", "-log.level", "INFO", "-recorder.file", s.Recorder())
 	d := newDaemon(s.Echo, program[0], append(args, flags...)...)
 	if file != nil {
 		d.cmd.Stdout, d.cmd.Stderr = file, file

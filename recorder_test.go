@@ -1,0 +1,400 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"portsyncd/internal/switchtest"
+)
+
+// testRecorder is a recorder on a small file.
+func testRecorder(t testing.TB, ports int) (*recorder, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "recorder")
+	r := openRecorder(path, recordFixed+ports*portRing, newMetrics("test"), slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { r.close() })
+	return r, path
+}
+
+// tookDown reads what a file has of a port, and of the daemon where the name is empty.
+func tookDown(t testing.TB, path, port string) []happened {
+	t.Helper()
+	reader, file, err := openRecordReader(path)
+	must(t, err)
+	defer file.Close()
+	all, err := reader.read(func(name string) bool { return name == port }, port == "", time.Time{}, 0)
+	must(t, err)
+	return all
+}
+
+func whats(all []happened) (words []string) {
+	for _, h := range all {
+		words = append(words, h.What)
+	}
+	return words
+}
+
+const (
+	upRunning = unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_LOWER_UP
+	upOnly    = unix.IFF_UP
+)
+
+// TestCauses: what the kernel says, and what is said of it. Nothing is guessed.
+func TestCauses(t *testing.T) {
+	message := func(index int32, flags, mtu, down uint32) *linkMessage {
+		return &linkMessage{index: index, flags: flags, mtu: mtu, hasCarrier: true, carrierUp: down, carrierDown: down}
+	}
+	first := message(5, upRunning, 1500, 1)
+	for name, c := range map[string]struct {
+		next   *linkMessage
+		listed bool
+		what   string
+		missed uint32
+	}{
+		"admin":                 {message(5, 0, 1500, 2), false, "admin down", 0},
+		"carrier":               {message(5, upOnly, 1500, 2), false, "carrier lost", 0},
+		"more losses":           {message(5, upOnly, 1500, 5), false, "carrier lost", 3},
+		"lost and back":         {message(5, upRunning, 1500, 3), false, "carrier back", 2},
+		"dormant":               {message(5, unix.IFF_UP|unix.IFF_LOWER_UP, 1500, 1), false, "unknown", 0},
+		"mtu":                   {message(5, upRunning, 9100, 1), false, "MTU changed", 0},
+		"another interface":     {message(6, upRunning, 1500, 1), false, "created again", 0},
+		"listed otherwise":      {message(5, upOnly, 1500, 4), true, "found by a listing", 2},
+		"the same":              {message(5, upRunning, 1500, 1), false, "", 0},
+		"a loss is still to be": {message(5, unix.IFF_UP|unix.IFF_RUNNING, 1500, 2), false, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, path := testRecorder(t, 2)
+			p := &port{name: "Ethernet0"}
+			r.link(p, first, false, time.Now())
+			r.link(p, c.next, c.listed, time.Now())
+			all := tookDown(t, path, "Ethernet0")
+			if c.what == "" {
+				if len(all) != 1 {
+					t.Fatalf("recorded %v", whats(all))
+				}
+				return
+			}
+			if len(all) != 2 || all[0].What != "created" || all[1].What != c.what || all[1].Missed != c.missed {
+				t.Errorf("recorded %+v", all)
+			}
+		})
+	}
+}
+
+// TestLossThatIsAheadOfItsMessageCountsOnce: the count of losses has grown, and the state follows.
+func TestLossThatIsAheadOfItsMessageCountsOnce(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	p := &port{name: "Ethernet0"}
+	for i, m := range []linkMessage{
+		{flags: upRunning, mtu: 1500}, {flags: unix.IFF_UP | unix.IFF_RUNNING, mtu: 1500, carrierDown: 1},
+		{flags: unix.IFF_UP | unix.IFF_RUNNING, mtu: 9100, carrierDown: 1}, {flags: upOnly, mtu: 9100, carrierDown: 1},
+	} {
+		m.index, m.hasCarrier = 5, true
+		r.link(p, &m, false, time.Now().Add(time.Duration(i)))
+	}
+	all := tookDown(t, path, "Ethernet0")
+	if got := whats(all); !slices.Equal(got, []string{"created", "MTU changed", "carrier lost"}) || losses(all) != 1 {
+		t.Errorf("recorded %v, %d losses", got, losses(all))
+	}
+}
+
+// losses are all losses of carrier that are told of.
+func losses(all []happened) (n int) {
+	for _, h := range all {
+		n += int(h.Missed)
+		if h.Before != nil && h.Now != nil && h.Before.Oper == "up" && h.Now.Oper == "down" {
+			n++
+		}
+	}
+	return n
+}
+
+// TestHalfARecordIsNoRecord: a process that is killed as it writes leaves the rest readable, and the next goes on.
+func TestHalfARecordIsNoRecord(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	p := &port{name: "Ethernet0"}
+	for i := range uint32(portEvents + 10) {
+		r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1500 + i}, false, time.Now())
+	}
+	r.note(ownOverrun, "ENOBUFS", time.Now())
+	b := eventAt(r.rows.of(p).ring, r.rows.of(p).last.number)
+	b[30]++ // half of it is written
+	r.close()
+	if all := tookDown(t, path, "Ethernet0"); len(all) != portEvents-1 {
+		t.Fatalf("%d records", len(all))
+	}
+	r = openRecorder(path, recordFixed+2*portRing, newMetrics("test"), slog.New(slog.DiscardHandler))
+	defer r.close()
+	r.link(p, &linkMessage{index: 5, flags: upOnly, mtu: 1500}, true, time.Now())
+	all := tookDown(t, path, "Ethernet0")
+	if len(all) != portEvents || all[len(all)-1].What != "found by a listing" {
+		t.Errorf("%d records, the last ones %v", len(all), whats(all[len(all)-2:]))
+	}
+	for i := 1; i < len(all); i++ {
+		if all[i].number != all[i-1].number+1 {
+			t.Fatalf("record %d comes after %d", all[i].number, all[i-1].number)
+		}
+	}
+	if own := whats(tookDown(t, path, "")); !slices.Equal(own, []string{"link messages lost"}) {
+		t.Errorf("of the daemon: %v", own)
+	}
+}
+
+// TestForeignFileIsSetAside, and one of another size; two daemons do not write to the same one.
+func TestForeignFileIsSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "made", "recorder")
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, bytes.Repeat([]byte("x"), recordFixed+portRing), 0o600))
+	var said bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	r := openRecorder(path, recordFixed+portRing, newMetrics("test"), log)
+	defer r.close()
+	if kept, _ := os.ReadFile(path + ".aside"); !bytes.HasPrefix(kept, []byte("xxx")) || !strings.Contains(said.String(), "set aside") {
+		t.Errorf("kept %d bytes; the log says %s", len(kept), &said)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != recordFixed+portRing {
+		t.Errorf("%v %v", info, err)
+	}
+	said.Reset()
+	second := openRecorder(path, recordFixed+portRing, newMetrics("test"), log)
+	defer second.close()
+	second.note(ownStarted, "second", time.Now())
+	if own := tookDown(t, path, ""); len(own) > 0 || !strings.Contains(said.String(), "another daemon") {
+		t.Errorf("the first one's file has %v, the log says %s", whats(own), &said)
+	}
+}
+
+// TestRecorderThatIsCutShortEndsAlone: somebody truncates the file, and a write to the mapping is a fault.
+func TestRecorderThatIsCutShortEndsAlone(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	must(t, os.Truncate(path, 0))
+	r.note(ownStarted, "", time.Now())
+	p := &port{name: "Ethernet0"}
+	r.link(p, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
+	r.gone(p, causeDeleted, time.Now())
+	if !r.off() {
+		t.Error("it goes on recording")
+	}
+}
+
+// TestRingsAreGivenToPortsThatAreThere: the ring of a port that is gone is another one's when there is no other.
+func TestRingsAreGivenToPortsThatAreThere(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	ports := make([]*port, 4)
+	for i := range ports {
+		ports[i] = &port{name: portName(i), slot: i}
+	}
+	m := &linkMessage{index: 5, flags: upRunning}
+	for i, p := range ports[:3] { // the third one has none
+		m.index = int32(i + 1)
+		r.link(p, m, false, time.Now())
+	}
+	r.forget(ports[0])
+	r.link(ports[3], m, false, time.Now())
+	reader, file, err := openRecordReader(path)
+	must(t, err)
+	defer file.Close()
+	names, err := reader.ports()
+	must(t, err)
+	if !slices.Equal(names, []string{"Ethernet4", "Ethernet12"}) {
+		t.Errorf("rings of %v", names)
+	}
+}
+
+// TestRecordingAllocatesNothing, however many messages come.
+func TestRecordingAllocatesNothing(t *testing.T) {
+	r, _ := testRecorder(t, 2)
+	p := &port{name: "Ethernet0"}
+	m := &linkMessage{index: 5, flags: upRunning, hasCarrier: true}
+	at, w := time.Now(), &portWrite{outcome: outcome{written: true}}
+	r.link(p, m, false, at)
+	if n := testing.AllocsPerRun(1000, func() {
+		m.flags ^= unix.IFF_RUNNING
+		r.link(p, m, false, at)
+		r.sent(p, at)
+		r.landed(p, w, at)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// BenchmarkRecord is one event, from its message to what came of it.
+func BenchmarkRecord(b *testing.B) {
+	r, _ := testRecorder(b, 2)
+	p := &port{name: "Ethernet0"}
+	m := &linkMessage{index: 5, flags: upRunning, hasCarrier: true}
+	at, w := time.Now(), &portWrite{outcome: outcome{written: true}}
+	b.Run("event", func(b *testing.B) {
+		for b.Loop() {
+			m.flags ^= unix.IFF_RUNNING
+			r.link(p, m, false, at)
+		}
+	})
+	b.Run("outcome", func(b *testing.B) {
+		for b.Loop() {
+			m.flags ^= unix.IFF_RUNNING
+			r.link(p, m, false, at)
+			r.sent(p, at)
+			r.landed(p, w, at)
+		}
+	})
+	b.Run("nothing new", func(b *testing.B) {
+		for b.Loop() {
+			r.link(p, m, false, at)
+		}
+	})
+}
+
+// eventsOf runs portsyncd events -json on the switch's recorder.
+func (s *testSwitch) eventsOf(args ...string) (all []happened) {
+	s.t.Helper()
+	out, err := exec.Command(s.program[0], append(append(slices.Clone(s.program[1:]), "events", "-json", "-recorder.file",
+		s.Recorder()), args...)...).Output()
+	s.must(err)
+	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
+		var h happened
+		s.must(decoder.Decode(&h))
+		all = append(all, h)
+	}
+	return all
+}
+
+// TestEventsOfADay: what is done to a port's interface is told with its cause, each thing once, and over kill -9.
+func TestEventsOfADay(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.start(2)
+	name := "Ethernet0"
+	want := whats(s.eventsOf(name))
+	steps := []struct {
+		do   func() error
+		want []string
+	}{
+		{func() error { return s.SetCable(false, name) }, []string{"carrier lost"}},
+		{func() error { return s.SetCable(true, name) }, []string{"carrier back"}},
+		{func() error { return s.IP("link", "set", name, "mtu", "9100") }, []string{"MTU changed"}},
+		{func() error { return s.IP("link", "set", name, "down") }, []string{"admin down"}},
+		{func() error { return s.IP("link", "set", name, "up") }, []string{"admin up", "carrier back"}},
+		{func() error {
+			s.must(d.Signal(syscall.SIGKILL))
+			s.waitFor("its end", func() bool { return !d.Running() })
+			s.must(s.SetCable(false, name))
+			d = s.daemon()
+			return nil
+		}, []string{"found by a listing"}},
+		{func() error { return s.SetCable(true, name) }, []string{"carrier back"}},
+		{func() error {
+			return s.State.HSet(t.Context(), s.StateKey(name), "netdev_oper_status", "down").Err()
+		}, nil},
+		{func() error { return s.IP("link", "set", name, "down") }, []string{"admin down"}},
+		{func() error { return s.IP("link", "set", name, "name", "tmp0") }, []string{"renamed"}},
+		{func() error { return s.IP("link", "set", "tmp0", "name", name) }, []string{"created again"}},
+		{func() error { return s.IP("link", "set", name, "up") }, []string{"admin up", "carrier back"}},
+		{func() error { return s.IP("link", "del", name) }, []string{"admin down", "deleted"}}, // the kernel sets it down first
+	}
+	for i, step := range steps {
+		s.must(step.do())
+		want = append(want, step.want...)
+		settled := func() bool {
+			got := s.eventsOf(name)
+			return len(got) >= len(want)-1 && got[len(got)-1].Outcome != "pending" && s.mergedAs(whats(got), want)
+		}
+		if !eventually(settled) {
+			t.Fatalf("step %d: %v, want %v", i, whats(s.eventsOf(name)), want)
+		}
+		if i == 4 { // while the interface is the same one
+			text, err := exec.Command("ip", "netns", "exec", s.NetNS, "cat", "/sys/class/net/"+name+"/carrier_down_count").Output()
+			s.must(err)
+			n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+			if got := losses(s.eventsOf(name)); got > n || got == 0 {
+				t.Errorf("%d losses of carrier are told, the kernel counts %d", got, n)
+			}
+		}
+	}
+	own := whats(s.eventsOf())
+	for _, what := range []string{"started", "links listed", "start decided", "PortConfigDone sent", "PortInitDone sent"} {
+		if !slices.Contains(own, what) {
+			t.Errorf("nothing says %s: %v", what, own)
+		}
+	}
+}
+
+// mergedAs says that events are those that are wanted, where "admin up" and "carrier back" may be one message.
+func (s *testSwitch) mergedAs(got, want []string) bool {
+	one := func(words []string) string {
+		return strings.ReplaceAll(strings.Join(words, ","), "admin up,carrier back", "admin up")
+	}
+	return one(got) == one(want)
+}
+
+// eventually says whether something holds within some seconds.
+func eventually(holds func() bool) bool {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if holds() {
+			return true
+		}
+	}
+	return false
+}
+
+// TestEventsSaysWhatIsWrong: one line, that names what it is about.
+func TestEventsSaysWhatIsWrong(t *testing.T) {
+	_, path := testRecorder(t, 2)
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	must(t, os.WriteFile(foreign, []byte("something"), 0o600))
+	for _, c := range []struct {
+		args []string
+		says []string
+	}{
+		{[]string{"-recorder.file", path, "Ethernet7"}, []string{"Ethernet7"}},
+		{[]string{"-recorder.file", path, "-since", "-1h"}, []string{"-since", "-1h"}},
+		{[]string{"-recorder.file", path + "x"}, []string{path + "x", "-recorder.file"}},
+		{[]string{"-recorder.file", foreign}, []string{foreign, "not a flight recorder"}},
+	} {
+		var out, err bytes.Buffer
+		if code := runEvents(c.args, &out, &err); code != exitUsage {
+			t.Errorf("%v: exit code %d", c.args, code)
+		}
+		for _, word := range c.says {
+			if !strings.Contains(err.String(), word) {
+				t.Errorf("%v: %q does not say %q", c.args, err.String(), word)
+			}
+		}
+		if strings.Count(err.String(), "\n") != 1 {
+			t.Errorf("%v: %q is not one line", c.args, err.String())
+		}
+	}
+}
+
+// TestEventsAsText: what people read.
+func TestEventsAsText(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	p := &port{name: "Ethernet0"}
+	at := time.Now()
+	r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 9100, hasCarrier: true}, false, at)
+	r.link(p, &linkMessage{index: 5, flags: upOnly, mtu: 9100, hasCarrier: true, carrierDown: 4}, false, at.Add(time.Second))
+	r.sent(p, at.Add(time.Second))
+	r.landed(p, &portWrite{outcome: outcome{written: true}}, at.Add(time.Second+500*time.Microsecond))
+	var out, errs bytes.Buffer
+	if code := runEvents([]string{"-recorder.file", path}, &out, &errs); code != exitOK {
+		t.Fatal(errs.String())
+	}
+	for _, words := range []string{"created", "(ifindex 5)", "+1s", "carrier lost", "oper down", "written after 500µs",
+		"3 more losses of carrier in between", fmt.Sprint(at.Local().Format("2006-01-02 15:04:05"))} {
+		if !strings.Contains(out.String(), words) {
+			t.Errorf("no %q in\n%s", words, &out)
+		}
+	}
+}
