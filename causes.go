@@ -43,11 +43,11 @@ const (
 	outcomeDeleted                      // the entry is deleted
 	outcomeMerged                       // written with a later change, or with what came of both
 	outcomeFailed                       // the databases did not take it, and are asked again
-	outcomeNoMessage                    // a message about the port that says nothing of its device (rule 2)
+	outcomeNoMessage                    // a message that says nothing of the device (rule 2)
 )
 
-var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted", "written with a later one",
-	"failed, trying again", "ignored: bridge or LAG"}
+var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted",
+	"written with a later one", "failed, trying again", "ignored: bridge or LAG"}
 
 func (o outcomeKind) String() string {
 	if int(o) < len(outcomes) {
@@ -70,12 +70,11 @@ const (
 	ownOverrun
 	ownOutage
 	ownBack
-	ownWarm
 	ownHealth
 )
 
 var ownKinds = [...]string{"unknown", "started", "stopped", "links listed", "start decided", "PortConfigDone sent",
-	"PortInitDone sent", "link messages lost", "databases down", "databases back", "warm restart", "health"}
+	"PortInitDone sent", "link messages lost", "databases down", "databases back", "health"}
 
 func (k ownKind) String() string {
 	if int(k) < len(ownKinds) {

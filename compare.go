@@ -116,8 +116,8 @@ func (c *comparison) forget(p *port) {
 }
 
 // judge says what came out for one port's write. gone says that the port has no interface; begun, that entries from
-// before a warm start are still being sorted out: to remove those is no repair. It returns causeRepaired or causeLate if
-// the entry was wrong, or missing.
+// before a warm start are still being sorted out: to remove those is no repair. It returns causeRepaired or causeLate
+// if the entry was wrong, or missing.
 func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) (why cause) {
 	row := c.rows.of(p)
 	believed := row.believed

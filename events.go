@@ -31,12 +31,12 @@ func parseEvents(args []string, stderr io.Writer) (*eventsOptions, error) {
 	f := flag.NewFlagSet(appName+" events", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.file, "recorder.file", defaultRecorderFile, "flight recorder's `file`")
-	f.DurationVar(&o.since, "since", 0, "only what is `younger` than this, such as 90s or 1h; 0: all that is kept")
+	f.DurationVar(&o.since, "since", 0, "only what is `younger` than that, such as 90s or 1h; 0: all")
 	f.BoolVar(&o.follow, "follow", false, "go on, until interrupted")
 	f.BoolVar(&o.json, "json", false, "print JSON, an object a line, instead of text")
 	f.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: %s events [flags] [port...]\n\nShows what happened to ports and to the daemon, the "+
-			"newest last. Kept are %d events of each port.\nExit code 0: shown, 2: it cannot.\n\n", appName, portEvents)
+		fmt.Fprintf(stderr, "Usage: %s events [flags] [port...]\n\nShows what happened to ports and to the daemon, "+
+			"the newest last. %d events of each port are kept.\nExit code 0: shown, 2: it cannot.\n\n", appName, portEvents)
 		f.PrintDefaults()
 	}
 	for rest := args; ; { // flags may stand before and after ports

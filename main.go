@@ -93,10 +93,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o.memory = 64 << 20
 	f.Var(&o.memory, "memory-limit",
 		"soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
-	f.StringVar(&o.recorder, "recorder.file", defaultRecorderFile, recorderUsage)
-	o.recordSize = defaultRecorderSize
-	f.Var(&o.recordSize, "recorder.size",
-		"`size` of the flight recorder, such as 2MiB: 68 KiB, and 3.8 for each port; what has no room is not recorded")
+	o.recorderFlags(f)
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -107,44 +104,59 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands are diff and "+
 			"events, before their flags", f.Arg(0))
 	}
-	var err error
-	if o.logLevel, err = parseLogLevel(*level); err != nil {
-		return nil, fmt.Errorf("-log.level: %w", err)
-	}
-	if o.memory > 0 && o.memory < 8<<20 {
-		return nil, fmt.Errorf("-memory-limit: %v is less than the 8MiB that the daemon takes", &o.memory)
-	}
-	if o.recordSize < recordFixed {
-		return nil, fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
-	}
-	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
-		return nil, fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
-	}
-	if o.eoiu < time.Second {
-		return nil, fmt.Errorf("-eoiu-timeout: %v is less than a second", o.eoiu)
-	}
-	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
-		return nil, fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
-	}
-	if err := o.tls.allow(*allowed); err != nil {
+	if err := o.check(*level, *allowed, *links); err != nil {
 		return nil, err
-	}
-	if err := o.tls.validate(); err != nil {
-		return nil, err
-	}
-	if err := o.listen.validate(); err != nil {
-		return nil, err
-	}
-	if *links != "*" && !o.standalone {
-		return nil, errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
-	}
-	o.links = strings.Split(*links, ",")
-	for _, pattern := range o.links {
-		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
-			return nil, fmt.Errorf("-links: bad pattern %q", pattern)
-		}
 	}
 	return o, nil
+}
+
+// check finds what is wrong with the flags, and takes those that are words of some language.
+func (o *options) check(level, allowed, links string) (err error) {
+	if o.logLevel, err = parseLogLevel(level); err != nil {
+		return fmt.Errorf("-log.level: %w", err)
+	}
+	if o.memory > 0 && o.memory < 8<<20 {
+		return fmt.Errorf("-memory-limit: %v is less than the 8MiB that the daemon takes", &o.memory)
+	}
+	if !slices.Contains([]string{"auto", "down", "adopt"}, o.old) {
+		return fmt.Errorf("-old-interfaces: %q is none of auto, down, adopt", o.old)
+	}
+	if o.eoiu < time.Second {
+		return fmt.Errorf("-eoiu-timeout: %v is less than a second", o.eoiu)
+	}
+	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
+		return fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
+	}
+	if err := o.tls.allow(allowed); err != nil {
+		return err
+	}
+	if err := o.tls.validate(); err != nil {
+		return err
+	}
+	if err := o.listen.validate(); err != nil {
+		return err
+	}
+	if links != "*" && !o.standalone {
+		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
+	}
+	o.links = strings.Split(links, ",")
+	if o.recordSize < recordFixed {
+		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
+	}
+	for _, pattern := range o.links {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return fmt.Errorf("-links: bad pattern %q", pattern)
+		}
+	}
+	return nil
+}
+
+// recorderFlags are those of the flight recorder.
+func (o *options) recorderFlags(f *flag.FlagSet) {
+	f.StringVar(&o.recorder, "recorder.file", defaultRecorderFile, recorderUsage)
+	o.recordSize = defaultRecorderSize
+	f.Var(&o.recordSize, "recorder.size",
+		"`size` of the flight recorder, such as 2MiB: 68 KiB, and 3.8 for each port; what has no room is not recorded")
 }
 
 // run is main without the process: it returns the exit code.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What is
-// in it outlives the process. It says nothing of what others decide, and nobody waits for it; nil records nothing.
+// recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What
+// is in it outlives the process. It decides nothing, and nobody waits for it; nil records nothing.
 type recorder struct {
 	m      *metrics
 	file   *os.File
@@ -40,7 +40,6 @@ type recordRow struct {
 	any      bool   // last is one, though its number may be a later record's that says nothing of the link
 	settled  uint32 // up to this number it is known what was decided,
 	sent     uint32 // and up to this one it is in flight
-	sentAt   time.Duration
 	sentWall time.Time
 }
 

@@ -105,11 +105,12 @@ func takePortRecord(b []byte) (r portRecord, whole bool) {
 	return portRecord{
 		number: recordOrder.Uint32(b[4:]), at: time.Unix(0, int64(recordOrder.Uint64(b[8:]))),
 		since: time.Duration(recordOrder.Uint64(b[16:])), index: int32(recordOrder.Uint32(b[24:])),
-		now:     portState{admin: bits&bitAdmin != 0, oper: bits&bitOper != 0, mtu: recordOrder.Uint32(b[28:])},
-		before:  portState{admin: bits&bitAdminBefore != 0, oper: bits&bitOperBefore != 0, mtu: recordOrder.Uint32(b[32:])},
+		now:     portState{bits&bitAdmin != 0, bits&bitOper != 0, recordOrder.Uint32(b[28:])},
+		before:  portState{bits&bitAdminBefore != 0, bits&bitOperBefore != 0, recordOrder.Uint32(b[32:])},
 		present: bits&bitPresent != 0, counted: bits&bitCounted != 0,
-		carrierUp: recordOrder.Uint32(b[36:]), carrierDown: recordOrder.Uint32(b[40:]), missed: recordOrder.Uint32(b[44:]),
-		cause: cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
+		carrierUp: recordOrder.Uint32(b[36:]), carrierDown: recordOrder.Uint32(b[40:]),
+		missed: recordOrder.Uint32(b[44:]),
+		cause:  cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
 		written: fromMicros(recordOrder.Uint32(b[52:])), acknowledged: fromMicros(recordOrder.Uint32(b[56:])),
 	}, true
 }

@@ -127,7 +127,8 @@ func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
 
 // read returns what happened to the ports that are wanted, and to the daemon, after a time and in order, at most the
 // last so many; 0: all.
-func (r *recordReader) read(wanted func(port string) bool, daemon bool, after time.Time, most int) (all []happened, err error) {
+func (r *recordReader) read(
+	wanted func(port string) bool, daemon bool, after time.Time, most int) (all []happened, err error) {
 	keep := func(h happened) {
 		if h.Time.After(after) {
 			all = append(all, h)
@@ -158,7 +159,8 @@ func (r *recordReader) read(wanted func(port string) bool, daemon bool, after ti
 		}
 		for record := range slices.Chunk(own, ownEvent) {
 			if e, whole := takeOwnRecord(record); whole {
-				keep(happened{Time: e.at, Since: e.since, What: e.kind.String(), Text: e.text, boot: e.boot, number: e.number})
+				keep(happened{Time: e.at, Since: e.since, What: e.kind.String(), Text: e.text,
+					boot: e.boot, number: e.number})
 			}
 		}
 	}
