@@ -36,7 +36,8 @@ func parseEvents(args []string, stderr io.Writer) (*eventsOptions, error) {
 	f.BoolVar(&o.json, "json", false, "print JSON, an object a line, instead of text")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: %s events [flags] [port...]\n\nShows what happened to ports and to the daemon, "+
-			"the newest last. %d events of each port are kept.\nExit code 0: shown, 2: it cannot.\n\n", appName, portEvents)
+			"the newest last.\n%d events of each port are kept.\nExit code 0: shown, 2: it cannot.\n\n",
+			appName, portEvents)
 		f.PrintDefaults()
 	}
 	for rest := args; ; { // flags may stand before and after ports

@@ -192,6 +192,10 @@ func (s *mirror) listed(now time.Time) {
 	s.status.listed.Store(true)
 	s.links.endFirstListing()
 	s.log.Info("links listed: end of initial update", "ports", s.m.portsPresent.Load(), "took", took)
+	s.record.endListing(func(name string) (*port, bool) {
+		p := s.links.known(name)
+		return p, p != nil && s.present(p)
+	}, now)
 	s.record.note(ownListed, strconv.Itoa(int(s.m.portsPresent.Load()))+" ports", now)
 	s.start.on(linksListed)
 }

@@ -132,14 +132,58 @@ func (r *recorder) row(p *port) *recordRow {
 		nameRing(ringOf(r.image, ring), p.name)
 		r.byName[p.name] = ring
 	}
-	row.ring = ringOf(r.image, ring)
+	row.recall(ringOf(r.image, ring))
+	return row
+}
+
+// recall finds what a ring says of its port.
+func (row *recordRow) recall(ring []byte) {
+	row.ring = ring
+	var state portRecord // what a repair found says nothing of the link
 	for i := range uint32(portEvents) {
-		if e, whole := takePortRecord(eventAt(row.ring, i)); whole && (!row.any || newer(e.number, row.last.number)) {
+		e, whole := takePortRecord(eventAt(ring, i))
+		if !whole {
+			continue
+		}
+		if !row.any || newer(e.number, row.last.number) {
 			row.last, row.any = e, true
 		}
+		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
+			state = e
+		}
+	}
+	if row.any && state.number != 0 {
+		state.number = row.last.number
+		row.last = state
 	}
 	row.settled, row.sent = row.last.number, row.last.number
-	return row
+}
+
+// endListing notes which interfaces have gone while no daemon ran, when a first listing has ended. known returns the
+// port of a name, nil: there is none, and whether it has an interface.
+func (r *recorder) endListing(known func(name string) (p *port, present bool), at time.Time) {
+	if r.off() {
+		return
+	}
+	for name, ring := range r.byName {
+		p, present := known(name)
+		switch {
+		case present:
+		case p != nil:
+			r.gone(p, causeListed, at)
+		default:
+			r.goneUnknown(ring, at)
+		}
+	}
+}
+
+// goneUnknown is gone for a ring whose port nobody knows any more.
+func (r *recorder) goneUnknown(ring int, at time.Time) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	var row recordRow
+	if row.recall(ringOf(r.image, ring)); row.any && row.last.present {
+		r.leave(&row, causeListed, at)
+	}
 }
 
 // add writes a record behind the last one.
@@ -225,6 +269,10 @@ func (r *recorder) gone(p *port, why cause, at time.Time) {
 	if row.ring == nil || !row.any || !row.last.present {
 		return
 	}
+	r.leave(row, why, at)
+}
+
+func (r *recorder) leave(row *recordRow, why cause, at time.Time) {
 	r.add(row, &portRecord{index: row.last.index, before: row.last.now, counted: row.last.counted, cause: why,
 		carrierUp: row.last.carrierUp, carrierDown: row.last.carrierDown}, at)
 }

@@ -59,6 +59,9 @@ type portRecord struct {
 	written, acknowledged  time.Duration // after at, negative: not (yet)
 }
 
+// ofLink says that a record is about the interface, and not about STATE_DB alone.
+func (r *portRecord) ofLink() bool { return r.cause != causeRepaired && r.cause != causeLate }
+
 // noTime is a portRecord's written or acknowledged in the file, if there is none.
 const noTime = ^uint32(0)
 

@@ -136,6 +136,7 @@ func (w *world) check() {
 	}
 	w.checkSignals()
 	w.checkDropped()
+	w.checkRecorder()
 	w.checkPresent()
 	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
 	if n := w.m.queueDepth.Load(); n != 0 {
@@ -163,6 +164,62 @@ func (w *world) checkPort(l *simLink) {
 			w.fail("%s is %v in STATE_DB, the kernel says %v", l.name, h, want)
 			return
 		}
+	}
+}
+
+// checkRecorder: of every port the last record is what the kernel says, no record is missing in between, and they tell of
+// each loss of carrier once.
+func (w *world) checkRecorder() {
+	records := map[string][]portRecord{}
+	for i := range rings(w.recorder) {
+		ring := ringOf(w.recorder, i)
+		for n := range uint32(portEvents) {
+			if e, whole := takePortRecord(eventAt(ring, n)); whole {
+				records[ringName(ring)] = append(records[ringName(ring)], e)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		all := records[name]
+		slices.SortFunc(all, func(a, b portRecord) int { return int(int32(a.number - b.number)) })
+		for i := 1; i < len(all); i++ {
+			w.checkRecords(name, &all[i-1], &all[i])
+		}
+		if last := all[len(all)-1]; last.ofLink() && last.present && w.kernel.named(name) == nil {
+			w.fail("the last record of %s has an interface, and there is none: %+v", name, last)
+		}
+	}
+	for _, l := range w.kernel.sorted() {
+		all := records[l.name]
+		if !w.isPort(l) || l.old {
+			continue
+		}
+		if len(all) == 0 {
+			w.fail("nothing is recorded of %s", l.name)
+			return
+		}
+		last := all[len(all)-1]
+		if last.ofLink() && (!last.present || last.index != l.index ||
+			last.now != stateOf(&l.linkMessage) || last.carrierDown != l.carrierDown) {
+			w.fail("the last record of %s is %+v, the kernel has %+v", l.name, last, l.linkMessage)
+		}
+	}
+}
+
+// checkRecords looks at two records, one after the other.
+func (w *world) checkRecords(name string, a, b *portRecord) {
+	if b.number != a.number+1 {
+		w.fail("record %d of %s is missing", a.number+1, name)
+	}
+	if a.index != b.index || !a.present || !b.present || !b.ofLink() {
+		return
+	}
+	told := b.missed
+	if b.before.oper && !b.now.oper {
+		told++
+	}
+	if told != b.carrierDown-a.carrierDown {
+		w.fail("%d losses of carrier of %s are told, the kernel counts %d", told, name, b.carrierDown-a.carrierDown)
 	}
 }
 

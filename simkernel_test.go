@@ -140,6 +140,9 @@ func (k *simKernel) create(name string, index int32, flags uint32) *simLink {
 
 // set changes flags, and counts carriers as the kernel does.
 func (k *simKernel) set(l *simLink, flags uint32) {
+	if flags &^= unix.IFF_LOWER_UP; flags&unix.IFF_RUNNING != 0 {
+		flags |= unix.IFF_LOWER_UP
+	}
 	if l.flags == flags {
 		return
 	}

@@ -34,6 +34,7 @@ type world struct {
 	daemons   int
 	reconcile time.Duration
 	m         *metrics
+	recorder  []byte // what the flight recorder's file holds
 
 	configured map[string]time.Time // what CONFIG_DB is to have, since when; not what it has in the middle of a rewrite
 	rewriting  bool
@@ -80,7 +81,7 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 		unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
-	w.config = w.server
+	w.config, w.recorder = w.server, make([]byte, recordFixed+3*simPorts*portRing)
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
 	w.kernel.lostNews = func(l *simLink) { // before the daemon has decided, such a link cannot be told from a left-over
@@ -361,6 +362,7 @@ func (w *world) start(options syncOptions) {
 	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
 	options.end = func() { panic(killed{}) }
 	options.random = func(n int64) int64 { return w.dice.Int64N(n) }
+	options.recorder = newRecorder(nil, w.recorder, w.m, w.now)
 	options.reconcile, options.eoiu = w.reconcile, 2*time.Second
 	if options.old == "" {
 		options.old = "auto"
