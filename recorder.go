@@ -65,17 +65,17 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 			return nil
 		}
 	}
-	return newRecorder(file, image, m, time.Now())
+	return newRecorder(file, image, m, bootID(), time.Now())
 }
 
-// newRecorder goes on where an image ends.
-func newRecorder(file *os.File, image []byte, m *metrics, now time.Time) *recorder {
+// newRecorder goes on where an image ends, in a boot of the machine.
+func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.Time) *recorder {
 	r := &recorder{m: m, file: file, image: image, byName: map[string]int{}, opened: now}
 	var clock unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
 		r.booted = time.Duration(clock.Nano())
 	}
-	r.boot = bootCount(image, bootID())
+	r.boot = bootCount(image, boot)
 	var named []int
 	for i := range rings(image) {
 		if name := ringName(ringOf(image, i)); name != "" {

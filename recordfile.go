@@ -101,7 +101,7 @@ func (r *portRecord) put(b []byte) {
 
 // takePortRecord reads a record, and says whether there is a whole one.
 func takePortRecord(b []byte) (r portRecord, whole bool) {
-	if !sealed(b[:portEvent]) {
+	if recordOrder.Uint32(b[4:]) == 0 || !sealed(b[:portEvent]) { // numbers begin at 1
 		return r, false
 	}
 	bits := b[50]
@@ -153,7 +153,7 @@ func (r *ownRecord) put(b []byte) {
 }
 
 func takeOwnRecord(b []byte) (r ownRecord, whole bool) {
-	if !sealed(b[:ownEvent]) {
+	if recordOrder.Uint32(b[4:]) == 0 || !sealed(b[:ownEvent]) {
 		return r, false
 	}
 	return ownRecord{
