@@ -96,7 +96,7 @@ func (s *mirror) decide() {
 	} else {
 		s.warm.enter(warmDisabled, false) // STATE_DB has it already
 	}
-	s.configure(c.names())
+	s.configure(c.ports)
 	for _, p := range dismissed {
 		s.forget(p)
 	}
@@ -154,7 +154,7 @@ func (s *mirror) announce() {
 		s.links.written(version)
 		first := s.start.in(announcing)
 		s.start.told(told)
-		s.configure(s.start.names())
+		s.configure(s.start.configuredPorts())
 		if first {
 			s.setOldDown()
 		}
@@ -220,7 +220,7 @@ func (s *mirror) lookAgain() {
 			return
 		}
 		s.start.read(c)
-		s.configure(c.names())
+		s.configure(c.ports)
 	})
 }
 
