@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +34,22 @@ type switchConfig struct {
 // logSettings are the fields of LOGGER|portsyncd; empty: missing.
 type logSettings struct{ level, output string }
 
-// names are the configured ports' names.
-func (c *switchConfig) names() []string { return namesOf(c.ports) }
+// alias is what operators call the port, empty: nothing else.
+func (p *portConfig) alias() string {
+	for i := 0; i+1 < len(p.fields); i += 2 {
+		if p.fields[i] == "alias" {
+			return p.fields[i+1]
+		}
+	}
+	return ""
+}
+
+// byPort sorts ports. An instance of slices.SortFunc has 12 KB for each type, of which the binary can spare few.
+type byPort []portConfig
+
+func (b byPort) Len() int           { return len(b) }
+func (b byPort) Less(i, j int) bool { return comparePorts(b[i].name, b[j].name) < 0 }
+func (b byPort) Swap(i, j int)      { b[i], b[j] = b[j], b[i] }
 
 func namesOf(ports []portConfig) (names []string) {
 	for _, p := range ports {
@@ -103,7 +118,7 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 			c.odd = append(c.odd, name)
 		}
 	}
-	slices.SortFunc(c.ports, func(a, b portConfig) int { return comparePorts(a.name, b.name) })
+	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
 	switch ready := head[0]; {
 	case ready == "1":

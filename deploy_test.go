@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -324,6 +325,9 @@ func TestConfined(t *testing.T) {
 	s.must(s.AddPorts("Ethernet0")) // a left-over: it is to be set down
 	s.must(s.IP("link", "set", "lo", "up"))
 	s.orchagent(false)
+	s.must(s.Inside(func() error { // RuntimeDirectory=
+		return errors.Join(os.Mkdir("/run/portsyncd", 0o755), os.Chown("/run/portsyncd", 65534, 65534))
+	}))
 	d, err := s.StartInside("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all,+net_admin",
 		"--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", files[os.Args[0]], files[plainDaemon(t)[0]], "-log.output", "stderr", "-reconcile-interval", "1s")
 	s.must(err)

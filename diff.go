@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/signal"
 	"slices"
+	"sort"
 	"strings"
 	"syscall"
 	"time"
@@ -79,7 +80,8 @@ func runDiff(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	report, err := diff(ctx, o)
+	redis.SetLogger(quiet{})
+	report, err := diff(ctx, o, newMetrics(""), func() {})
 	if err == nil {
 		err = report.print(o, stdout)
 	}
@@ -93,9 +95,20 @@ func runDiff(args []string, stdout, stderr io.Writer) int {
 	return exitAgree
 }
 
-// diff looks at everything, and again after settleTime where something differs.
-func diff(ctx context.Context, o *diffOptions) (*diffReport, error) {
-	redis.SetLogger(quiet{})
+// errNoPort says that nobody knows a port that was asked for.
+var errNoPort = errors.New("no port")
+
+// diff looks at everything, and again after settleTime where something differs; errNoPort: a port that is asked for is
+// nowhere. What it costs is counted in m. over is called when nothing of it is left: where the kernel holds a thread
+// that lists the links, that is long after it has returned.
+func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffReport, error) {
+	sockets, err := openKernelLinks(o.netns, 0)
+	if err != nil {
+		over()
+		return nil, err
+	}
+	links := &linkLister{kernelLinks: sockets}
+	defer links.end(over)
 	c, err := readDBConfig(o.dbConfig)
 	if errors.Is(err, errNoDBConfig) {
 		err = fmt.Errorf("%w; say with -db.config where it is", err)
@@ -103,12 +116,7 @@ func diff(ctx context.Context, o *diffOptions) (*diffReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := openKernelLinks(o.netns, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer links.Close()
-	db := connectDatabases(c, newMetrics(""), func() {})
+	db := connectDatabases(c, m, func() {})
 	defer db.Close()
 	ports, err := lookAtAll(ctx, links, db)
 	if err != nil {
@@ -117,8 +125,8 @@ func diff(ctx context.Context, o *diffOptions) (*diffReport, error) {
 	seen := time.Now()
 	for _, name := range o.ports {
 		if ports[name] == nil {
-			return nil, fmt.Errorf("no port %q, neither in the kernel nor in a database; names are those of "+
-				"CONFIG_DB's PORT table, such as Ethernet0", name)
+			return nil, fmt.Errorf("%w %q, neither in the kernel nor in a database; names are those of "+
+				"CONFIG_DB's PORT table, such as Ethernet0", errNoPort, name)
 		}
 	}
 	report := &diffReport{Ports: []portDiff{}}
@@ -152,7 +160,7 @@ func (r *diffReport) take(ports map[string]*sides, asked []string) {
 			r.Ports = append(r.Ports, portDiff{Port: name, Sides: *s, Differences: d})
 		}
 	}
-	slices.SortFunc(r.Ports, func(a, b portDiff) int { return comparePorts(a.Port, b.Port) })
+	sort.SliceStable(r.Ports, func(i, j int) bool { return comparePorts(r.Ports[i].Port, r.Ports[j].Port) < 0 })
 }
 
 // keep leaves those differences that an earlier look has found, too. The others are of a change that is under way.

@@ -19,7 +19,7 @@ import (
 const lookLimit = 3 * time.Second
 
 // lookAtAll reads all four. The databases come first: what the kernel says meanwhile is no older than they are.
-func lookAtAll(ctx context.Context, links *kernelLinks, db *sonicDB) (ports map[string]*sides, err error) {
+func lookAtAll(ctx context.Context, links *linkLister, db *sonicDB) (ports map[string]*sides, err error) {
 	ctx, stop := context.WithTimeout(ctx, lookLimit)
 	defer stop()
 	ports = make(map[string]*sides)
@@ -39,7 +39,7 @@ func lookAtAll(ctx context.Context, links *kernelLinks, db *sonicDB) (ports map[
 	for _, name := range stored {
 		of(name)
 	}
-	kernel, err := listLinks(ctx, links)
+	kernel, err := links.list(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -170,14 +170,36 @@ func (l *linkList) list(links *kernelLinks) error {
 var errLinksHeld = errors.New("the kernel has not listed its links in time: something holds its lock for link " +
 	"changes (rtnl); see what ip link hangs behind with: cat /proc/*/stack")
 
-// listLinks lists the links that are ports. The kernel may hold the thread that asks it: it is left behind then.
-func listLinks(ctx context.Context, links *kernelLinks) (map[string]*side, error) {
+// linkLister lists links over sockets of its own.
+type linkLister struct {
+	*kernelLinks
+	held <-chan error // a listing that was left behind uses the sockets until it says so; nil: none was
+}
+
+// end closes the sockets as soon as nothing uses them, and then calls over.
+func (l *linkLister) end(over func()) {
+	last := func() {
+		l.Close()
+		over()
+	}
+	if l.held == nil {
+		last()
+		return
+	}
+	go func() {
+		<-l.held
+		last()
+	}()
+}
+
+// list lists the links that are ports. The kernel may hold the thread that asks it: it is left behind then.
+func (links *linkLister) list(ctx context.Context) (map[string]*side, error) {
 	l := &linkList{rule: new(linkTable), torn: true}
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		for n := 0; n < mostListings && l.torn && err == nil; n++ {
-			err = l.list(links)
+			err = l.list(links.kernelLinks)
 		}
 		done <- err
 	}()
@@ -187,6 +209,7 @@ func listLinks(ctx context.Context, links *kernelLinks) (map[string]*side, error
 			return nil, fmt.Errorf("list the links: %w", err)
 		}
 	case <-ctx.Done():
+		links.held = done
 		return nil, errLinksHeld
 	}
 	for name, k := range l.ports {

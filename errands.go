@@ -118,7 +118,7 @@ func (s *mirror) decide() {
 	} else {
 		s.warm.enter(warmDisabled, false) // STATE_DB has it already
 	}
-	s.configure(c.names())
+	s.configure(c.ports)
 	for _, p := range dismissed {
 		s.forget(p)
 	}
@@ -178,7 +178,7 @@ func (s *mirror) announce() {
 		first := s.start.in(announcing)
 		s.start.told(told)
 		s.record.note(ownConfigDone, strconv.Itoa(s.start.ports())+" ports", s.now())
-		s.configure(s.start.names())
+		s.configure(s.start.configuredPorts())
 		if first {
 			s.setOldDown()
 		}
@@ -244,7 +244,7 @@ func (s *mirror) lookAgain() {
 			return
 		}
 		s.start.read(c)
-		s.configure(c.names())
+		s.configure(c.ports)
 	})
 }
 

@@ -7,6 +7,9 @@ const (
 	exitUsage  = 2 // flags or configuration
 )
 
+// of portsyncd status, which ends with exitOK or exitUnsure otherwise,
+const exitNotWell = 1 // degraded or failed
+
 // and of portsyncd diff.
 const (
 	exitAgree  = 0

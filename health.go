@@ -141,6 +141,15 @@ func (h *health) database(err error, now time.Time) {
 	since(&h.dbDown, err != nil, now)
 }
 
+// databaseError is why the databases do not answer, or what they refuse; empty: they do.
+func (h *health) databaseError() string {
+	if h.dbDown.Load() == 0 {
+		return ""
+	}
+	why, _ := h.dbError.Load().(string)
+	return why
+}
+
 // Checks evaluates the table. resident is the process's memory in bytes.
 func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames)]check) {
 	ago := func(at *atomic.Int64) time.Duration {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -290,7 +290,7 @@ func (t *linkTable) leftovers() (all leftovers) {
 	for index, name := range t.old {
 		all = append(all, leftover{index, name})
 	}
-	slices.SortFunc(all, func(a, b leftover) int { return int(a.index - b.index) })
+	sort.SliceStable(all, func(i, j int) bool { return all[i].index < all[j].index })
 	return all
 }
 
@@ -365,9 +365,9 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	if row.upSeen {
 		switch {
 		case m.hasCarrier && row.hasCarrier:
-			p.series.flaps.Add(uint64(m.carrierDown - row.carrierDown)) // 32 bits, wrapping as the kernel's do
+			p.series.flapped(uint64(m.carrierDown-row.carrierDown), at) // 32 bits, wrapping as the kernel's do
 		case !m.hasCarrier && row.state.oper && !state.oper:
-			p.series.flaps.Inc()
+			p.series.flapped(1, at)
 		}
 	}
 	row.upSeen = row.upSeen || state.oper

@@ -45,6 +45,7 @@ type options struct {
 	standalone bool
 	links      globs
 	listen     addresses
+	control    string
 	tls        tlsFiles
 	buffer     memorySize
 	old        string
@@ -74,6 +75,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
 		"may be repeated; empty: nowhere (default "+defaultAddress+")")
+	f.StringVar(&o.control, "control.socket", defaultControlSocket, controlUsage)
 	f.StringVar(&o.tls.cert, "web.tls-cert", "",
 		"PEM `file` with the server's certificate; with -web.tls-key and -web.tls-client-ca: mutual TLS")
 	f.StringVar(&o.tls.key, "web.tls-key", "", "PEM `file` with the server's private key")
@@ -101,20 +103,22 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o.given = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands are diff and "+
-			"events, before their flags", f.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands, diff, "+
+			"events and status, come before theirs", f.Arg(0))
 	}
-	if err := o.check(*level, *allowed, *links); err != nil {
+	var err error
+	if o.logLevel, err = parseLogLevel(*level); err != nil {
+		return nil, fmt.Errorf("-log.level: %w", err)
+	}
+	o.links = strings.Split(*links, ",")
+	if err := o.tls.allow(*allowed); err != nil {
 		return nil, err
 	}
-	return o, nil
+	return o, o.validate()
 }
 
-// check finds what is wrong with the flags, and takes those that are words of some language.
-func (o *options) check(level, allowed, links string) (err error) {
-	if o.logLevel, err = parseLogLevel(level); err != nil {
-		return fmt.Errorf("-log.level: %w", err)
-	}
+// validate finds what is wrong with flags that were parsed.
+func (o *options) validate() error {
 	if o.memory > 0 && o.memory < 8<<20 {
 		return fmt.Errorf("-memory-limit: %v is less than the 8MiB that the daemon takes", &o.memory)
 	}
@@ -127,19 +131,18 @@ func (o *options) check(level, allowed, links string) (err error) {
 	if o.reconcile < 0 || o.reconcile > 0 && o.reconcile < time.Second {
 		return fmt.Errorf("-reconcile-interval: %v is neither 0 nor a second or more", o.reconcile)
 	}
-	if err := o.tls.allow(allowed); err != nil {
-		return err
-	}
 	if err := o.tls.validate(); err != nil {
 		return err
 	}
 	if err := o.listen.validate(); err != nil {
 		return err
 	}
-	if links != "*" && !o.standalone {
+	if err := validateControl(o.control); err != nil {
+		return err
+	}
+	if !slices.Equal(o.links, globs{"*"}) && !o.standalone {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
 	}
-	o.links = strings.Split(links, ",")
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
 	}
@@ -167,6 +170,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return runDiff(args[1:], stdout, stderr)
 		case "events":
 			return runEvents(args[1:], stdout, stderr)
+		case "status":
+			return runStatus(args[1:], stdout, stderr)
 		}
 	}
 	o, err := parseOptions(args, stderr)
@@ -242,7 +247,9 @@ func serve(o *options, stderr io.Writer) error {
 	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
 		exit: func() { os.Exit(exitFailed) }}
 	go guard.Run(ctx)
-	defer startWeb(ctx, &o.listen, o.tls, sockets, m, status, log.Logger)()
+	answers := newAPI(m, status, o.standalone, diffOptions{dbConfig: o.dbConfig, netns: o.netns})
+	where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
+	defer startWeb(ctx, where, answers, log.Logger)()
 	if noLinks != nil {
 		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
 		status.await(noLinks)

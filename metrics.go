@@ -25,6 +25,7 @@ var warmStates = [...]string{warmDisabled, warmInitialized, warmRestored, warmRe
 // a test holds docs/metrics.md against it. The rest of the daemon only sets fields, and all of them are atomic.
 type metrics struct {
 	*exposition
+	version string
 
 	eventsProcessed, eventsFailed counter
 	queueDepth, health            gauge
@@ -34,6 +35,7 @@ type metrics struct {
 	eventLatency, redisLatency    *histogram
 
 	portFlaps, portOperUp, portAdminUp, portMTU, portLastChange, portPending vector
+	ports                                                                    portSet // for who asks port by port
 
 	messages, malformed, overruns                                                counter
 	ignoredName, ignoredBridge, ignoredTeam                                      counter
@@ -56,21 +58,10 @@ type metrics struct {
 	process *process
 }
 
-// portSeries is one port's part of the per-port families. It is resolved once, when the port appears, and
-// then set without a look-up.
-type portSeries struct {
-	labels     string
-	flaps      counter
-	operUp     gauge
-	adminUp    gauge
-	mtu        gauge
-	lastChange gauge
-	pending    gauge
-}
-
 func newMetrics(version string) *metrics {
 	const ms = time.Millisecond
 	m := &metrics{
+		version:      version,
 		eventLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms, 500*ms, 1000*ms),
 		redisLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms),
 		process:      openProcess(),
@@ -198,13 +189,6 @@ func (m *metrics) Append(b []byte) []byte {
 	return m.exposition.Append(b)
 }
 
-// newPortSeries makes a port's series; they are shown when there is something to show.
-func newPortSeries(port string, flaps uint64) *portSeries {
-	s := &portSeries{labels: labelSet("port", port)}
-	s.flaps.Add(flaps)
-	return s
-}
-
 // showLink and hideLink put the series in and out that exist while the port has an interface.
 func (m *metrics) showLink(s *portSeries) {
 	m.portFlaps.Add(s.labels, &s.flaps)
@@ -212,17 +196,31 @@ func (m *metrics) showLink(s *portSeries) {
 	m.portAdminUp.Add(s.labels, &s.adminUp)
 	m.portMTU.Add(s.labels, &s.mtu)
 	m.portLastChange.Add(s.labels, &s.lastChange)
+	s.present.Store(true)
+	m.ports.note(s)
 }
 
 func (m *metrics) hideLink(s *portSeries) {
 	for _, v := range []*vector{&m.portFlaps, &m.portOperUp, &m.portAdminUp, &m.portMTU, &m.portLastChange} {
 		v.Remove(s.labels)
 	}
+	s.present.Store(false)
+	m.ports.note(s)
 }
 
 // showPending and hidePending are for the series that exists while the port is configured.
-func (m *metrics) showPending(s *portSeries) { m.portPending.Add(s.labels, &s.pending) }
-func (m *metrics) hidePending(s *portSeries) { m.portPending.Remove(s.labels) }
+func (m *metrics) showPending(s *portSeries) {
+	m.portPending.Add(s.labels, &s.pending)
+	s.configured.Store(true)
+	m.ports.note(s)
+}
+
+func (m *metrics) hidePending(s *portSeries) {
+	m.portPending.Remove(s.labels)
+	s.configured.Store(false)
+	s.alias.Store(nil)
+	m.ports.note(s)
+}
 
 // Pending names the configured ports that have no interface yet.
 func (m *metrics) Pending() (ports []string) {

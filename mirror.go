@@ -278,10 +278,11 @@ func (s *mirror) present(p *port) bool {
 }
 
 // configure sets which ports are configured.
-func (s *mirror) configure(names []string) {
-	ports := make([]*port, len(names))
-	for i, name := range names {
-		ports[i] = s.links.port(name)
+func (s *mirror) configure(configured []portConfig) {
+	ports := make([]*port, len(configured))
+	for i, c := range configured {
+		ports[i] = s.links.port(c.name)
+		ports[i].series.setAlias(c.alias())
 	}
 	for _, p := range s.start.configure(ports, s.links.all, s.present) {
 		s.forget(p)

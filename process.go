@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	runtimemetrics "runtime/metrics"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -139,4 +140,11 @@ func (p *process) countFDs() {
 		}
 	}
 	p.openFDs.Set(float64(count - 2))
+}
+
+// stopped tells whether a process is, by a signal or a debugger: the state of /proc/pid/stat is T or t.
+func stopped(pid int) bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, rest, found := bytes.Cut(text, []byte(") "))
+	return err == nil && found && len(rest) > 0 && rest[0]|' ' == 't'
 }

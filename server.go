@@ -58,22 +58,22 @@ type page struct {
 	zipped []byte // empty: not asked for
 }
 
-// newServer makes a server. keep is nil for plain HTTP.
-func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
-	s := &server{m: m, health: h, log: log, slots: newSlots(m), spares: make(chan *page, 1)}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", s.serveMetrics)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, h.Ready(time.Now(),
-			m.Pending()))
-	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = io.WriteString(w, landingPage)
-	})
+// newServer makes a server of what a knows. keep is nil for plain HTTP.
+func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
+	m, h := a.m, a.health
+	s := &server{m: m, health: h, log: log, slots: slots, spares: make(chan *page, 1)}
+	pages := routes{
+		"/metrics": s.serveMetrics,
+		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) },
+		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Ready(time.Now(), m.Pending())) },
+		"/": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			_, _ = io.WriteString(w, landingPage)
+		},
+	}
+	a.register(pages)
 	s.http = http.Server{
-		Handler:           s.contain(mux),
+		Handler:           s.contain(pages),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeaderBytes,
 		ConnState:      s.slots.state,
@@ -85,6 +85,22 @@ func newServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
 		s.http.TLSConfig = keep.Config()
 	}
 	return s
+}
+
+// routes are who answers by path. http.ServeMux does the same with patterns, and is 30 KB of the binary.
+type routes map[string]http.HandlerFunc
+
+func (p routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	serve := p[r.URL.Path]
+	switch {
+	case serve == nil:
+		http.NotFound(w, r)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	default:
+		serve(w, r)
+	}
 }
 
 // serveMetrics renders and sends the metrics, compressed if the client asks for it.

@@ -60,6 +60,10 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
+func newTestServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
+	return newServer(newAPI(m, h, false, diffOptions{}), log, keep, newSlots(m))
+}
+
 func newWebTest(t *testing.T, keep func(*metrics, *slog.Logger) *keeper) *webTest {
 	out := new(lockedBuffer)
 	log := slog.New(newLineLog(out, slog.LevelDebug))
@@ -74,7 +78,7 @@ func newWebTest(t *testing.T, keep func(*metrics, *slog.Logger) *keeper) *webTes
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &webTest{server: newServer(m, h, log, k), t: t, address: l.Addr().String(), log: out}
+	w := &webTest{server: newTestServer(m, h, log, k), t: t, address: l.Addr().String(), log: out}
 	done := make(chan error, 1)
 	go func() { done <- w.Serve(l) }()
 	t.Cleanup(func() {
@@ -397,8 +401,8 @@ func newTLSDaemon(t *testing.T, flags ...string) *tlsDaemon {
 	must(t, err)
 	d := &tlsDaemon{t: t, dir: dir, ca: ca}
 	program := daemonProgram(t)
-	args := append(program[1:], "-standalone", "-log.output", "stderr", "-recorder.file", "", "-web.listen-address", fmt.Sprintf("127.0.0.1:%d", port),
-		"-web.tls-cert", filepath.Join(dir, "server.crt"), "-web.tls-key", filepath.Join(dir, "server.key"), "-web.tls-client-ca", filepath.Join(dir, "ca.crt"))
+	args := append(program[1:], "-standalone", "-log.output", "stderr", "-control.socket", "", "-recorder.file", "", "-web.listen-address",
+		fmt.Sprintf("127.0.0.1:%d", port), "-web.tls-cert", filepath.Join(dir, "server.crt"), "-web.tls-key", filepath.Join(dir, "server.key"), "-web.tls-client-ca", filepath.Join(dir, "ca.crt"))
 	d.Daemon, err = switchtest.StartProgram(program[0], append(args, flags...)...)
 	must(t, err)
 	d.Metrics = fmt.Sprintf("127.0.0.1:%d", port)
@@ -618,8 +622,8 @@ func TestListeners(t *testing.T) {
 	port, err := switchtest.FreePort()
 	must(t, err)
 	program := daemonProgram(t)
-	d, err := switchtest.StartProgram(program[0], append(program[1:], "-standalone", "-log.output", "stderr", "-web.listen-address", fmt.Sprintf("[::1]:%d", port),
-		"-web.listen-address", fmt.Sprintf("0.0.0.0:%d", port), "-web.listen-address", "unix:"+socket)...)
+	d, err := switchtest.StartProgram(program[0], append(program[1:], "-standalone", "-log.output", "stderr", "-control.socket", "",
+		"-web.listen-address", fmt.Sprintf("[::1]:%d", port), "-web.listen-address", fmt.Sprintf("0.0.0.0:%d", port), "-web.listen-address", "unix:"+socket)...)
 	must(t, err)
 	t.Cleanup(d.Stop)
 	for _, c := range []struct{ network, address string }{{"tcp", fmt.Sprintf("[::1]:%d", port)}, {"tcp", fmt.Sprintf("127.0.0.1:%d", port)}, {"unix", socket}} {

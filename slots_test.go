@@ -108,7 +108,7 @@ func newStandalone(t *testing.T, flags ...string) *switchtest.Daemon {
 func startStandalone(t *testing.T, flags ...string) *switchtest.Daemon {
 	t.Helper()
 	program := daemonProgram(t)
-	args := append(slices.Clone(program[1:]), "-standalone", "-log.output", "stderr", "-recorder.file", "")
+	args := append(slices.Clone(program[1:]), "-standalone", "-log.output", "stderr", "-control.socket", "", "-recorder.file", "")
 	d, err := switchtest.StartProgram(program[0], append(args, flags...)...)
 	must(t, err)
 	t.Cleanup(func() {

@@ -200,8 +200,8 @@ func (s *start) tellOdd(odd []string) {
 	s.oddNames = names
 }
 
-// names are the configured ports.
-func (s *start) names() []string { return s.config.names() }
+// configuredPorts are CONFIG_DB's, as it was last read.
+func (s *start) configuredPorts() []portConfig { return s.config.ports }
 
 // lost notes that APPL_DB has lost the signals. What a restarted daemon found of PortInitDone counts like its own.
 func (s *start) lost() {

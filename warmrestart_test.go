@@ -326,7 +326,7 @@ func TestLogLevelFromConfigDB(t *testing.T) {
 			port, err := switchtest.FreePort()
 			s.must(err)
 			d, err := switchtest.StartProgram(program[0], append(program[1:], "-db.config", s.ConfigFile, "-netns", s.NetNS,
-				"-web.listen-address", fmt.Sprintf("127.0.0.1:%d", port), "-log.output", "stderr", "-recorder.file", "")...)
+				"-control.socket", "", "-web.listen-address", fmt.Sprintf("127.0.0.1:%d", port), "-log.output", "stderr", "-recorder.file", "")...)
 			s.must(err)
 			t.Cleanup(d.Stop)
 			row := s.ConfigKey("LOGGER", "portsyncd")

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// The metrics server's life. Port sync needs none of it: a port that is taken, a host that does not resolve, a
-// certificate that is not valid yet is said in the log and in health, and tried again until it works.
+// The life of the metrics server and of the control socket's. Port sync needs none of it: a port that is taken, a host
+// that does not resolve, a certificate that is not valid yet is said in the log and in health, and tried again until it
+// works.
 
 const (
 	firstRetry   = 250 * time.Millisecond
@@ -27,6 +28,8 @@ type web struct {
 	server *server
 	keep   *keeper // nil: plain HTTP
 	doors  []door
+	socket *server // has slots of its own: who takes all of the others does not shut the operator out
+	entry  *door   // of the control socket, nil: there is none
 	health *health
 	log    *slog.Logger
 	after  func(time.Duration) <-chan time.Time
@@ -35,21 +38,37 @@ type web struct {
 	troubles map[string]string // what does not work, and why
 }
 
-// startWeb has the metrics served as soon as that can be, and returns at once. stop lets requests under way finish.
-func startWeb(
-	ctx context.Context, listen *addresses, files tlsFiles, sockets []inherited, m *metrics, status *health,
-	log *slog.Logger,
-) (stop func()) {
-	w := &web{health: status, log: log, after: time.After, troubles: make(map[string]string)}
-	w.doors = doors(listen, sockets)
-	if files.enabled() {
-		w.keep = newKeeper(files, m, log)
+// webOptions is where to serve.
+type webOptions struct {
+	listen  *addresses
+	sockets []inherited
+	tls     tlsFiles
+	control string // a path, empty: none
+}
+
+// startWeb has what a knows served as soon as that can be, and returns at once. stop lets requests under way finish.
+func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) (stop func()) {
+	w := &web{health: a.health, log: log, after: time.After, troubles: make(map[string]string)}
+	w.doors = doors(o.listen, o.sockets)
+	if o.tls.enabled() {
+		w.keep = newKeeper(o.tls, a.m, log)
 	}
-	w.server = newServer(m, status, log, w.keep)
-	if len(w.doors) > 0 {
-		go w.run(ctx)
+	w.server = newServer(a, log, w.keep, newSlots(a.m))
+	w.socket = newServer(a, log, nil, newSlots(new(metrics))) // the metrics are of the others
+	if o.control != "" {
+		entry := controlDoor(o.control)
+		w.entry = &entry
 	}
-	return w.server.Drain
+	go w.run(ctx)
+	return w.drain
+}
+
+// drain lets the requests of both servers finish.
+func (w *web) drain() {
+	var both sync.WaitGroup
+	both.Go(w.server.Drain)
+	both.Go(w.socket.Drain)
+	both.Wait()
 }
 
 // run waits its turn: the links are listed first. But a kernel that does not take the request is a reason to be there
@@ -62,6 +81,12 @@ func (w *web) run(ctx context.Context) {
 	case <-w.health.begun:
 	case <-w.after(listingGrace):
 	}
+	if w.entry != nil {
+		go w.until(ctx, w.entry.name, func(works func()) error { return w.serve(ctx, w.entry, w.socket, works) })
+	}
+	if len(w.doors) == 0 {
+		return
+	}
 	if w.keep != nil {
 		if !w.until(ctx, "the TLS files", func(func()) error { return w.keep.Load(time.Now()) }) {
 			return
@@ -69,12 +94,12 @@ func (w *web) run(ctx context.Context) {
 		go w.keep.Watch(ctx)
 	}
 	for _, d := range w.doors {
-		go w.until(ctx, d.name, func(works func()) error { return w.serve(ctx, &d, works) })
+		go w.until(ctx, d.name, func(works func()) error { return w.serve(ctx, &d, w.server, works) })
 	}
 }
 
 // serve opens a door and serves until the server is drained, which is no error.
-func (w *web) serve(ctx context.Context, d *door, works func()) error {
+func (w *web) serve(ctx context.Context, d *door, s *server, works func()) error {
 	opening, cancel := context.WithTimeout(ctx, lastRetry)
 	l, err := d.open(opening)
 	cancel()
@@ -87,7 +112,7 @@ func (w *web) serve(ctx context.Context, d *door, works func()) error {
 			l.Addr().String(),
 			"remedy", "-web.tls-cert, -web.tls-key and -web.tls-client-ca, or a loopback address")
 	}
-	return w.server.Serve(l)
+	return s.Serve(l)
 }
 
 // until tries something until it works: after growing pauses, and at once after SIGHUP. What takes long says by works()
@@ -124,7 +149,7 @@ func (w *web) failed(what string, why error) {
 	w.tell()
 	w.mu.Unlock()
 	if !known {
-		w.log.Error("the metrics are not served as the flags say; it is tried again, "+
+		w.log.Error("metrics and status are not served as the flags say; it is tried again, "+
 			"and ports are synchronized meanwhile", "what", what, "err", why)
 	}
 }

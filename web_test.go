@@ -126,7 +126,7 @@ func TestTakenDefaultPortIsWaitedFor(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	s.must(s.IP("link", "set", "lo", "up"))
 	start := func() *switchtest.Daemon {
-		d, err := s.StartInside(append(daemonProgram(t), "-standalone", "-links", "lo", "-log.output", "stderr")...)
+		d, err := s.StartInside(append(daemonProgram(t), "-standalone", "-links", "lo", "-log.output", "stderr", "-control.socket", "")...)
 		s.must(err)
 		t.Cleanup(d.Stop)
 		return d
@@ -320,7 +320,7 @@ func newBenchWeb(t *testing.T) (w *web, pauses chan time.Duration, over chan tim
 	out, pauses, over = new(lockedBuffer), make(chan time.Duration, 1), make(chan time.Time)
 	log := slog.New(newLineLog(out, slog.LevelInfo))
 	h := &health{begun: make(chan struct{})}
-	w = &web{server: newServer(newMetrics(""), h, log, nil), health: h, log: log, troubles: make(map[string]string),
+	w = &web{server: newTestServer(newMetrics(""), h, log, nil), health: h, log: log, troubles: make(map[string]string),
 		after: func(d time.Duration) <-chan time.Time { pauses <- d; return over }}
 	t.Cleanup(w.server.Drain)
 	return w, pauses, over, out
@@ -408,7 +408,7 @@ func TestListenerThatFailsIsOpenedAgain(t *testing.T) {
 				opened <- l
 			}
 			return l, err
-		}}, works)
+		}}, w.server, works)
 	})
 	(<-opened).Close()
 	if pause := <-pauses; pause != firstRetry {

@@ -18,6 +18,7 @@ import (
 // Daemon is a portsyncd process and what it printed.
 type Daemon struct {
 	Metrics string // its address
+	Control string // its control socket
 	cmd     *exec.Cmd
 	out     *output
 	ended   chan struct{}
@@ -44,14 +45,14 @@ func (s *Switch) startDaemon(file *os.File, program, flags []string) (*Daemon, e
 	if err != nil {
 		return nil, err
 	}
-	metrics := fmt.Sprintf("127.0.0.1:%d", port)
+	metrics, control := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s/control-%d.sock", s.Dir, port)
 	args := append(append([]string{}, program[1:]...), "-db.config", s.ConfigFile, "-netns", s.NetNS, "-web.listen-address", metrics,
-		"-log.output", "stderr", "-log.level", "INFO", "-recorder.file", s.Recorder())
+		"-control.socket", control, "-log.output", "stderr", "-log.level", "INFO", "-recorder.file", s.Recorder())
 	d := newDaemon(s.Echo, program[0], append(args, flags...)...)
 	if file != nil {
 		d.cmd.Stdout, d.cmd.Stderr = file, file
 	}
-	d.Metrics = metrics
+	d.Metrics, d.Control = metrics, control
 	return d, d.run()
 }
 

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+)
+
+// The JSON under /api/v1/, on the control socket and wherever the metrics are served: docs/api.md. It is made of what
+// the loop has published in atomics, so a loop that is stuck, or a Redis that hangs, keeps no answer back.
+
+// The paths.
+const (
+	statusPath = "/api/v1/status"
+	portsPath  = "/api/v1/ports"
+	diffPath   = "/api/v1/diff"
+)
+
+// diffTurn is how long a diff waits for the one under way: one at a time, for each has sockets and a thread of its own.
+// Together with what a diff takes, 8 s at most, it is less than requestLimit.
+const diffTurn = time.Second
+
+// api answers.
+type api struct {
+	m          *metrics
+	health     *health
+	standalone bool
+	look       diffOptions // where the daemon has its ports from
+	looking    chan struct{}
+	lookCosts  func() *metrics // what a diff costs is not the daemon's own traffic
+}
+
+func newAPI(m *metrics, h *health, standalone bool, look diffOptions) *api {
+	return &api{m: m, health: h, standalone: standalone, look: look, looking: make(chan struct{}, 1),
+		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
+}
+
+// register puts every path in.
+func (a *api) register(pages map[string]http.HandlerFunc) {
+	pages[statusPath] = a.serveStatus
+	pages[portsPath] = a.servePorts
+	pages[diffPath] = a.serveDiff
+	// /api/v1/events belongs here
+}
+
+// statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
+type statusAnswer struct {
+	Version        string         `json:"version"`
+	PID            int            `json:"pid"`
+	Time           string         `json:"time"`
+	Started        string         `json:"started"`
+	Standalone     bool           `json:"standalone"`
+	Verdict        string         `json:"verdict"` // ok, degraded or failed
+	Reasons        []reasonAnswer `json:"reasons"`
+	PortConfigDone bool           `json:"port_config_done"`
+	PortInitDone   bool           `json:"port_init_done"`
+	WaitingFor     []string       `json:"waiting_for"`
+	Databases      struct {
+		Connected bool   `json:"connected"`
+		Error     string `json:"error"`
+	} `json:"databases"`
+	Overruns uint64        `json:"overruns"`
+	Repairs  uint64        `json:"repairs"`
+	Ports    countAnswer   `json:"ports"`
+	Worst    []worstAnswer `json:"worst"`
+}
+
+// reasonAnswer is a check that is not ok.
+type reasonAnswer struct {
+	Check  string `json:"check"`
+	Level  string `json:"level"`
+	Reason string `json:"reason"`
+}
+
+// countAnswer is how many ports there are. Those that are present are up, down or admin_down.
+type countAnswer struct {
+	Configured int `json:"configured"`
+	Present    int `json:"present"`
+	Up         int `json:"up"`
+	Down       int `json:"down"`
+	AdminDown  int `json:"admin_down"`
+	Pending    int `json:"pending"`
+}
+
+// worstAnswer is a port to look at.
+type worstAnswer struct {
+	Port   string  `json:"port"`
+	Alias  string  `json:"alias"`
+	Why    string  `json:"why"` // one of whys
+	Since  *string `json:"since"`
+	Detail string  `json:"detail"`
+}
+
+// Why a port is to be looked at, the worst first.
+const (
+	whyDown     = "down"
+	whyFlapping = "flapping"
+	whyPending  = "pending"
+)
+
+var whys = []string{whyDown, whyFlapping, whyPending}
+
+// portAnswer is a port. What only an interface has is null where there is none.
+type portAnswer struct {
+	Port       string  `json:"port"`
+	Alias      string  `json:"alias"`
+	Configured bool    `json:"configured"`
+	Present    bool    `json:"present"`
+	Admin      *string `json:"admin"` // up or down
+	Oper       *string `json:"oper"`
+	MTU        *int    `json:"mtu"`
+	Since      *string `json:"since"`
+	Flaps      uint64  `json:"flaps"`
+	Pending    bool    `json:"pending"`
+
+	flapping bool
+}
+
+// portsAnswer is the answer under portsPath.
+type portsAnswer struct {
+	Ports []portAnswer `json:"ports"`
+}
+
+// errorAnswer is the answer to what cannot be answered.
+type errorAnswer struct {
+	Error string `json:"error"`
+}
+
+// portInitCheck is a check of the API's own: the switch waits, and the daemon is well.
+const portInitCheck = "port_init_done"
+
+// status makes the answer from what is published.
+func (a *api) status(now time.Time) *statusAnswer {
+	ports := a.ports(now)
+	s := &statusAnswer{
+		Version: a.m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(a.m.process.started.Load())),
+		Standalone: a.standalone, Reasons: []reasonAnswer{}, WaitingFor: []string{}, Worst: []worstAnswer{},
+		PortConfigDone: a.m.portConfigDone.Load() == 1, PortInitDone: a.m.portInitDone.Load() == 1,
+		Overruns: a.m.overruns.Load(), Repairs: a.m.repairChanged.Load() + a.m.repairLost.Load() +
+			a.m.repairStale.Load() + a.m.repairLate.Load(),
+	}
+	s.Databases.Connected = a.m.redisConnected.Load() == 1
+	s.Databases.Error = a.health.databaseError()
+	for i := range ports {
+		p := &ports[i]
+		s.Ports.count(p)
+		if p.Pending && !s.PortInitDone && !a.standalone {
+			s.WaitingFor = append(s.WaitingFor, p.Port)
+		}
+		if w := p.trouble(); w != nil {
+			s.Worst = append(s.Worst, *w)
+		}
+	}
+	sort.SliceStable(s.Worst, func(i, j int) bool {
+		return slices.Index(whys, s.Worst[i].Why) < slices.Index(whys, s.Worst[j].Why)
+	})
+	worst := ok
+	for _, c := range a.health.Checks(now, a.m.process.ReadMemory()) {
+		if c.level != ok {
+			worst = max(worst, c.level)
+			s.Reasons = append(s.Reasons, reasonAnswer{c.name, c.level.String(), c.reason})
+		}
+	}
+	if !s.PortInitDone && !a.standalone {
+		worst = max(worst, degraded)
+		reason := "PortInitDone is not sent yet"
+		if n := len(s.WaitingFor); n > 0 {
+			reason = fmt.Sprintf("PortInitDone waits for the interfaces of %d ports", n)
+		}
+		s.Reasons = append(s.Reasons, reasonAnswer{portInitCheck, degraded.String(), reason})
+	}
+	s.Verdict = worst.String()
+	return s
+}
+
+// count counts one port.
+func (c *countAnswer) count(p *portAnswer) {
+	if p.Configured {
+		c.Configured++
+	}
+	if p.Pending {
+		c.Pending++
+	}
+	if !p.Present {
+		return
+	}
+	c.Present++
+	switch {
+	case p.down():
+		c.Down++
+	case *p.Admin == "up":
+		c.Up++
+	default:
+		c.AdminDown++
+	}
+}
+
+// down tells whether it should be up, and is not.
+func (p *portAnswer) down() bool { return p.Present && *p.Admin == "up" && *p.Oper != "up" }
+
+// trouble is why a port is to be looked at, nil: it is not.
+func (p *portAnswer) trouble() *worstAnswer {
+	w := &worstAnswer{Port: p.Port, Alias: p.Alias, Since: p.Since}
+	switch {
+	case p.flapping:
+		w.Why = whyFlapping
+		w.Detail = fmt.Sprintf("it lost its carrier %d times in %v minutes, %d times since the start, and is %s now",
+			flapMemory, flapWindow.Minutes(), p.Flaps, *p.Oper)
+	case p.Pending:
+		w.Why, w.Detail = whyPending, "it is in CONFIG_DB and has no interface yet"
+	case p.Configured && !p.Present:
+		w.Why, w.Detail = whyDown, "it is in CONFIG_DB and its interface is gone"
+	case p.down():
+		w.Why, w.Detail = whyDown, "it is set up and has no carrier"
+	default:
+		return nil
+	}
+	return w
+}
+
+// ports is every port in natural order.
+func (a *api) ports(now time.Time) []portAnswer {
+	all := a.m.ports.all()
+	slices.SortFunc(all, func(a, b *portSeries) int { return comparePorts(a.name, b.name) })
+	answers := make([]portAnswer, 0, len(all))
+	for _, s := range all {
+		p := portAnswer{Port: s.name, Configured: s.configured.Load(), Present: s.present.Load(), Flaps: s.flaps.Load()}
+		if alias := s.alias.Load(); alias != nil {
+			p.Alias = *alias
+		}
+		p.Pending = p.Configured && s.pending.Load() == 1
+		if p.Present {
+			admin, oper, mtu := upDown(s.adminUp.Load() == 1), upDown(s.operUp.Load() == 1), int(s.mtu.Load())
+			p.Admin, p.Oper, p.MTU, p.flapping = &admin, &oper, &mtu, s.flapping(now)
+		}
+		if changed := s.lastChange.Load(); changed > 0 {
+			since := utc(seconds(changed))
+			p.Since = &since
+		}
+		answers = append(answers, p)
+	}
+	return answers
+}
+
+func (a *api) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, http.StatusOK, a.status(time.Now()))
+}
+
+// servePorts answers for all ports, or for those of ?port=.
+func (a *api) servePorts(w http.ResponseWriter, r *http.Request) {
+	asked := map[string]bool{}
+	for _, name := range r.URL.Query()["port"] {
+		asked[name] = true
+	}
+	answer := portsAnswer{[]portAnswer{}}
+	for _, p := range a.ports(time.Now()) {
+		if len(asked) == 0 || asked[p.Port] {
+			answer.Ports = append(answer.Ports, p)
+		}
+	}
+	for _, p := range answer.Ports {
+		delete(asked, p.Port)
+	}
+	for name := range asked {
+		answerJSON(w, http.StatusNotFound, errorAnswer{fmt.Sprintf("%v %q: it is neither configured nor has it an "+
+			"interface; %s has all", errNoPort, name, portsPath)})
+		return
+	}
+	answerJSON(w, http.StatusOK, answer)
+}
+
+// serveDiff looks at kernel and databases, as portsyncd diff does.
+func (a *api) serveDiff(w http.ResponseWriter, r *http.Request) {
+	if a.standalone {
+		answerJSON(w, http.StatusServiceUnavailable, errorAnswer{"the daemon runs with -standalone: there are no " +
+			"databases that the kernel could be compared with"})
+		return
+	}
+	select {
+	case a.looking <- struct{}{}:
+	case <-time.After(diffTurn):
+		answerJSON(w, http.StatusServiceUnavailable, errorAnswer{"another diff is under way; ask again soon"})
+		return
+	}
+	o := a.look
+	o.ports = r.URL.Query()["port"]
+	report, err := diff(r.Context(), &o, a.lookCosts(), func() { <-a.looking })
+	switch {
+	case errors.Is(err, errNoPort):
+		answerJSON(w, http.StatusNotFound, errorAnswer{err.Error()})
+	case err != nil:
+		answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
+	default:
+		answerJSON(w, http.StatusOK, report)
+	}
+}
+
+// answerJSON sends v, indented: it is also read by people.
+func answerJSON(w http.ResponseWriter, code int, v any) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write(b.Bytes())
+}
+
+// utc is how times are written.
+func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
+
+// seconds is a gauge's time.
+func seconds(since1970 float64) time.Time { return time.UnixMilli(int64(since1970 * 1000)) }

@@ -1,0 +1,1 @@
+../portseries.go

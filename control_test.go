@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"portsyncd/internal/switchtest"
+)
+
+// standaloneWith is a daemon with a control socket and nothing else to serve.
+func standaloneWith(t *testing.T, socket string) *switchtest.Daemon {
+	t.Helper()
+	return startStandalone(t, "-links", "lo", "-web.listen-address", "", "-control.socket", socket)
+}
+
+func answers(t *testing.T, socket string) {
+	t.Helper()
+	must(t, switchtest.WaitFor(patience, "the daemon to answer", func() bool {
+		_, out, _ := statusOf(t, socket)
+		return strings.Contains(out, "databases      none")
+	}))
+}
+
+// TestControlSocketIsForItsFoldersGroup: mode 0660, and the folder is made.
+func TestControlSocketIsForItsFoldersGroup(t *testing.T) {
+	made := filepath.Join(t.TempDir(), "made", "control.sock")
+	standaloneWith(t, made)
+	answers(t, made)
+	folder, err := os.Stat(filepath.Dir(made))
+	must(t, err)
+	if folder.Mode().Perm() != 0o755 {
+		t.Errorf("the folder has mode %v", folder.Mode())
+	}
+	given := filepath.Join(t.TempDir(), "control.sock")
+	if os.Geteuid() == 0 {
+		must(t, os.Chown(filepath.Dir(given), -1, 1))
+	}
+	standaloneWith(t, given)
+	answers(t, given)
+	info, err := os.Stat(given)
+	must(t, err)
+	folder, err = os.Stat(filepath.Dir(given))
+	must(t, err)
+	if info.Mode().Perm() != 0o660 || info.Sys().(*syscall.Stat_t).Gid != folder.Sys().(*syscall.Stat_t).Gid {
+		t.Errorf("the socket has mode %v and group %d", info.Mode(), info.Sys().(*syscall.Stat_t).Gid)
+	}
+}
+
+// TestControlSocketIsWaitedFor: without it the daemon runs, says so, and serves as soon as it can.
+func TestControlSocketIsWaitedFor(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "there")
+	socket := filepath.Join(dir, "control.sock")
+	d := standaloneWith(t, socket)
+	waiting(t, d, "-control.socket "+socket, "no such file")
+	listed(t, d)
+	must(t, os.Mkdir(filepath.Dir(dir), 0o755))
+	must(t, d.Signal(syscall.SIGHUP))
+	served(t, d, func() error { answers(t, socket); return nil })
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the socket is left behind")
+	}
+}
+
+// TestControlSocketOfALiveDaemonIsNotTaken; that of a killed one is.
+func TestControlSocketOfALiveDaemonIsNotTaken(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	first := standaloneWith(t, socket)
+	answers(t, socket)
+	second := standaloneWith(t, socket)
+	waiting(t, second, "-control.socket "+socket, "address already in use")
+	if _, out, _ := statusOf(t, socket, "-json"); !strings.Contains(out, pidField(first)) {
+		t.Errorf("somebody else answers:\n%s", out)
+	}
+	must(t, first.Signal(syscall.SIGKILL))
+	must(t, switchtest.WaitFor(patience, "the second to answer", func() bool {
+		_, out, _ := statusOf(t, socket, "-json")
+		return strings.Contains(out, pidField(second))
+	}))
+}
+
+func pidField(d *switchtest.Daemon) string { return fmt.Sprintf("\"pid\": %d,", d.PID()) }

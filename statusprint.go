@@ -1,0 +1,247 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+)
+
+// What portsyncd status prints.
+
+const (
+	statusLines = 24 // of a terminal: however many ports there are
+	worstShown  = 10
+	namesShown  = 4
+)
+
+// Colours of a terminal.
+const (
+	green  = "32"
+	yellow = "33"
+	red    = "31"
+	bold   = "1"
+)
+
+// remedies is what to do about each check that is not ok.
+var remedies = [...][2]string{
+	{"netlink", "the log says more; what holds rtnl is in: cat /proc/*/stack"},
+	{"overrun", "it mends itself; is the switch short of CPU?"},
+	{"redis", "see that the server runs and answers: redis-cli ping"},
+	{"queue", "is Redis slow? portsyncd diff says what differs"},
+	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
+	{"loop", "start it again: " + restart},
+	{"memory", "start it again, or give it more with -memory-limit"},
+	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},
+	{portInitCheck, "look for them in the logs of orchagent and syncd; portsyncd diff says what differs"},
+}
+
+const restart = "supervisorctl restart portsyncd in the swss container, systemctl restart portsyncd elsewhere"
+
+func remedy(check string) string {
+	for _, r := range remedies {
+		if r[0] == check {
+			return r[1]
+		}
+	}
+	return "the log says more"
+}
+
+func colourOf(level string) string {
+	switch level {
+	case ok.String():
+		return green
+	case degraded.String():
+		return yellow
+	}
+	return red
+}
+
+// text is at most statusLines lines.
+func (s *statusAnswer) text(colours bool) string {
+	now, _ := time.Parse(time.RFC3339, s.Time)
+	p := &paper{colours: colours}
+	p.line(colourOf(s.Verdict), "%s", s.Verdict)
+	for _, r := range s.Reasons {
+		p.line(colourOf(r.Level), "  %s: %s; %s", r.Check, r.Reason, remedy(r.Check))
+	}
+	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
+	if s.Standalone {
+		p.line("", "databases      none: -standalone")
+	} else {
+		p.line("", "PortInitDone   %s", s.initDone())
+		p.line("", "databases      %s", s.databases())
+	}
+	p.line("", "overruns       %d", s.Overruns)
+	p.line("", "repairs        %d", s.Repairs)
+	c := &s.Ports
+	p.line("", "ports          %d configured, %d present: %d up, %d down, %d set down; %d pending",
+		c.Configured, c.Present, c.Up, c.Down, c.AdminDown, c.Pending)
+	if len(s.Worst) == 0 {
+		return p.String()
+	}
+	shown := min(worstShown, len(s.Worst), statusLines-p.lines-2)
+	p.line("", "")
+	rows := make([][]string, shown)
+	for i, w := range s.Worst[:shown] {
+		rows[i] = []string{w.Port, w.Alias, w.Why, ago(w.Since, now), w.Detail}
+	}
+	for _, row := range columns(rows) {
+		p.line("", "%s", row)
+	}
+	if more := len(s.Worst) - shown; more > 0 {
+		p.line("", "and %d more ports to look at, the rest is well: portsyncd status -ports", more)
+	}
+	return p.String()
+}
+
+// initDone says whom PortInitDone waits for.
+func (s *statusAnswer) initDone() string {
+	n := len(s.WaitingFor)
+	switch {
+	case s.PortInitDone:
+		return "sent"
+	case !s.PortConfigDone:
+		return "not sent, nor is PortConfigDone"
+	case n == 0:
+		return "not sent yet"
+	}
+	names := strings.Join(s.WaitingFor[:min(n, namesShown)], ", ")
+	if n > namesShown {
+		names += fmt.Sprintf(" and %d more", n-namesShown)
+	}
+	return "waits for " + names
+}
+
+func (s *statusAnswer) databases() string {
+	switch {
+	case s.Databases.Connected:
+		return "answer"
+	case s.Databases.Error == "":
+		return "not asked yet"
+	}
+	return "do not answer: " + s.Databases.Error
+}
+
+// portList is a line for each port.
+func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
+	rows := [][]string{{"PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", ""}}
+	for _, p := range ports {
+		row := []string{p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), ""}
+		if p.Present {
+			row[2], row[3], row[4] = *p.Admin, *p.Oper, fmt.Sprint(*p.MTU)
+		}
+		if p.Since != nil {
+			row[5] = *p.Since
+		}
+		if p.Pending {
+			row[7] = "no interface yet"
+		} else if !p.Present {
+			row[7] = "its interface is gone"
+		} else if !p.Configured && !s.Standalone {
+			row[7] = "not in CONFIG_DB"
+		}
+		rows = append(rows, row)
+	}
+	p := &paper{colours: colours}
+	for i, line := range columns(rows) {
+		colour := ""
+		if i == 0 {
+			colour = bold
+		} else if ports[i-1].down() {
+			colour = red
+		}
+		p.line(colour, "%s", line)
+	}
+	return p.String()
+}
+
+// columns sets rows of equally many cells in columns.
+func columns(rows [][]string) (lines []string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	for _, row := range rows {
+		var b strings.Builder
+		for i, cell := range row {
+			if widths[i] > 0 {
+				fmt.Fprintf(&b, "%-*s  ", widths[i], cell)
+			}
+		}
+		lines = append(lines, strings.TrimSpace(b.String()))
+	}
+	return lines
+}
+
+// ago is a time and how long ago it was; nil: never.
+func ago(at *string, now time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	t, err := time.Parse(time.RFC3339, *at)
+	if err != nil {
+		return *at
+	}
+	return t.UTC().Format(time.DateTime) + " UTC (" + max(0, now.Sub(t)).Truncate(time.Second).String() + " ago)"
+}
+
+// paper is what will be printed. Nothing in it moves a terminal's cursor but what is meant to: names come from the
+// kernel and from CONFIG_DB, and may hold anything.
+type paper struct {
+	strings.Builder
+	colours bool
+	lines   int
+}
+
+func (p *paper) line(colour, format string, args ...any) {
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	if colour != "" && p.colours {
+		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+	}
+	p.WriteString(text + "\n")
+	p.lines++
+}
+
+// screen is where it is printed.
+type screen struct {
+	out      io.Writer
+	terminal bool
+	colours  bool
+}
+
+func newScreen(out io.Writer) *screen {
+	s := &screen{out: out}
+	if f, isFile := out.(*os.File); isFile {
+		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		s.terminal = err == nil
+	}
+	s.colours = s.terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return s
+}
+
+// show prints a page; with again it takes the place of the one before.
+func (s *screen) show(page string, again bool) error {
+	switch {
+	case again && s.terminal: // written over, then the rest is cleared: nothing flickers
+		page = "\x1b[H" + strings.ReplaceAll(page, "\n", "\x1b[K\n") + "\x1b[J"
+	case again:
+		page += "\n"
+	}
+	_, err := io.WriteString(s.out, page)
+	return err
+}
