@@ -20,6 +20,7 @@ import (
 const (
 	statusPath = "/api/v1/status"
 	portsPath  = "/api/v1/ports"
+	eventsPath = "/api/v1/events"
 	diffPath   = "/api/v1/diff"
 )
 
@@ -31,23 +32,16 @@ const diffTurn = time.Second
 type api struct {
 	m          *metrics
 	health     *health
+	record     *recorder
 	standalone bool
 	look       diffOptions // where the daemon has its ports from
 	looking    chan struct{}
 	lookCosts  func() *metrics // what a diff costs is not the daemon's own traffic
 }
 
-func newAPI(m *metrics, h *health, standalone bool, look diffOptions) *api {
-	return &api{m: m, health: h, standalone: standalone, look: look, looking: make(chan struct{}, 1),
+func newAPI(m *metrics, h *health, record *recorder, standalone bool, look diffOptions) *api {
+	return &api{m: m, health: h, record: record, standalone: standalone, look: look, looking: make(chan struct{}, 1),
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
-}
-
-// register puts every path in.
-func (a *api) register(pages map[string]http.HandlerFunc) {
-	pages[statusPath] = a.serveStatus
-	pages[portsPath] = a.servePorts
-	pages[diffPath] = a.serveDiff
-	// /api/v1/events belongs here
 }
 
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.

@@ -247,7 +247,7 @@ func serve(o *options, stderr io.Writer) error {
 	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
 		exit: func() { os.Exit(exitFailed) }}
 	go guard.Run(ctx)
-	answers := newAPI(m, status, o.standalone, diffOptions{dbConfig: o.dbConfig, netns: o.netns})
+	answers := newAPI(m, status, record, o.standalone, diffOptions{dbConfig: o.dbConfig, netns: o.netns})
 	where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
 	defer startWeb(ctx, where, answers, log.Logger)()
 	if noLinks != nil {

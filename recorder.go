@@ -403,6 +403,14 @@ func (r *recorder) forget(p *port) {
 	r.rows.drop(p)
 }
 
+// reader reads what is recorded, for anybody.
+func (r *recorder) reader() (*recordReader, error) {
+	if r == nil || r.file == nil {
+		return nil, errNoRecorder
+	}
+	return newRecordReader(r.file)
+}
+
 // close lets go of the file.
 func (r *recorder) close() {
 	if r == nil || r.file == nil {

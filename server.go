@@ -28,17 +28,6 @@ const (
 	refusalsASec   = 10 // log lines about refused clients
 )
 
-const landingPage = `<!DOCTYPE html>
-<html lang="en"><head><title>portsyncd</title></head><body>
-<h1>portsyncd</h1>
-<ul>
-<li><a href="/metrics">/metrics</a>: everything that is measured, as Prometheus reads it</li>
-<li><a href="/healthz">/healthz</a>: is the daemon alive</li>
-<li><a href="/readyz">/readyz</a>: is the switch's port state published</li>
-</ul>
-</body></html>
-`
-
 // server serves one metric set on any number of listeners.
 type server struct {
 	http   http.Server
@@ -66,10 +55,6 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 		"/metrics": s.serveMetrics,
 		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) },
 		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Ready(time.Now(), m.Pending())) },
-		"/": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			_, _ = io.WriteString(w, landingPage)
-		},
 	}
 	a.register(pages)
 	s.http = http.Server{
@@ -85,22 +70,6 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 		s.http.TLSConfig = keep.Config()
 	}
 	return s
-}
-
-// routes are who answers by path. http.ServeMux does the same with patterns, and is 30 KB of the binary.
-type routes map[string]http.HandlerFunc
-
-func (p routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	serve := p[r.URL.Path]
-	switch {
-	case serve == nil:
-		http.NotFound(w, r)
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-	default:
-		serve(w, r)
-	}
 }
 
 // serveMetrics renders and sends the metrics, compressed if the client asks for it.

@@ -61,7 +61,7 @@ func (b *lockedBuffer) String() string {
 }
 
 func newTestServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
-	return newServer(newAPI(m, h, false, diffOptions{}), log, keep, newSlots(m))
+	return newServer(newAPI(m, h, nil, false, diffOptions{}), log, keep, newSlots(m))
 }
 
 func newWebTest(t *testing.T, keep func(*metrics, *slog.Logger) *keeper) *webTest {

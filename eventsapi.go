@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// eventsAnswer is the answer under eventsPath. Next is what to ask for as after, to have only what is newer.
+type eventsAnswer struct {
+	Events []happened `json:"events"`
+	Next   int64      `json:"next"`
+}
+
+// followLimit is how long an answer waits for something to tell: less than requestLimit.
+const followLimit = 8 * time.Second
+
+// eventsMost is how many events one answer has at most, the newest ones.
+const eventsMost = 4096
+
+// events are what happened, in order: to the port that is asked for, or to all and the daemon; younger than since, and
+// after a time of the machine's clock, if that is not 0.
+func (a *api) events(port string, since time.Time, after time.Duration, most int) ([]happened, error) {
+	reader, err := a.record.reader()
+	if err != nil {
+		return nil, err
+	}
+	if port != "" {
+		most = 0
+	}
+	all, err := reader.read(func(name string) bool { return port == "" || name == port }, port == "", since, most)
+	if after != 0 {
+		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after })
+	}
+	return all, err
+}
+
+// serveEvents answers with what happened. ?port= may be given once, since= is a duration, after= the next of an answer
+// before, follow=1 waits for something newer than that.
+func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var since time.Time
+	var after int64
+	if text := q.Get("since"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			refuse(w, fmt.Sprintf("since=%q: give a duration, such as 90s or 1h", text))
+			return
+		}
+		since = time.Now().Add(-d)
+	}
+	if text := q.Get("after"); text != "" {
+		var err error
+		if after, err = strconv.ParseInt(text, 10, 64); err != nil {
+			refuse(w, fmt.Sprintf("after=%q: give the next of an answer before", text))
+			return
+		}
+	}
+	for limit := time.Now().Add(followLimit); ; {
+		all, err := a.events(q.Get("port"), since, time.Duration(after), eventsMost)
+		if err != nil {
+			answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
+			return
+		}
+		if len(all) > 0 || q.Get("follow") == "" || time.Now().After(limit) {
+			answer := eventsAnswer{Events: append([]happened{}, all...), Next: after}
+			if len(all) > 0 {
+				answer.Next = int64(all[len(all)-1].Since)
+			}
+			answerJSON(w, http.StatusOK, answer)
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(followInterval):
+		}
+	}
+}
+
+// refuse answers a question that makes no sense.
+func refuse(w http.ResponseWriter, why string) {
+	answerJSON(w, http.StatusBadRequest, errorAnswer{why})
+}

@@ -1,0 +1,28 @@
+package main
+
+import "net/http"
+
+// routes are who answers by path. http.ServeMux does the same with patterns, and is 30 KB of the binary.
+type routes map[string]http.HandlerFunc
+
+func (p routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	serve := p[r.URL.Path]
+	switch {
+	case serve == nil:
+		http.NotFound(w, r)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	default:
+		serve(w, r)
+	}
+}
+
+// register puts every path in.
+func (a *api) register(pages map[string]http.HandlerFunc) {
+	pages[statusPath] = a.serveStatus
+	pages[portsPath] = a.servePorts
+	pages[diffPath] = a.serveDiff
+	pages[eventsPath] = a.serveEvents
+	pages["/"] = a.servePage
+}
