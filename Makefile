@@ -66,7 +66,7 @@ test-as-arm:   emulated = arm
 test-as-arm64: emulated = aarch64
 test-as-arm test-as-arm64: test-as-%:
 	@export CGO_ENABLED=0 GOARM=7; qemu="$(call qemu,$(emulated))"; daemon=$(CURDIR)/dist/test/portsyncd-$*; \
-	GOARCH=$* $(GO) build -trimpath -buildvcs=false -o $$daemon . || exit 1; \
+	GOARCH=$* $(GO) build -tags nethttpomithttp2 -trimpath -buildvcs=false -o $$daemon . || exit 1; \
 	export PORTSYNCD="$$qemu $$daemon"; \
 	echo "unit tests as $* code"; \
 	$(ON_PATH) GOARCH=$* $(GO) test -count=1 -short -timeout 8m -skip $(ABOUT_TEXT) -exec "$$qemu" . || exit 1; \

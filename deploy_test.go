@@ -228,7 +228,7 @@ func TestPackage(t *testing.T) {
 	}
 	needTool(t, "dpkg", "dpkg-deb", "lintian", "man", "xz")
 	binary := filepath.Join(t.TempDir(), "portsyncd")
-	sh(t, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, ".")
+	sh(t, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, ".")
 	arch := strings.TrimSpace(sh(t, "dpkg", "--print-architecture"))
 	var packages []string
 	for _, version := range []string{"v1.0.0", "v1.1.0-3-gabcdef"} {

@@ -40,7 +40,7 @@ func buildBinary(name string, flags []string) ([]string, error) {
 		return strings.Fields(program), nil
 	}
 	binary := filepath.Join(scratch, name)
-	build := exec.Command("go", append([]string{"build", "-o", binary}, append(flags, ".")...)...)
+	build := exec.Command("go", append([]string{"build", "-tags=nethttpomithttp2", "-o", binary}, append(flags, ".")...)...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the daemon: %w\n%s", err, out)
 	}

@@ -53,7 +53,7 @@ func TestVersionAndHelpNeedNothingButTheBinary(t *testing.T) {
 		t.Skip("only root may change the root")
 	}
 	root := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=v1.2.3",
+	build := exec.Command("go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=v1.2.3",
 		"-o", filepath.Join(root, "portsyncd"), ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
