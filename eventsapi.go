@@ -20,24 +20,22 @@ const followLimit = 8 * time.Second
 // eventsMost is how many events one answer has at most, the newest ones.
 const eventsMost = 4096
 
-// events are what happened, in order: to the port that is asked for, or to all and the daemon; younger than since, and
-// after a time of the machine's clock, if that is not 0.
-func (a *api) events(port string, since time.Time, after time.Duration, most int) ([]happened, error) {
+// events are what happened, in order: to the ports that are asked for, or to all and the daemon; younger than since,
+// and after a time of the machine's clock, if that is not 0.
+func (a *api) events(ports []string, since time.Time, after time.Duration, most int) ([]happened, error) {
 	reader, err := a.record.reader()
 	if err != nil {
 		return nil, err
 	}
-	if port != "" {
-		most = 0
-	}
-	all, err := reader.read(func(name string) bool { return port == "" || name == port }, port == "", since, most)
+	wanted := func(name string) bool { return len(ports) == 0 || slices.Contains(ports, name) }
+	all, err := reader.read(wanted, len(ports) == 0, since, most)
 	if after != 0 {
 		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after })
 	}
 	return all, err
 }
 
-// serveEvents answers with what happened. ?port= may be given once, since= is a duration, after= the next of an answer
+// serveEvents answers with what happened. ?port= may be repeated; since= is a duration, after= the next of an answer
 // before, follow=1 waits for something newer than that.
 func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
@@ -58,8 +56,15 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	for _, name := range q["port"] {
+		if !a.knows(name) {
+			answerJSON(w, http.StatusNotFound,
+				errorAnswer{fmt.Sprintf("%v %q: nothing is recorded of it", errNoPort, name)})
+			return
+		}
+	}
 	for limit := time.Now().Add(followLimit); ; {
-		all, err := a.events(q.Get("port"), since, time.Duration(after), eventsMost)
+		all, err := a.events(q["port"], since, time.Duration(after), eventsMost)
 		if err != nil {
 			answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
 			return
@@ -78,6 +83,16 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 		case <-time.After(followInterval):
 		}
 	}
+}
+
+// knows says that something is recorded of a port.
+func (a *api) knows(port string) bool {
+	reader, err := a.record.reader()
+	if err != nil {
+		return true // what is asked next says why
+	}
+	names, err := reader.ports()
+	return err != nil || slices.Contains(names, port)
 }
 
 // refuse answers a question that makes no sense.

@@ -46,11 +46,16 @@ func (a *api) servePage(w http.ResponseWriter, r *http.Request) {
 	now, asked := time.Now(), r.URL.Query().Get("port")
 	ports := a.ports(now)
 	known := slices.ContainsFunc(ports, func(p portAnswer) bool { return p.Port == asked })
-	all, _ := a.events(asked, time.Time{}, 0, pageEvents) // without a recorder there are none
-	if asked != "" && !known && len(all) == 0 {
+	if asked != "" && !known && !a.knows(asked) {
 		http.Error(w, fmt.Sprintf("there is no port %q: / has all", asked), http.StatusNotFound)
 		return
 	}
+	var of []string
+	most := pageEvents
+	if asked != "" {
+		of, most = []string{asked}, 0
+	}
+	all, _ := a.events(of, time.Time{}, 0, most) // without a recorder there are none
 	parts := pageParts()
 	status := a.status(now)
 	var b bytes.Buffer

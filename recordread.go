@@ -24,7 +24,7 @@ type happened struct {
 	Now      *linkSide     `json:"now,omitempty"`
 	Before   *linkSide     `json:"before,omitempty"`
 	Carrier  *carriers     `json:"carrier,omitempty"`
-	Missed   uint32        `json:"missed_losses,omitempty"`
+	Missed   uint32        `json:"missed_losses"`
 	Outcome  string        `json:"outcome,omitempty"`
 	Sent     *int64        `json:"sent_after_us,omitempty"`
 	Answered *int64        `json:"acknowledged_after_us,omitempty"`

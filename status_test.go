@@ -223,7 +223,7 @@ func TestAPIHasTheDocumentedFields(t *testing.T) {
 	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet0", "oper_status", "down").Err())
 	text, err := os.ReadFile("docs/api.md")
 	s.must(err)
-	for _, path := range []string{statusPath, portsPath, diffPath} {
+	for _, path := range []string{statusPath, portsPath, diffPath, eventsPath} {
 		_, section, found := strings.Cut(string(text), "## `"+path+"`")
 		section, _, _ = strings.Cut(section, "\n## ")
 		documented := map[string]bool{}
@@ -256,6 +256,11 @@ func TestAPIRefuses(t *testing.T) {
 		{"GET", portsPath + "?port=Ethernet0&port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
 		{"GET", diffPath + "?port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
 		{"GET", diffPath + "?port=Ethernet4", http.StatusOK, `"checked": 1`},
+		{"GET", eventsPath + "?port=Ethernet4&since=1h", http.StatusOK, `"what": "created"`},
+		{"GET", eventsPath + "?port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
+		{"GET", eventsPath + "?since=soon", http.StatusBadRequest, "since="},
+		{"GET", eventsPath + "?after=soon", http.StatusBadRequest, "after="},
+		{"GET", "/?port=Ethernet9", http.StatusNotFound, "Ethernet9"},
 		{"HEAD", statusPath, http.StatusOK, ""},
 		{"POST", statusPath, http.StatusMethodNotAllowed, ""},
 		{"DELETE", portsPath, http.StatusMethodNotAllowed, ""},

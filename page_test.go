@@ -1,0 +1,147 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+var (
+	pageBrowser = flag.String("page.browser", "", "the Chromium that TestPageInABrowser looks with; empty: it does not")
+	pageShots   = flag.String("page.shots", "", "where its pictures go; empty: a temporary directory")
+)
+
+// pageOf gets the page.
+func pageOf(t *testing.T, d *switchtest.Daemon, query string) (header http.Header, body string) {
+	t.Helper()
+	response, err := http.Get("http://" + d.Metrics + "/" + query)
+	must(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	must(t, err)
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", response.Status, text)
+	}
+	return response.Header, string(text)
+}
+
+// TestPageIsWholeWithoutAScript: each port with its state in words, the verdict, the events, and a policy that lets the
+// browser run what is in the page, and load nothing.
+func TestPageIsWholeWithoutAScript(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.start(4)
+	s.must(s.SetCable(false, "Ethernet0"))
+	s.must(s.IP("link", "set", "Ethernet4", "down"))
+	s.must(s.Config.HSet(t.Context(), s.ConfigKey("PORT", "Ethernet40"), "lanes", "41", "alias", "<b>&", "speed", "1").Err())
+	want := []string{`aria-label="Ethernet0 (Eth1): down"`, `aria-label="Ethernet4 (Eth2): admin down"`,
+		`aria-label="Ethernet8 (Eth3): up"`, `aria-label="Ethernet40 (&lt;b&gt;&amp;): pending"`, ">ok</span>",
+		"carrier lost", "admin down", "PortInitDone sent"}
+	var header http.Header
+	var body string
+	if !eventually(func() bool {
+		header, body = pageOf(t, d, "")
+		for _, words := range want {
+			if !strings.Contains(body, words) {
+				return false
+			}
+		}
+		return true
+	}) {
+		t.Fatalf("want %q in\n%s", want, body)
+	}
+	policy := header.Get("Content-Security-Policy")
+	for _, tag := range []string{"style", "script"} {
+		text := regexp.MustCompile("(?s)<" + tag + ">(.*)</" + tag + ">").FindStringSubmatch(body)[1]
+		sum := sha256.Sum256([]byte(text))
+		if hash := base64.StdEncoding.EncodeToString(sum[:]); !strings.Contains(policy, tag+"-src 'sha256-"+hash+"'") {
+			t.Errorf("the policy does not allow the page's %s: %s", tag, policy)
+		}
+	}
+	if !strings.HasPrefix(policy, "default-src 'none'; ") || strings.Contains(policy, "unsafe") {
+		t.Errorf("policy %s", policy)
+	}
+	if elsewhere := regexp.MustCompile(`(?i)(src=|@import|url\(|href="(https?:)?//)`).FindString(body); elsewhere != "" {
+		t.Errorf("something is loaded from elsewhere: %s", elsewhere)
+	}
+	_, body = pageOf(t, d, "?port=Ethernet0")
+	if !strings.Contains(body, "Events of Ethernet0") || !strings.Contains(body, `aria-current="true"`) ||
+		strings.Contains(body, "<td>Ethernet4</td>") {
+		t.Errorf("the page of one port:\n%s", body)
+	}
+}
+
+// TestPageIsSmall: 16 KiB is what it may take of the binary.
+func TestPageIsSmall(t *testing.T) {
+	if len(pageHTML) > 16<<10 {
+		t.Errorf("%d bytes", len(pageHTML))
+	}
+}
+
+// browse runs the browser without a window. What it prints is the page after the script has run for a while.
+func browse(t *testing.T, args ...string) string {
+	t.Helper()
+	all := append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+		"--user-data-dir=" + t.TempDir()}, args...)
+	cmd := exec.Command(*pageBrowser, all...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v", *pageBrowser, args, err)
+	}
+	return string(out)
+}
+
+// TestPageInABrowser: make page. At 8, 64 and 512 ports, narrow and wide, in both colours, it looks as the pictures show,
+// nothing overflows sideways, the policy stops nothing, and a port that goes down is shown without anybody's doing.
+func TestPageInABrowser(t *testing.T) {
+	if *pageBrowser == "" {
+		t.Skip("make page runs this: it needs a Chromium")
+	}
+	shots := *pageShots
+	if shots == "" {
+		shots = t.TempDir()
+	}
+	for _, n := range []int{8, 64, 512} {
+		t.Run(fmt.Sprintf("%d ports", n), func(t *testing.T) {
+			s := newSwitch(t, switchtest.Options{})
+			d, _ := s.start(n)
+			s.must(s.SetCable(false, "Ethernet4"))
+			s.must(s.IP("link", "set", "Ethernet12", "down"))
+			eventually(func() bool { return s.metric(d, `portsyncd_port_admin_up{port="Ethernet12"}`) == "0" })
+			url := "http://" + d.Metrics + "/"
+			for _, view := range []struct{ name, size, dark string }{
+				{"wide", "1100,800", ""}, {"narrow", "400,800", ""}, {"dark", "1100,800", "--force-dark-mode"},
+			} {
+				shot := filepath.Join(shots, fmt.Sprintf("page-%d-%s.png", n, view.name))
+				args := []string{"--window-size=" + view.size, "--screenshot=" + shot, url}
+				if view.dark != "" {
+					args = append([]string{view.dark, "--blink-settings=preferredColorScheme=0"}, args...)
+				}
+				browse(t, args...)
+				if info, err := os.Stat(shot); err != nil || info.Size() < 5000 {
+					t.Errorf("%s: %v", shot, err)
+				}
+			}
+			go func() {
+				time.Sleep(3 * time.Second)
+				_ = s.SetCable(false, "Ethernet0")
+			}()
+			page := browse(t, "--timeout=9000", "--virtual-time-budget=9000", "--dump-dom", url)
+			if !strings.Contains(page, `aria-label="Ethernet4 (Eth2): down"`) {
+				t.Errorf("the page:\n%s", page)
+			}
+		})
+	}
+}
