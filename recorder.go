@@ -209,7 +209,9 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	was := &row.last
 	e := portRecord{index: m.index, now: stateOf(m), present: true, counted: m.hasCarrier,
 		carrierUp: m.carrierUp, carrierDown: m.carrierDown}
-	same := row.any && was.present && was.index == m.index
+	// an ifindex may be given again, and then the counts begin anew
+	same := row.any && was.present && was.index == m.index && !m.created &&
+		!(e.counted && was.counted && e.carrierDown < was.carrierDown)
 	if same {
 		e.before = was.now
 		if e.counted && was.counted {

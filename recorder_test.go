@@ -71,6 +71,7 @@ func TestCauses(t *testing.T) {
 		"dormant":               {message(5, unix.IFF_UP|unix.IFF_LOWER_UP, 1500, 1), false, "unknown", 0},
 		"mtu":                   {message(5, upRunning, 9100, 1), false, "MTU changed", 0},
 		"another interface":     {message(6, upRunning, 1500, 1), false, "created again", 0},
+		"the same number again": {message(5, upRunning, 1500, 0), true, "found by a listing", 0},
 		"listed otherwise":      {message(5, upOnly, 1500, 4), true, "found by a listing", 2},
 		"the same":              {message(5, upRunning, 1500, 1), false, "", 0},
 		"a loss is still to be": {message(5, unix.IFF_UP|unix.IFF_RUNNING, 1500, 2), false, "", 0},
