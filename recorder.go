@@ -210,7 +210,7 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	e := portRecord{index: m.index, now: stateOf(m), present: true, counted: m.hasCarrier,
 		carrierUp: m.carrierUp, carrierDown: m.carrierDown}
 	// an ifindex may be given again, and then the counts begin anew
-	same := row.any && was.present && was.index == m.index && !m.created &&
+	same := row.any && was.present && was.index == m.index &&
 		!(e.counted && was.counted && e.carrierDown < was.carrierDown)
 	if same {
 		e.before = was.now
