@@ -8,6 +8,7 @@
 # make rates  processor time, wake-ups and latency at each rate of changes (VS=… beside another), with docs/rates.svg
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
 # make profile  CPU and heap profiles of a storm, in profile/
+# make page  the page at / in a Chromium, with pictures in dist/page/ and docs/page.png; part of no other command
 # make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
 # make mutants  faults put back on purpose, which the simulator has to find; part of no other command
 
@@ -19,7 +20,7 @@ FUZZTIME ?= 25000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile soak sim mutants clean
+.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile page soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -110,6 +111,13 @@ profile:
 	mkdir -p profile
 	$(GO) test -run '^$$' -bench Storm -benchtime 200x -cpuprofile profile/cpu.out -memprofile profile/heap.out -memprofilerate 1024 -o profile/portsyncd.test .
 	@echo 'go tool pprof -top profile/portsyncd.test profile/cpu.out    # or -http=localhost:8080'
+
+BROWSER ?= chromium
+page: need
+	@command -v $(BROWSER) >/dev/null || { echo 'a Chromium is missing: apt-get install chromium, or BROWSER=…' >&2; exit 1; }
+	@mkdir -p dist/page
+	$(GO) test -count=1 -v -run 'TestPageInABrowser$$' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
+	cp dist/page/page-64-wide.png docs/page.png
 
 SOAK ?= 1h
 SEED ?= 0

@@ -199,7 +199,15 @@ func (h *happened) line() string {
 	if h.Port == "" {
 		return strings.TrimSpace(h.What + " " + h.Text)
 	}
-	words := []string{fmt.Sprintf("%-18s", h.What)}
+	return fmt.Sprintf("%-18s %s", h.What, h.state())
+}
+
+// state is what a port's interface is since then, and what became of that; of the daemon, more about what happened.
+func (h *happened) state() string {
+	if h.Port == "" {
+		return h.Text
+	}
+	var words []string
 	switch {
 	case h.Now == nil:
 		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))

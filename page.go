@@ -143,7 +143,11 @@ func writePanel(b *bytes.Buffer, ports []portAnswer, asked string) {
 			b.WriteString("<div class=\"block\">\n")
 		}
 		n++
-		writeCell(b, &ports[i], strings.TrimPrefix(ports[i].Port, "Ethernet"), "", asked)
+		label, class := strings.TrimPrefix(ports[i].Port, "Ethernet"), ""
+		if len(label) > 3 {
+			class = " long"
+		}
+		writeCell(b, &ports[i], label, class, asked)
 	}
 	if n > 0 {
 		b.WriteString("</div>\n")
@@ -193,10 +197,11 @@ func writeEvents(b *bytes.Buffer, all []happened, asked string) {
 		b.WriteString("<p>nothing is recorded</p>\n")
 		return
 	}
-	b.WriteString("<div class=\"scroll\"><table>\n<tr><th>UTC</th><th>port</th><th>what</th></tr>\n")
+	b.WriteString("<div class=\"scroll\"><table>\n<tr><th>UTC</th><th>port</th><th>what</th><th>since then</th></tr>\n")
 	for _, h := range slices.Backward(all) {
-		fmt.Fprintf(b, "<tr><td>%s</td><td>%s</td><td>%s</td></tr>\n", h.Time.UTC().Format("01-02 15:04:05.000"),
-			html.EscapeString(h.who()), html.EscapeString(h.line()))
+		fmt.Fprintf(b, "<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>\n",
+			h.Time.UTC().Format("01-02 15:04:05.000"), html.EscapeString(h.who()), html.EscapeString(h.What),
+			html.EscapeString(h.state()))
 	}
 	b.WriteString("</table></div>\n")
 }

@@ -105,11 +105,12 @@ A SONiC switch with %d ports is running, in the network namespace %s. Look at it
   ip -n %s link set Ethernet0 down
   redis-cli -s %[4]s -n %[5]d hgetall 'PORT_TABLE|Ethernet0'
   ./portsyncd status -control.socket %[8]s
+  ./portsyncd events -recorder.file %[9]s Ethernet0
   ./portsyncd diff -db.config %[7]s -netns %[2]s
 
-The last one names what the kernel and the databases disagree about: CONFIG_DB wants Ethernet0 up.
+The page at http://%[3]s/ shows all of it. The last command names what the kernel and the databases disagree about: CONFIG_DB wants Ethernet0 up.
 A port flaps every few seconds. Ctrl-C ends all of it and cleans up.
-`, ports, sw.NetNS, listen, sw.Redis[0].Socket, sw.StateID, sw.NetNS, sw.ConfigFile, d.Control)
+`, ports, sw.NetNS, listen, sw.Redis[0].Socket, sw.StateID, sw.NetNS, sw.ConfigFile, d.Control, sw.Recorder())
 	for {
 		port := switchtest.PortName(rand.IntN(ports))
 		for _, plugged := range []bool{false, true} {
