@@ -258,6 +258,7 @@ func (s *mirror) recount() {
 		switch {
 		case err != nil:
 			s.start.uncounted()
+			s.start.wantLook(false) // by the next try another number may be right
 		case lost:
 			s.courier.rest(countErrand, s.now().Add(lastPause)) // where it is not ours to announce
 			s.lostSignals()

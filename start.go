@@ -260,7 +260,8 @@ func (s *start) decided(now time.Time) {
 // orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none while
 // orchagent may still be going by the one that is there.
 func (s *start) wrongCount(now time.Time) bool {
-	return (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && len(s.config.ports) != s.count
+	return (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
+		len(s.config.ports) != s.count
 }
 
 // ports is how many CONFIG_DB has.
