@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -18,6 +19,7 @@ import (
 // is in it outlives the process. It decides nothing, and nobody waits for it; nil records nothing.
 type recorder struct {
 	m      *metrics
+	log    *slog.Logger
 	file   *os.File
 	image  []byte
 	dead   atomic.Bool // the image cannot be written any more
@@ -65,12 +67,12 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 			return nil
 		}
 	}
-	return newRecorder(file, image, m, bootID(), time.Now())
+	return newRecorder(file, image, m, log, bootID(), time.Now())
 }
 
 // newRecorder goes on where an image ends, in a boot of the machine.
-func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.Time) *recorder {
-	r := &recorder{m: m, file: file, image: image, byName: map[string]int{}, opened: now}
+func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot string, now time.Time) *recorder {
+	r := &recorder{m: m, log: log, file: file, image: image, byName: map[string]int{}, opened: now}
 	var clock unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
 		r.booted = time.Duration(clock.Nano())
@@ -100,10 +102,9 @@ func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.
 func (r *recorder) guard(was bool) {
 	debug.SetPanicOnFault(was)
 	if fault := recover(); fault != nil {
-		if _, is := fault.(interface{ Addr() uintptr }); !is {
-			panic(fault)
-		}
 		r.dead.Store(true)
+		r.log.Error("the flight recorder fails, and records nothing any more", "err", fmt.Sprint(fault),
+			"remedy", "was its file cut short? Start the daemon again")
 	}
 }
 

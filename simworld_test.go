@@ -362,7 +362,7 @@ func (w *world) start(options syncOptions) {
 	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
 	options.end = func() { panic(killed{}) }
 	options.random = func(n int64) int64 { return w.dice.Int64N(n) }
-	options.recorder = newRecorder(nil, w.recorder, w.m, "boot", w.now)
+	options.recorder = newRecorder(nil, w.recorder, w.m, slog.New(slog.DiscardHandler), "boot", w.now)
 	options.reconcile, options.eoiu = w.reconcile, 2*time.Second
 	if options.old == "" {
 		options.old = "auto"
