@@ -27,6 +27,7 @@ func answers(t *testing.T, socket string) {
 
 // TestControlSocketIsForItsFoldersGroup: mode 0660, and the folder is made.
 func TestControlSocketIsForItsFoldersGroup(t *testing.T) {
+	t.Parallel()
 	made := filepath.Join(t.TempDir(), "made", "control.sock")
 	standaloneWith(t, made)
 	answers(t, made)
@@ -52,6 +53,7 @@ func TestControlSocketIsForItsFoldersGroup(t *testing.T) {
 
 // TestControlSocketIsWaitedFor: without it the daemon runs, says so, and serves as soon as it can.
 func TestControlSocketIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "not", "there")
 	socket := filepath.Join(dir, "control.sock")
 	d := standaloneWith(t, socket)
@@ -67,6 +69,7 @@ func TestControlSocketIsWaitedFor(t *testing.T) {
 
 // TestControlSocketOfALiveDaemonIsNotTaken; that of a killed one is.
 func TestControlSocketOfALiveDaemonIsNotTaken(t *testing.T) {
+	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "control.sock")
 	first := standaloneWith(t, socket)
 	answers(t, socket)

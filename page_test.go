@@ -44,6 +44,7 @@ func pageOf(t *testing.T, d *switchtest.Daemon, query string) (header http.Heade
 // TestPageIsWholeWithoutAScript: each port with its state in words, the verdict, the events, and a policy that lets the
 // browser run what is in the page, and load nothing.
 func TestPageIsWholeWithoutAScript(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(4)
 	s.must(s.SetCable(false, "Ethernet0"))

@@ -275,6 +275,7 @@ func (s *testSwitch) eventsOf(args ...string) (all []happened) {
 
 // TestEventsOfADay: what is done to a port's interface is told with its cause, each thing once, and over kill -9.
 func TestEventsOfADay(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(2)
 	name := "Ethernet0"

@@ -56,6 +56,7 @@ func (s *testSwitch) waitStatus(d *switchtest.Daemon, words ...string) (code int
 
 // TestStatus takes a switch through what an operator asks about.
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(4)
 	if code, out := s.waitStatus(d, "ok\n", "PortInitDone   sent", "databases      answer", "4 present: 4 up"); code != exitOK {
@@ -104,6 +105,7 @@ func TestStatusOfADaemonThatIsStopped(t *testing.T) {
 
 // TestStatusOfManyPorts: a screen is enough however many ports there are.
 func TestStatusOfManyPorts(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 512))
 	s.orchagent(false)
@@ -121,6 +123,7 @@ func TestStatusOfManyPorts(t *testing.T) {
 
 // TestStatusCannotTell: one line says what is missing, and how to go on.
 func TestStatusCannotTell(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "stale.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
@@ -213,6 +216,7 @@ func fieldsIn(v any, prefix string, found map[string]bool) {
 
 // TestAPIHasTheDocumentedFields, and no others, in the answers of a daemon that has something of everything to tell.
 func TestAPIHasTheDocumentedFields(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 2))
 	o := s.orchagent(false)
@@ -245,6 +249,7 @@ func TestAPIHasTheDocumentedFields(t *testing.T) {
 
 // TestAPIRefuses what it does not know, and says what.
 func TestAPIRefuses(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.start(3)
 	for _, c := range []struct {
