@@ -293,6 +293,10 @@ func TestEventsOfADay(t *testing.T) {
 			s.must(d.Signal(syscall.SIGKILL))
 			s.waitFor("its end", func() bool { return !d.Running() })
 			s.must(s.SetCable(false, name))
+			s.waitFor("the kernel to know", func() bool { // it says so up to a second later
+				out, err := exec.Command("ip", "-n", s.NetNS, "-o", "link", "show", name).Output()
+				return err == nil && strings.Contains(string(out), "NO-CARRIER")
+			})
 			d = s.daemon()
 			return nil
 		}, []string{"found by a listing"}},

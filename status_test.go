@@ -123,7 +123,6 @@ func TestStatusOfManyPorts(t *testing.T) {
 
 // TestStatusCannotTell: one line says what is missing, and how to go on.
 func TestStatusCannotTell(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "stale.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
@@ -160,7 +159,6 @@ func TestStatusCannotTell(t *testing.T) {
 
 // TestStatusWatch prints again and again, until it is interrupted.
 func TestStatusWatch(t *testing.T) {
-	t.Parallel()
 	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	d := s.daemon("-standalone", "-links", "lo")
 	s.waitStatus(d, "ok\n")
