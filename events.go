@@ -209,18 +209,24 @@ func (h *happened) state() string {
 	}
 	var words []string
 	switch {
-	case h.Now == nil:
-		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))
-	default:
+	case h.Now != nil:
 		words = append(words, fmt.Sprintf("admin %s, oper %s, MTU %d", h.Now.Admin, h.Now.Oper, h.Now.MTU))
-		if h.Before == nil {
-			words = append(words, fmt.Sprintf("(ifindex %d)", h.Ifindex))
-		} else if h.What == causeRepaired.String() {
-			words = append(words, fmt.Sprintf("(STATE_DB had admin %s, oper %s, MTU %d)", h.Before.Admin, h.Before.Oper,
-				h.Before.MTU))
-		} else if h.Before.MTU != h.Now.MTU {
-			words = append(words, fmt.Sprintf("(MTU was %d)", h.Before.MTU))
-		}
+	case h.Ifindex == 0:
+		words = append(words, "no interface")
+	case h.What == causeLeftOver.String():
+		words = append(words, fmt.Sprintf("ifindex %d", h.Ifindex))
+	default:
+		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))
+	}
+	switch {
+	case h.Before != nil && h.What == causeRepaired.String():
+		words = append(words, fmt.Sprintf("(STATE_DB had admin %s, oper %s, MTU %d)", h.Before.Admin, h.Before.Oper,
+			h.Before.MTU))
+	case h.Now == nil:
+	case h.Before == nil:
+		words = append(words, fmt.Sprintf("(ifindex %d)", h.Ifindex))
+	case h.Before.MTU != h.Now.MTU:
+		words = append(words, fmt.Sprintf("(MTU was %d)", h.Before.MTU))
 	}
 	words = append(words, "-", h.Outcome)
 	if h.Answered != nil && h.Outcome == outcomeWritten.String() {

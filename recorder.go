@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -24,23 +25,13 @@ type recorder struct {
 	rows   rows[recordRow]
 	byName map[string]int // rings that have a name
 	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
+	sorted bool           // those of ports were put into that order
 	boot   byte           // of the machine, counted
 	booted time.Duration  // the machine's clock when the process's
 	opened time.Time      // was this
 
 	mu  sync.Mutex // of the daemon's ring: anybody writes there
 	own uint32     // its newest number
-}
-
-// recordRow is what is known of a port's ring.
-type recordRow struct {
-	ring     []byte // nil: there is none left
-	looked   bool   // whether it has one
-	last     portRecord
-	any      bool   // last is one, though its number may be a later record's that says nothing of the link
-	settled  uint32 // up to this number it is known what was decided,
-	sent     uint32 // and up to this one it is in flight
-	sentWall time.Time
 }
 
 // openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
@@ -75,10 +66,17 @@ func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
 		r.booted = time.Duration(clock.Nano())
 	}
-	r.boot = bootCount(image, boot)
+	r.find(boot)
+	return r
+}
+
+// find looks what is in the image.
+func (r *recorder) find(boot string) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	r.boot = bootCount(r.image, boot)
 	var named []int
-	for i := range rings(image) {
-		if name := ringName(ringOf(image, i)); name != "" {
+	for i := range rings(r.image) {
+		if name := ringName(ringOf(r.image, i)); name != "" {
 			r.byName[name] = i
 			named = append(named, i)
 		} else {
@@ -88,21 +86,16 @@ func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.
 	r.idle = append(r.idle, named...)
 	first := true
 	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(image, i)); whole && (first || newer(e.number, r.own)) {
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
 			r.own, first = e.number, false
 		}
 	}
-	return r
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
 // The recorder ends, and the daemon goes on. Use: defer r.guard(debug.SetPanicOnFault(true)).
 func (r *recorder) guard(was bool) {
-	debug.SetPanicOnFault(was)
-	if fault := recover(); fault != nil {
-		if _, is := fault.(interface{ Addr() uintptr }); !is {
-			panic(fault)
-		}
+	if faulted(was, recover()) {
 		r.dead.Store(true)
 	}
 }
@@ -119,44 +112,49 @@ func (r *recorder) row(p *port) *recordRow {
 	if row.looked {
 		return row
 	}
-	row.looked = true
 	ring, has := r.byName[p.name]
 	switch {
 	case has:
 		r.idle = slices.DeleteFunc(r.idle, func(i int) bool { return i == ring })
-	case len(r.idle) == 0:
-		return row
+	case len(r.idle) == 0 || !nameable(p.name):
+		return row // one may be idle by the next time
 	default:
+		r.sortIdle()
 		ring, r.idle = r.idle[0], r.idle[1:]
 		delete(r.byName, ringName(ringOf(r.image, ring)))
 		nameRing(ringOf(r.image, ring), p.name)
 		r.byName[p.name] = ring
 	}
+	row.looked = true
 	row.recall(ringOf(r.image, ring))
 	return row
 }
 
-// recall finds what a ring says of its port.
-func (row *recordRow) recall(ring []byte) {
-	row.ring = ring
-	var state portRecord // what a repair found says nothing of the link
-	for i := range uint32(portEvents) {
-		e, whole := takePortRecord(eventAt(ring, i))
-		if !whole {
-			continue
-		}
-		if !row.any || newer(e.number, row.last.number) {
-			row.last, row.any = e, true
-		}
-		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
-			state = e
-		}
+// sortIdle puts the rings that an image came with into order, once, before the first of them becomes another port's: at
+// a start most are of ports that are there, and were not heard of yet.
+func (r *recorder) sortIdle() {
+	if r.sorted || ringName(ringOf(r.image, r.idle[0])) == "" {
+		return
 	}
-	if row.any && state.number != 0 {
-		state.number = row.last.number
-		row.last = state
+	r.sorted = true
+	last := make(map[int]portRecord, len(r.idle))
+	for _, ring := range r.idle {
+		var row recordRow
+		row.recall(ringOf(r.image, ring))
+		last[ring] = row.last
 	}
-	row.settled, row.sent = row.last.number, row.last.number
+	slices.SortStableFunc(r.idle, func(i, j int) int {
+		a, b := last[i], last[j]
+		switch {
+		case a.present && !b.present:
+			return 1
+		case b.present && !a.present:
+			return -1
+		case a.boot != b.boot:
+			return int(int8(a.boot - b.boot))
+		}
+		return cmp.Compare(a.since, b.since)
+	})
 }
 
 // endListing notes which interfaces have gone while no daemon ran, when a first listing has ended. known returns the
@@ -209,8 +207,8 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	was := &row.last
 	e := portRecord{index: m.index, now: stateOf(m), present: true, counted: m.hasCarrier,
 		carrierUp: m.carrierUp, carrierDown: m.carrierDown}
-	// an ifindex may be given again, and then the counts begin anew
-	same := row.any && was.present && was.index == m.index &&
+	// an ifindex may be given again, and then the counts begin anew; in another boot it means nothing
+	same := row.any && was.present && was.index == m.index && was.boot == r.boot &&
 		!(e.counted && was.counted && e.carrierDown < was.carrierDown)
 	if same {
 		e.before = was.now
@@ -294,7 +292,8 @@ func (r *recorder) ignored(p *port, at time.Time) {
 	r.add(row, &e, at)
 }
 
-// repaired notes that a comparison has put an entry right: found is what it was, as its four fields.
+// repaired notes that a comparison has put an entry right: found is what it was, as its four fields. One without an
+// interface is deleted.
 func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 	if r.off() {
 		return
@@ -305,18 +304,20 @@ func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 		return
 	}
 	e := row.last
-	e.missed, e.cause = 0, why
+	e.missed, e.cause, e.before = 0, why, e.now
 	if words := strings.Fields(found); len(words) == 4 {
 		mtu, _ := strconv.ParseUint(words[3], 10, 32)
 		e.before = portState{oper: words[1] == "up", admin: words[2] == "up", mtu: uint32(mtu)}
 	} else if why == causeRepaired {
 		e.before = portState{}
 	}
-	e.outcome = outcomeWritten
-	last := row.last
+	if e.outcome = outcomeWritten; !e.present {
+		e.outcome = outcomeDeleted
+	}
+	last, any := row.last, row.any
 	r.add(row, &e, at)
 	last.number = row.last.number
-	row.last = last // of the link it says nothing
+	row.last, row.any = last, any // of the link it says nothing
 }
 
 // sent notes that a port's latest state is on its way to the databases.
@@ -350,6 +351,23 @@ func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
 	case w.deleted:
 		outcome = outcomeDeleted
 	}
+	r.settle(row, outcome, outcomeMerged, row.sentWall, now)
+}
+
+// dismissed notes that nothing is written of a port so far: its interface is a left-over.
+func (r *recorder) dismissed(p *port) {
+	if r.off() {
+		return
+	}
+	if row := r.rows.of(p); row.ring != nil {
+		defer r.guard(debug.SetPanicOnFault(true))
+		row.sent = row.last.number
+		r.settle(row, outcomeLeftOver, outcomeLeftOver, time.Time{}, time.Time{})
+	}
+}
+
+// settle writes the outcome of what was sent at a time, and of what went before that and was not.
+func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now time.Time) {
 	first := row.settled + 1
 	if row.sent-first >= portEvents {
 		first = row.sent - portEvents + 1
@@ -357,20 +375,22 @@ func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
 	for n := first; n != row.sent+1; n++ {
 		b := eventAt(row.ring, n)
 		e, whole := takePortRecord(b)
-		if !whole || e.number != n || e.outcome != outcomePending && e.outcome != outcomeFailed {
+		if !whole || e.number != n || !e.unsettled() {
 			continue
 		}
 		e.outcome = outcome
-		if n != row.sent && w.err == nil {
-			e.outcome = outcomeMerged
+		if n != row.sent && outcome != outcomeFailed {
+			e.outcome = before
 		}
-		e.written = r.machine(row.sentWall) - e.since
-		if e.acknowledged = -1; w.err == nil {
-			e.acknowledged = r.machine(now) - e.since
+		if e.written, e.acknowledged = -1, -1; !sent.IsZero() && e.boot == r.boot {
+			e.written = r.machine(sent) - e.since
+			if outcome != outcomeFailed {
+				e.acknowledged = r.machine(now) - e.since
+			}
 		}
 		e.put(b)
 	}
-	if w.err == nil {
+	if outcome != outcomeFailed {
 		row.settled = row.sent
 	}
 }

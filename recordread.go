@@ -107,21 +107,23 @@ func newRecordReader(file *os.File) (*recordReader, error) {
 
 // records reads part of the file, as often as it takes until no record in it is being written.
 func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
+	torn := 0
 	for range 5 {
 		if _, err := r.from.ReadAt(b, offset); err != nil {
 			return fmt.Errorf("read the flight recorder: %w", err)
 		}
-		r.torn = 0
+		torn = 0
 		for record := range slices.Chunk(b[skip:], size) {
 			if !sealed(record) && slices.ContainsFunc(record, func(c byte) bool { return c != 0 }) {
-				r.torn++
+				torn++
 			}
 		}
-		if r.torn == 0 {
+		if torn == 0 {
 			return nil
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
+	r.torn += torn
 	return nil
 }
 
@@ -137,6 +139,7 @@ func (r *recordReader) read(
 			all = newest(all, most)
 		}
 	}
+	r.torn = 0
 	ring := make([]byte, portRing)
 	for i := range r.rings {
 		if err := r.records(ring, int64(recordFixed+i*portRing), ringHead, portEvent); err != nil {
