@@ -30,8 +30,11 @@ type recorder struct {
 	booted time.Duration  // the machine's clock when the process's
 	opened time.Time      // was this
 
-	mu  sync.Mutex // of the daemon's ring: anybody writes there
-	own uint32     // its newest number
+	mu  sync.Mutex    // of the daemon's ring: anybody writes there
+	own uint32        // its newest number,
+	at  time.Duration // and when that was
+
+	changes atomic.Uint64 // grows with whatever is written
 }
 
 // openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
@@ -61,11 +64,7 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 
 // newRecorder goes on where an image ends, in a boot of the machine.
 func newRecorder(file *os.File, image []byte, m *metrics, boot string, now time.Time) *recorder {
-	r := &recorder{m: m, file: file, image: image, byName: map[string]int{}, opened: now}
-	var clock unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
-		r.booted = time.Duration(clock.Nano())
-	}
+	r := &recorder{m: m, file: file, image: image, byName: map[string]int{}, opened: now, booted: machineClock()}
 	r.find(boot)
 	return r
 }
@@ -192,6 +191,7 @@ func (r *recorder) add(row *recordRow, e *portRecord, at time.Time) {
 	e.put(eventAt(row.ring, e.number))
 	row.last, row.any = *e, true
 	r.m.recorded[e.cause].Inc()
+	r.changes.Add(1)
 }
 
 // link takes a message, or a line of a listing, that tells the present state of a port's interface.
@@ -231,32 +231,6 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 		e.outcome = outcomeSame
 	}
 	r.add(row, &e, at)
-}
-
-// causeOf is why a state came after another one. any: there was one; same: of the same interface.
-func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
-	carrier := flags&unix.IFF_LOWER_UP != 0
-	switch {
-	case listed:
-		return causeListed
-	case !any:
-		return causeCreated
-	case !same:
-		return causeRecreated
-	case was.now.admin && !e.now.admin:
-		return causeAdminDown
-	case !was.now.admin && e.now.admin:
-		return causeAdminUp
-	case was.now.oper && !e.now.oper && !carrier:
-		return causeCarrierLost
-	case e.now.oper && (!was.now.oper || e.missed > 0):
-		return causeCarrierBack
-	case !e.now.oper && e.missed > 0 && !carrier:
-		return causeCarrierLost
-	case e.now.mtu != was.now.mtu:
-		return causeMTU
-	}
-	return causeUnknown
 }
 
 // gone notes that a port has lost its interface.
@@ -393,6 +367,7 @@ func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now
 	if outcome != outcomeFailed {
 		row.settled = row.sent
 	}
+	r.changes.Add(1)
 }
 
 // settled notes that a port's latest state is written nowhere: there are no databases.
@@ -410,8 +385,10 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 	defer r.mu.Unlock()
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.own++
-	e := ownRecord{at: at, since: r.machine(at), boot: r.boot, number: r.own, kind: kind, text: words}
+	r.at = max(r.at, r.machine(at)) // whoever took the time first may come last
+	e := ownRecord{at: at, since: r.at, boot: r.boot, number: r.own, kind: kind, text: words}
 	e.put(ownAt(r.image, r.own))
+	r.changes.Add(1)
 }
 
 // forget drops what is known of a port. Its ring stays, until another port needs one.
@@ -431,6 +408,14 @@ func (r *recorder) reader() (*recordReader, error) {
 		return nil, errNoRecorder
 	}
 	return newRecordReader(r.file)
+}
+
+// changed grows with whatever is written, for anybody.
+func (r *recorder) changed() uint64 {
+	if r == nil {
+		return 0
+	}
+	return r.changes.Load()
 }
 
 // close lets go of the file.

@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // recordRow is what is known of a port's ring.
 type recordRow struct {
@@ -41,4 +45,30 @@ func (row *recordRow) recall(ring []byte) {
 		row.settled = pending - 1
 	}
 	row.sent = row.settled
+}
+
+// causeOf is why a state came after another one. any: there was one; same: of the same interface.
+func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
+	carrier := flags&unix.IFF_LOWER_UP != 0
+	switch {
+	case listed:
+		return causeListed
+	case !any:
+		return causeCreated
+	case !same:
+		return causeRecreated
+	case was.now.admin && !e.now.admin:
+		return causeAdminDown
+	case !was.now.admin && e.now.admin:
+		return causeAdminUp
+	case was.now.oper && !e.now.oper && !carrier:
+		return causeCarrierLost
+	case e.now.oper && (!was.now.oper || e.missed > 0):
+		return causeCarrierBack
+	case !e.now.oper && e.missed > 0 && !carrier:
+		return causeCarrierLost
+	case e.now.mtu != was.now.mtu:
+		return causeMTU
+	}
+	return causeUnknown
 }
