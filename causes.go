@@ -44,10 +44,11 @@ const (
 	outcomeMerged                       // written with a later change, or with what came of both
 	outcomeFailed                       // the databases did not take it, and are asked again
 	outcomeNoMessage                    // a message that says nothing of the device (rule 2)
+	outcomeLeftOver                     // nothing is written of a left-over (rule 5)
 )
 
 var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted",
-	"written with a later one", "failed, trying again", "ignored: bridge or LAG"}
+	"written with a later one", "failed, trying again", "ignored: bridge or LAG", "ignored: left-over"}
 
 func (o outcomeKind) String() string {
 	if int(o) < len(outcomes) {

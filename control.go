@@ -76,7 +76,7 @@ func openControlDir(name string) (*os.File, error) {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return os.Open(name)
+	return os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0) // opening a pipe would wait
 }
 
 // shareControl gives the socket its folder's group. Where that is not allowed it keeps ours: that shuts out the group,

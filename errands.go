@@ -105,6 +105,7 @@ func (s *mirror) decide() {
 	for _, p := range dismissed {
 		s.m.ignoredOld.Add(s.outbox.dismiss(p))
 		s.record.gone(p, causeLeftOver, s.now())
+		s.record.dismissed(p)
 	}
 	if mode.cold { // nothing was published yet: what went before this has no entry of ours
 		s.links.all(func(p *port) {

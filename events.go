@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -89,7 +90,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 	case err != nil:
 		return err
 	}
-	defer file.Close()
+	defer func() { file.Close() }()
 	if err := knownPorts(reader, o.ports); err != nil {
 		return err
 	}
@@ -98,11 +99,14 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 		after = time.Now().Add(-o.since)
 	}
 	wanted := func(port string) bool { return len(o.ports) == 0 || slices.Contains(o.ports, port) }
-	out := eventPrinter{w: w, json: o.json, told: map[string]uint32{}}
+	out := eventPrinter{w: w, json: o.json, told: map[string]toldEvent{}}
 	for {
 		all, err := reader.read(wanted, len(o.ports) == 0, after, 0)
 		if err != nil {
 			return err
+		}
+		if o.follow {
+			all = final(all, machineClock(), 0)
 		}
 		if err := out.print(all); err != nil {
 			return err
@@ -115,7 +119,25 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 			return nil
 		case <-time.After(followInterval):
 		}
+		if next, other := replaced(o.file, file); other != nil {
+			file.Close()
+			reader, file = next, other
+		}
 	}
+}
+
+// replaced opens what has taken the place of a file, nil: nothing has, or not yet.
+func replaced(path string, file *os.File) (*recordReader, *os.File) {
+	was, err := file.Stat()
+	is, gone := os.Stat(path)
+	if err != nil || gone != nil || os.SameFile(was, is) {
+		return nil, nil
+	}
+	reader, other, err := openRecordReader(path)
+	if err != nil {
+		return nil, nil
+	}
+	return reader, other
 }
 
 // knownPorts refuses names of ports of which nothing is recorded, and says which there are.
@@ -141,18 +163,25 @@ func knownPorts(reader *recordReader, asked []string) error {
 type eventPrinter struct {
 	w    io.Writer
 	json bool
-	told map[string]uint32 // the newest number, by port
-	last time.Duration     // the machine's clock at the line before, 0: there is none
+	told map[string]toldEvent // the newest one, by port
+	last time.Duration        // the machine's clock at the line before, 0: there is none
 	n    int
+}
+
+// toldEvent is one that was printed. Numbers begin anew in a ring that was another port's meanwhile, and so does the
+// clock in another boot: the next one has either a higher number or a later time.
+type toldEvent struct {
+	number uint32
+	since  time.Duration
 }
 
 func (p *eventPrinter) print(all []happened) error {
 	for i := range all {
 		h := &all[i]
-		if told, any := p.told[h.Port]; any && !newer(h.number, told) {
+		if told, any := p.told[h.Port]; any && !newer(h.number, told.number) && h.Since <= told.since {
 			continue
 		}
-		p.told[h.Port] = h.number
+		p.told[h.Port] = toldEvent{h.number, h.Since}
 		p.n++
 		if p.json {
 			if err := json.NewEncoder(p.w).Encode(h); err != nil {
@@ -166,7 +195,7 @@ func (p *eventPrinter) print(all []happened) error {
 		}
 		p.last = h.Since
 		if _, err := fmt.Fprintf(p.w, "%s %9s  %-12s %s\n", h.Time.Local().Format("2006-01-02 15:04:05.000000 MST"),
-			step, h.who(), h.line()); err != nil {
+			step, plain(h.who()), plain(h.line())); err != nil {
 			return err
 		}
 	}
@@ -209,18 +238,24 @@ func (h *happened) state() string {
 	}
 	var words []string
 	switch {
-	case h.Now == nil:
-		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))
-	default:
+	case h.Now != nil:
 		words = append(words, fmt.Sprintf("admin %s, oper %s, MTU %d", h.Now.Admin, h.Now.Oper, h.Now.MTU))
-		if h.Before == nil {
-			words = append(words, fmt.Sprintf("(ifindex %d)", h.Ifindex))
-		} else if h.What == causeRepaired.String() {
-			words = append(words, fmt.Sprintf("(STATE_DB had admin %s, oper %s, MTU %d)", h.Before.Admin, h.Before.Oper,
-				h.Before.MTU))
-		} else if h.Before.MTU != h.Now.MTU {
-			words = append(words, fmt.Sprintf("(MTU was %d)", h.Before.MTU))
-		}
+	case h.Ifindex == 0:
+		words = append(words, "no interface")
+	case h.What == causeLeftOver.String():
+		words = append(words, fmt.Sprintf("ifindex %d", h.Ifindex))
+	default:
+		words = append(words, fmt.Sprintf("ifindex %d is gone", h.Ifindex))
+	}
+	switch {
+	case h.Before != nil && h.What == causeRepaired.String():
+		words = append(words, fmt.Sprintf("(STATE_DB had admin %s, oper %s, MTU %d)", h.Before.Admin, h.Before.Oper,
+			h.Before.MTU))
+	case h.Now == nil:
+	case h.Before == nil:
+		words = append(words, fmt.Sprintf("(ifindex %d)", h.Ifindex))
+	case h.Before.MTU != h.Now.MTU:
+		words = append(words, fmt.Sprintf("(MTU was %d)", h.Before.MTU))
 	}
 	words = append(words, "-", h.Outcome)
 	if h.Answered != nil && h.Outcome == outcomeWritten.String() {

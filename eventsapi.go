@@ -29,8 +29,10 @@ func (a *api) events(ports []string, since time.Time, after time.Duration, most 
 	}
 	wanted := func(name string) bool { return len(ports) == 0 || slices.Contains(ports, name) }
 	all, err := reader.read(wanted, len(ports) == 0, since, most)
-	if after != 0 {
-		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after })
+	if after > machineClock() { // it is of another boot
+		after = 0
+	} else if after != 0 {
+		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != a.record.boot })
 	}
 	return all, err
 }
@@ -56,18 +58,24 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	for _, name := range q["port"] {
-		if !a.knows(name) {
-			answerJSON(w, http.StatusNotFound,
-				errorAnswer{fmt.Sprintf("%v %q: nothing is recorded of it", errNoPort, name)})
-			return
-		}
+	slices.Sort(q["port"])
+	ports := slices.Compact(q["port"])
+	if name := a.stranger(ports); name != "" {
+		answerJSON(w, http.StatusNotFound,
+			errorAnswer{fmt.Sprintf("%v %q: nothing is recorded of it", errNoPort, name)})
+		return
 	}
+	var all []happened
+	read, held := uint64(0), true // how much had changed at the last look, and whether something was kept back then
 	for limit := time.Now().Add(followLimit); ; {
-		all, err := a.events(q["port"], since, time.Duration(after), eventsMost)
-		if err != nil {
-			answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
-			return
+		if changes := a.record.changed(); held || changes != read {
+			recent, err := a.events(ports, since, time.Duration(after), eventsMost)
+			if err != nil {
+				answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
+				return
+			}
+			all = final(recent, machineClock(), arrivalTime)
+			read, held = changes, len(all) < len(recent)
 		}
 		if len(all) > 0 || q.Get("follow") == "" || time.Now().After(limit) {
 			answer := eventsAnswer{Events: append([]happened{}, all...), Next: after}
@@ -85,14 +93,19 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// knows says that something is recorded of a port.
-func (a *api) knows(port string) bool {
+// stranger is the first of some ports of which nothing is recorded, empty: there is none.
+func (a *api) stranger(ports []string) string {
 	reader, err := a.record.reader()
-	if err != nil {
-		return true // what is asked next says why
+	if err != nil || len(ports) == 0 {
+		return "" // what is asked next says why
 	}
 	names, err := reader.ports()
-	return err != nil || slices.Contains(names, port)
+	for _, port := range ports {
+		if err == nil && !slices.Contains(names, port) {
+			return readable(port)
+		}
+	}
+	return ""
 }
 
 // refuse answers a question that makes no sense.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -46,7 +47,7 @@ func (a *api) servePage(w http.ResponseWriter, r *http.Request) {
 	now, asked := time.Now(), r.URL.Query().Get("port")
 	ports := a.ports(now)
 	known := slices.ContainsFunc(ports, func(p portAnswer) bool { return p.Port == asked })
-	if asked != "" && !known && !a.knows(asked) {
+	if asked != "" && !known && a.stranger([]string{asked}) != "" {
 		http.Error(w, fmt.Sprintf("there is no port %q: / has all", asked), http.StatusNotFound)
 		return
 	}
@@ -104,7 +105,7 @@ func writeVerdict(b *bytes.Buffer, s *statusAnswer) {
 		if w.Since != nil {
 			since = ", since " + *w.Since
 		}
-		fmt.Fprintf(b, "<li><a href=\"?port=%s\">%s</a>%s: %s%s</li>\n", html.EscapeString(w.Port),
+		fmt.Fprintf(b, "<li><a href=\"?port=%s\">%s</a>%s: %s%s</li>\n", url.QueryEscape(w.Port),
 			html.EscapeString(w.Port), html.EscapeString(inBrackets(w.Alias)), html.EscapeString(w.Detail), since)
 	}
 	if len(s.Worst) > 0 {
@@ -180,10 +181,9 @@ func writeCell(b *bytes.Buffer, p *portAnswer, label, class, asked string) {
 	if p.Port == asked {
 		current = " aria-current=\"true\""
 	}
-	name := html.EscapeString(p.Port)
-	says := name + html.EscapeString(inBrackets(p.Alias)) + ": " + words
+	says := html.EscapeString(p.Port) + html.EscapeString(inBrackets(p.Alias)) + ": " + words
 	fmt.Fprintf(b, "<a class=\"cell %s%s\" href=\"?port=%s\" title=\"%s\" aria-label=\"%s\"%s><b>%s</b>%s</a>\n",
-		state, class, name, says, says, current, html.EscapeString(label), mark)
+		state, class, url.QueryEscape(p.Port), says, says, current, html.EscapeString(label), mark)
 }
 
 // writeEvents lists what happened, the newest first.

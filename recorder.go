@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,23 +27,16 @@ type recorder struct {
 	rows   rows[recordRow]
 	byName map[string]int // rings that have a name
 	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
+	sorted bool           // those of ports were put into that order
 	boot   byte           // of the machine, counted
 	booted time.Duration  // the machine's clock when the process's
 	opened time.Time      // was this
 
-	mu  sync.Mutex // of the daemon's ring: anybody writes there
-	own uint32     // its newest number
-}
+	mu  sync.Mutex    // of the daemon's ring: anybody writes there
+	own uint32        // its newest number,
+	at  time.Duration // and when that was
 
-// recordRow is what is known of a port's ring.
-type recordRow struct {
-	ring     []byte // nil: there is none left
-	looked   bool   // whether it has one
-	last     portRecord
-	any      bool   // last is one, though its number may be a later record's that says nothing of the link
-	settled  uint32 // up to this number it is known what was decided,
-	sent     uint32 // and up to this one it is in flight
-	sentWall time.Time
+	changes atomic.Uint64 // grows with whatever is written
 }
 
 // openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
@@ -72,15 +66,19 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 
 // newRecorder goes on where an image ends, in a boot of the machine.
 func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot string, now time.Time) *recorder {
-	r := &recorder{m: m, log: log, file: file, image: image, byName: map[string]int{}, opened: now}
-	var clock unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) == nil {
-		r.booted = time.Duration(clock.Nano())
-	}
-	r.boot = bootCount(image, boot)
+	r := &recorder{m: m, log: log, file: file, image: image, byName: map[string]int{}, opened: now,
+		booted: machineClock()}
+	r.find(boot)
+	return r
+}
+
+// find looks what is in the image.
+func (r *recorder) find(boot string) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	r.boot = bootCount(r.image, boot)
 	var named []int
-	for i := range rings(image) {
-		if name := ringName(ringOf(image, i)); name != "" {
+	for i := range rings(r.image) {
+		if name := ringName(ringOf(r.image, i)); name != "" {
 			r.byName[name] = i
 			named = append(named, i)
 		} else {
@@ -90,18 +88,16 @@ func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot
 	r.idle = append(r.idle, named...)
 	first := true
 	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(image, i)); whole && (first || newer(e.number, r.own)) {
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
 			r.own, first = e.number, false
 		}
 	}
-	return r
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
 // The recorder ends, and the daemon goes on. Use: defer r.guard(debug.SetPanicOnFault(true)).
 func (r *recorder) guard(was bool) {
-	debug.SetPanicOnFault(was)
-	if fault := recover(); fault != nil {
+	if fault := recover(); faulted(was, fault) {
 		r.dead.Store(true)
 		r.log.Error("the flight recorder fails, and records nothing any more", "err", fmt.Sprint(fault),
 			"remedy", "was its file cut short? Start the daemon again")
@@ -120,44 +116,49 @@ func (r *recorder) row(p *port) *recordRow {
 	if row.looked {
 		return row
 	}
-	row.looked = true
 	ring, has := r.byName[p.name]
 	switch {
 	case has:
 		r.idle = slices.DeleteFunc(r.idle, func(i int) bool { return i == ring })
-	case len(r.idle) == 0:
-		return row
+	case len(r.idle) == 0 || !nameable(p.name):
+		return row // one may be idle by the next time
 	default:
+		r.sortIdle()
 		ring, r.idle = r.idle[0], r.idle[1:]
 		delete(r.byName, ringName(ringOf(r.image, ring)))
 		nameRing(ringOf(r.image, ring), p.name)
 		r.byName[p.name] = ring
 	}
+	row.looked = true
 	row.recall(ringOf(r.image, ring))
 	return row
 }
 
-// recall finds what a ring says of its port.
-func (row *recordRow) recall(ring []byte) {
-	row.ring = ring
-	var state portRecord // what a repair found says nothing of the link
-	for i := range uint32(portEvents) {
-		e, whole := takePortRecord(eventAt(ring, i))
-		if !whole {
-			continue
-		}
-		if !row.any || newer(e.number, row.last.number) {
-			row.last, row.any = e, true
-		}
-		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
-			state = e
-		}
+// sortIdle puts the rings that an image came with into order, once, before the first of them becomes another port's: at
+// a start most are of ports that are there, and were not heard of yet.
+func (r *recorder) sortIdle() {
+	if r.sorted || ringName(ringOf(r.image, r.idle[0])) == "" {
+		return
 	}
-	if row.any && state.number != 0 {
-		state.number = row.last.number
-		row.last = state
+	r.sorted = true
+	last := make(map[int]portRecord, len(r.idle))
+	for _, ring := range r.idle {
+		var row recordRow
+		row.recall(ringOf(r.image, ring))
+		last[ring] = row.last
 	}
-	row.settled, row.sent = row.last.number, row.last.number
+	slices.SortStableFunc(r.idle, func(i, j int) int {
+		a, b := last[i], last[j]
+		switch {
+		case a.present && !b.present:
+			return 1
+		case b.present && !a.present:
+			return -1
+		case a.boot != b.boot:
+			return int(int8(a.boot - b.boot))
+		}
+		return cmp.Compare(a.since, b.since)
+	})
 }
 
 // endListing notes which interfaces have gone while no daemon ran, when a first listing has ended. known returns the
@@ -195,6 +196,7 @@ func (r *recorder) add(row *recordRow, e *portRecord, at time.Time) {
 	e.put(eventAt(row.ring, e.number))
 	row.last, row.any = *e, true
 	r.m.recorded[e.cause].Inc()
+	r.changes.Add(1)
 }
 
 // link takes a message, or a line of a listing, that tells the present state of a port's interface.
@@ -210,8 +212,8 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	was := &row.last
 	e := portRecord{index: m.index, now: stateOf(m), present: true, counted: m.hasCarrier,
 		carrierUp: m.carrierUp, carrierDown: m.carrierDown}
-	// an ifindex may be given again, and then the counts begin anew
-	same := row.any && was.present && was.index == m.index &&
+	// an ifindex may be given again, and then the counts begin anew; in another boot it means nothing
+	same := row.any && was.present && was.index == m.index && was.boot == r.boot &&
 		!(e.counted && was.counted && e.carrierDown < was.carrierDown)
 	if same {
 		e.before = was.now
@@ -234,32 +236,6 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 		e.outcome = outcomeSame
 	}
 	r.add(row, &e, at)
-}
-
-// causeOf is why a state came after another one. any: there was one; same: of the same interface.
-func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
-	carrier := flags&unix.IFF_LOWER_UP != 0
-	switch {
-	case listed:
-		return causeListed
-	case !any:
-		return causeCreated
-	case !same:
-		return causeRecreated
-	case was.now.admin && !e.now.admin:
-		return causeAdminDown
-	case !was.now.admin && e.now.admin:
-		return causeAdminUp
-	case was.now.oper && !e.now.oper && !carrier:
-		return causeCarrierLost
-	case e.now.oper && (!was.now.oper || e.missed > 0):
-		return causeCarrierBack
-	case !e.now.oper && e.missed > 0 && !carrier:
-		return causeCarrierLost
-	case e.now.mtu != was.now.mtu:
-		return causeMTU
-	}
-	return causeUnknown
 }
 
 // gone notes that a port has lost its interface.
@@ -295,7 +271,8 @@ func (r *recorder) ignored(p *port, at time.Time) {
 	r.add(row, &e, at)
 }
 
-// repaired notes that a comparison has put an entry right: found is what it was, as its four fields.
+// repaired notes that a comparison has put an entry right: found is what it was, as its four fields. One without an
+// interface is deleted.
 func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 	if r.off() {
 		return
@@ -306,18 +283,20 @@ func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 		return
 	}
 	e := row.last
-	e.missed, e.cause = 0, why
+	e.missed, e.cause, e.before = 0, why, e.now
 	if words := strings.Fields(found); len(words) == 4 {
 		mtu, _ := strconv.ParseUint(words[3], 10, 32)
 		e.before = portState{oper: words[1] == "up", admin: words[2] == "up", mtu: uint32(mtu)}
 	} else if why == causeRepaired {
 		e.before = portState{}
 	}
-	e.outcome = outcomeWritten
-	last := row.last
+	if e.outcome = outcomeWritten; !e.present {
+		e.outcome = outcomeDeleted
+	}
+	last, any := row.last, row.any
 	r.add(row, &e, at)
 	last.number = row.last.number
-	row.last = last // of the link it says nothing
+	row.last, row.any = last, any // of the link it says nothing
 }
 
 // sent notes that a port's latest state is on its way to the databases.
@@ -351,6 +330,23 @@ func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
 	case w.deleted:
 		outcome = outcomeDeleted
 	}
+	r.settle(row, outcome, outcomeMerged, row.sentWall, now)
+}
+
+// dismissed notes that nothing is written of a port so far: its interface is a left-over.
+func (r *recorder) dismissed(p *port) {
+	if r.off() {
+		return
+	}
+	if row := r.rows.of(p); row.ring != nil {
+		defer r.guard(debug.SetPanicOnFault(true))
+		row.sent = row.last.number
+		r.settle(row, outcomeLeftOver, outcomeLeftOver, time.Time{}, time.Time{})
+	}
+}
+
+// settle writes the outcome of what was sent at a time, and of what went before that and was not.
+func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now time.Time) {
 	first := row.settled + 1
 	if row.sent-first >= portEvents {
 		first = row.sent - portEvents + 1
@@ -358,22 +354,25 @@ func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
 	for n := first; n != row.sent+1; n++ {
 		b := eventAt(row.ring, n)
 		e, whole := takePortRecord(b)
-		if !whole || e.number != n || e.outcome != outcomePending && e.outcome != outcomeFailed {
+		if !whole || e.number != n || !e.unsettled() {
 			continue
 		}
 		e.outcome = outcome
-		if n != row.sent && w.err == nil {
-			e.outcome = outcomeMerged
+		if n != row.sent && outcome != outcomeFailed {
+			e.outcome = before
 		}
-		e.written = r.machine(row.sentWall) - e.since
-		if e.acknowledged = -1; w.err == nil {
-			e.acknowledged = r.machine(now) - e.since
+		if e.written, e.acknowledged = -1, -1; !sent.IsZero() && e.boot == r.boot {
+			e.written = r.machine(sent) - e.since
+			if outcome != outcomeFailed {
+				e.acknowledged = r.machine(now) - e.since
+			}
 		}
 		e.put(b)
 	}
-	if w.err == nil {
+	if outcome != outcomeFailed {
 		row.settled = row.sent
 	}
+	r.changes.Add(1)
 }
 
 // settled notes that a port's latest state is written nowhere: there are no databases.
@@ -391,8 +390,10 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 	defer r.mu.Unlock()
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.own++
-	e := ownRecord{at: at, since: r.machine(at), boot: r.boot, number: r.own, kind: kind, text: words}
+	r.at = max(r.at, r.machine(at)) // whoever took the time first may come last
+	e := ownRecord{at: at, since: r.at, boot: r.boot, number: r.own, kind: kind, text: words}
 	e.put(ownAt(r.image, r.own))
+	r.changes.Add(1)
 }
 
 // forget drops what is known of a port. Its ring stays, until another port needs one.
@@ -412,6 +413,14 @@ func (r *recorder) reader() (*recordReader, error) {
 		return nil, errNoRecorder
 	}
 	return newRecordReader(r.file)
+}
+
+// changed grows with whatever is written, for anybody.
+func (r *recorder) changed() uint64 {
+	if r == nil {
+		return 0
+	}
+	return r.changes.Load()
 }
 
 // close lets go of the file.

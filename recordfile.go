@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +42,8 @@ var (
 	recordOrder   = binary.LittleEndian
 	errNoRecorder = errors.New("not a flight recorder's file of this version")
 	errRecording  = errors.New("another daemon records to it")
+	errCutShort   = errors.New("it is cut short meanwhile")
+	errNoFile     = errors.New("it is no regular file")
 )
 
 // portRecord is what happened to a port.
@@ -61,6 +65,11 @@ type portRecord struct {
 
 // ofLink says that a record is about the interface, and not about STATE_DB alone.
 func (r *portRecord) ofLink() bool { return r.cause != causeRepaired && r.cause != causeLate }
+
+// unsettled says that it is not known yet what becomes of it.
+func (r *portRecord) unsettled() bool {
+	return r.outcome == outcomePending || r.outcome == outcomeFailed
+}
 
 // noTime is a portRecord's written or acknowledged in the file, if there is none.
 const noTime = ^uint32(0)
@@ -185,6 +194,11 @@ func ringName(ring []byte) string {
 	return string(text(ring[4 : 4+unix.IFNAMSIZ]))
 }
 
+// nameable says that an interface can have a name, and a ring: entries of STATE_DB may have any.
+func nameable(name string) bool {
+	return len(name) < unix.IFNAMSIZ && len(text([]byte(name))) == len(name) && name != ""
+}
+
 func nameRing(ring []byte, name string) {
 	clear(ring)
 	copy(ring[4:4+unix.IFNAMSIZ-1], name)
@@ -272,15 +286,21 @@ func openRecord(path string, size int) (file *os.File, image []byte, aside strin
 // mapRecord maps a file if it is empty, or a recorder's of that size. Its space is claimed: a page of a mapping that
 // finds none ends a process.
 func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, false, errRecording
-	}
 	info, err := file.Stat()
 	if err != nil {
 		return nil, false, err
 	}
+	if !info.Mode().IsRegular() { // /dev/null, which nobody wants to be set aside
+		return nil, false, errNoFile
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, false, errRecording
+	}
+	if info, err = file.Stat(); err != nil { // what whoever had the lock has left
+		return nil, false, err
+	}
 	fresh := info.Size() == 0
-	if !info.Mode().IsRegular() || !fresh && info.Size() != int64(size) {
+	if !fresh && info.Size() != int64(size) {
 		return nil, false, nil
 	}
 	if err := unix.Fallocate(int(file.Fd()), 0, 0, int64(size)); err != nil {
@@ -296,14 +316,38 @@ func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
 	if image, err = unix.Mmap(int(file.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, false, fmt.Errorf("map it: %w", err)
 	}
-	switch {
-	case fresh:
-		putHead(image)
-	case !whole(image):
+	if usable, err = begin(image, fresh); !usable {
 		_ = unix.Munmap(image)
-		return nil, false, nil
+		return nil, false, err
 	}
 	return image, true, nil
+}
+
+// begin gives a fresh image its head, or says whether that of another one is whole.
+func begin(image []byte, fresh bool) (usable bool, err error) {
+	was := debug.SetPanicOnFault(true)
+	defer func() {
+		if faulted(was, recover()) {
+			usable, err = false, errCutShort
+		}
+	}()
+	if fresh {
+		putHead(image)
+	}
+	return whole(image), nil
+}
+
+// faulted is told what was recovered behind memory that a file backs, and says whether it was a fault: somebody may
+// have cut the file short. Not every kernel says where a fault was. was is what debug.SetPanicOnFault returned.
+func faulted(was bool, why any) bool {
+	debug.SetPanicOnFault(was)
+	if why == nil {
+		return false
+	}
+	if _, is := why.(runtime.Error); !is {
+		panic(why)
+	}
+	return true
 }
 
 // recordInMemory is a recorder that ends with the process.

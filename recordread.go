@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The flight recorder as whoever asks reads it: by the file, never by the loop, so that it answers whatever the daemon
@@ -80,7 +82,7 @@ type recordReader struct {
 }
 
 // openRecordReader opens the file by its name.
-func openRecordReader(path string) (*recordReader, io.Closer, error) {
+func openRecordReader(path string) (*recordReader, *os.File, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -107,21 +109,23 @@ func newRecordReader(file *os.File) (*recordReader, error) {
 
 // records reads part of the file, as often as it takes until no record in it is being written.
 func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
+	torn := 0
 	for range 5 {
 		if _, err := r.from.ReadAt(b, offset); err != nil {
 			return fmt.Errorf("read the flight recorder: %w", err)
 		}
-		r.torn = 0
+		torn = 0
 		for record := range slices.Chunk(b[skip:], size) {
 			if !sealed(record) && slices.ContainsFunc(record, func(c byte) bool { return c != 0 }) {
-				r.torn++
+				torn++
 			}
 		}
-		if r.torn == 0 {
+		if torn == 0 {
 			return nil
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
+	r.torn += torn
 	return nil
 }
 
@@ -137,12 +141,13 @@ func (r *recordReader) read(
 			all = newest(all, most)
 		}
 	}
+	r.torn = 0
 	ring := make([]byte, portRing)
 	for i := range r.rings {
 		if err := r.records(ring, int64(recordFixed+i*portRing), ringHead, portEvent); err != nil {
 			return nil, err
 		}
-		name := ringName(ring)
+		name := readable(ringName(ring)) // as the metrics and the rest of the API have it
 		if name == "" || !wanted(name) {
 			continue
 		}
@@ -167,6 +172,33 @@ func (r *recordReader) read(
 	return newest(all, most), nil
 }
 
+// How long what happened is kept back from whoever reads on, so that it is told once, and with what became of it: as
+// long as something before it may be on its way into the file, and as long as it is pending, but not for ever.
+const (
+	arrivalTime = 250 * time.Millisecond
+	pendingTime = time.Second
+)
+
+// final is what of all is told by now; the rest comes later, in the same order.
+func final(all []happened, now, arrival time.Duration) []happened {
+	for i := range all {
+		age := now - all[i].Since
+		if age >= 0 && (age < arrival || age < pendingTime && all[i].Outcome == outcomes[outcomePending]) {
+			return all[:i]
+		}
+	}
+	return all
+}
+
+// machineClock is the time since the machine was booted, 0: not known.
+func machineClock() time.Duration {
+	var clock unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) != nil {
+		return 0
+	}
+	return time.Duration(clock.Nano())
+}
+
 // ports names the ports that the recorder knows.
 func (r *recordReader) ports() (names []string, err error) {
 	head := make([]byte, ringHead)
@@ -174,7 +206,7 @@ func (r *recordReader) ports() (names []string, err error) {
 		if _, err := r.from.ReadAt(head, int64(recordFixed+i*portRing)); err != nil {
 			return nil, fmt.Errorf("read the flight recorder: %w", err)
 		}
-		if name := ringName(head); name != "" {
+		if name := readable(ringName(head)); name != "" {
 			names = append(names, name)
 		}
 	}

@@ -259,7 +259,7 @@ func TestAPIRefuses(t *testing.T) {
 		{"GET", portsPath + "?port=Ethernet0&port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
 		{"GET", diffPath + "?port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
 		{"GET", diffPath + "?port=Ethernet4", http.StatusOK, `"checked": 1`},
-		{"GET", eventsPath + "?port=Ethernet4&since=1h", http.StatusOK, `"what": "created"`},
+		{"GET", eventsPath + "?port=Ethernet4&since=1h&follow=1", http.StatusOK, `"what": "created"`},
 		{"GET", eventsPath + "?port=Ethernet9", http.StatusNotFound, `no port \"Ethernet9\"`},
 		{"GET", eventsPath + "?since=soon", http.StatusBadRequest, "since="},
 		{"GET", eventsPath + "?after=soon", http.StatusBadRequest, "after="},

@@ -203,13 +203,18 @@ type paper struct {
 	lines   int
 }
 
-func (p *paper) line(colour, format string, args ...any) {
-	text := strings.Map(func(r rune) rune {
+// plain is text without what moves a cursor.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, fmt.Sprintf(format, args...))
+	}, text)
+}
+
+func (p *paper) line(colour, format string, args ...any) {
+	text := plain(fmt.Sprintf(format, args...))
 	if colour != "" && p.colours {
 		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
 	}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// recordRow is what is known of a port's ring.
+type recordRow struct {
+	ring     []byte // nil: there is none left
+	looked   bool   // whether it has one
+	last     portRecord
+	any      bool   // last is one, though its number may be a later record's that says nothing of the link
+	settled  uint32 // up to this number it is known what was decided,
+	sent     uint32 // and up to this one it is in flight
+	sentWall time.Time
+}
+
+// recall finds what a ring says of its port. What was pending when the daemon before ended is settled by our first
+// write.
+func (row *recordRow) recall(ring []byte) {
+	row.ring = ring
+	var state portRecord // what a repair found says nothing of the link
+	var newest, pending uint32
+	for i := range uint32(portEvents) {
+		e, whole := takePortRecord(eventAt(ring, i))
+		if !whole {
+			continue
+		}
+		if newest == 0 || newer(e.number, newest) {
+			newest = e.number
+		}
+		if e.unsettled() && (pending == 0 || newer(pending, e.number)) {
+			pending = e.number
+		}
+		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
+			state = e
+		}
+	}
+	row.any = state.number != 0
+	state.number = newest
+	row.last, row.settled = state, newest
+	if pending != 0 {
+		row.settled = pending - 1
+	}
+	row.sent = row.settled
+}
+
+// causeOf is why a state came after another one. any: there was one; same: of the same interface.
+func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
+	carrier := flags&unix.IFF_LOWER_UP != 0
+	switch {
+	case listed:
+		return causeListed
+	case !any:
+		return causeCreated
+	case !same:
+		return causeRecreated
+	case was.now.admin && !e.now.admin:
+		return causeAdminDown
+	case !was.now.admin && e.now.admin:
+		return causeAdminUp
+	case was.now.oper && !e.now.oper && !carrier:
+		return causeCarrierLost
+	case e.now.oper && (!was.now.oper || e.missed > 0):
+		return causeCarrierBack
+	case !e.now.oper && e.missed > 0 && !carrier:
+		return causeCarrierLost
+	case e.now.mtu != was.now.mtu:
+		return causeMTU
+	}
+	return causeUnknown
+}
