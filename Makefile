@@ -16,7 +16,7 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # No HTTP/2 in the binary: the server never speaks it, and it is 450 KB.
 BUILD    = CGO_ENABLED=0 $(GO) build -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
-FUZZTIME ?= 25000x
+FUZZTIME ?= 15000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
