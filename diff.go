@@ -7,11 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os/signal"
 	"slices"
 	"sort"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -71,28 +69,17 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 
 // runDiff is the command without the process: it returns the exit code.
 func runDiff(args []string, stdout, stderr io.Writer) int {
-	o, err := parseDiff(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUnsure // it was said why
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	redis.SetLogger(quiet{})
-	report, err := diff(ctx, o, newMetrics(""), func() {})
-	if err == nil {
-		err = report.print(o, stdout)
-	}
-	switch {
-	case err != nil:
-		fmt.Fprintln(stderr, "portsyncd diff:", err)
-		return exitUnsure
-	case len(report.Ports) > 0:
-		return exitDiffer
-	}
-	return exitAgree
+	return command("diff", args, stderr, parseDiff, func(ctx context.Context, o *diffOptions) (int, error) {
+		redis.SetLogger(quiet{})
+		report, err := diff(ctx, o, newMetrics(""), func() {})
+		if err != nil {
+			return exitUnsure, err
+		}
+		if err := report.print(o, stdout); err != nil || len(report.Ports) == 0 {
+			return exitAgree, err
+		}
+		return exitDiffer, nil
+	})
 }
 
 // errNoPort says that nobody knows a port that was asked for.

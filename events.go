@@ -9,10 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -60,20 +58,9 @@ func parseEvents(args []string, stderr io.Writer) (*eventsOptions, error) {
 
 // runEvents is the command without the process: it returns the exit code.
 func runEvents(args []string, stdout, stderr io.Writer) int {
-	o, err := parseEvents(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage // it was said why
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := showEvents(ctx, o, stdout); err != nil {
-		fmt.Fprintln(stderr, "portsyncd events:", err)
-		return exitUsage
-	}
-	return exitOK
+	return command("events", args, stderr, parseEvents, func(ctx context.Context, o *eventsOptions) (int, error) {
+		return exitOK, showEvents(ctx, o, stdout)
+	})
 }
 
 // followInterval is how often the file is read for what is new.
@@ -84,7 +71,9 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 	reader, file, err := openRecordReader(o.file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: no daemon has recorded there; -recorder.file names another place", err)
+		return fmt.Errorf("%w: no daemon has recorded there; "+
+			"-recorder.file names another place, and a recorder in memory only "+
+			"answers under %s on the control socket", err, eventsPath)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: try it as root (sudo), or as a member of the file's group", err)
 	case err != nil:

@@ -7,7 +7,7 @@ const (
 	exitUsage  = 2 // flags or configuration
 )
 
-// of portsyncd status, which ends with exitOK or exitUnsure otherwise,
+// of portsyncd status, which ends with exitOK or exitUnsure otherwise, as portsyncd events does,
 const exitNotWell = 1 // degraded or failed
 
 // and of portsyncd diff.

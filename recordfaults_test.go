@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -188,5 +189,32 @@ func TestHalfEventsAreCountedInEveryRing(t *testing.T) {
 	if code := runEvents([]string{"-recorder.file", path}, &out, &errs); code != exitOK ||
 		!strings.Contains(out.String(), "1 events are only half written") {
 		t.Errorf("%d %s%s", code, &out, &errs)
+	}
+}
+
+// TestFileWithoutAHeadIsBegunAnew: a daemon was killed when the file had its space, and no head yet.
+func TestFileWithoutAHeadIsBegunAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "recorder")
+	must(t, os.WriteFile(path, make([]byte, recordFixed+portRing), 0o640))
+	r := openRecorder(path, recordFixed+portRing, newMetrics("test"), slog.New(slog.DiscardHandler))
+	defer r.close()
+	r.note(ownStarted, "", time.Now())
+	if own := whats(tookDown(t, path, "")); len(own) != 1 {
+		t.Errorf("recorded %v", own)
+	}
+	if _, err := os.Stat(path + ".aside"); err == nil {
+		t.Error("it is set aside")
+	}
+}
+
+// TestTextIsNotCutWithinACharacter: what happened to the daemon is told in as many words as there is room for.
+func TestTextIsNotCutWithinACharacter(t *testing.T) {
+	r, path := testRecorder(t, 1)
+	r.note(ownHealth, strings.Repeat("ä", ownText)+"x", time.Now())
+	r.note(ownHealth, "a"+strings.Repeat("ä", ownText), time.Now())
+	for _, h := range tookDown(t, path, "") {
+		if !utf8.ValidString(h.Text) || len(h.Text) < ownText-1 {
+			t.Errorf("%d bytes: %q", len(h.Text), h.Text)
+		}
 	}
 }

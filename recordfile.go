@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,7 +170,7 @@ func takeOwnRecord(b []byte) (r ownRecord, whole bool) {
 	return ownRecord{
 		number: recordOrder.Uint32(b[4:]), at: time.Unix(0, int64(recordOrder.Uint64(b[8:]))),
 		since: time.Duration(recordOrder.Uint64(b[16:])), kind: ownKind(b[24]), boot: b[26],
-		text: string(b[32 : 32+min(int(b[25]), ownText)]),
+		text: strings.ToValidUTF8(string(b[32:32+min(int(b[25]), ownText)]), ""), // it may be cut within a character
 	}, true
 }
 
@@ -303,7 +305,13 @@ func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
 	if !fresh && info.Size() != int64(size) {
 		return nil, false, nil
 	}
-	if err := unix.Fallocate(int(file.Fd()), 0, 0, int64(size)); err != nil {
+	err = unix.EINTR // a signal ends it, and the runtime sends some
+	for range 100 {
+		if err = unix.Fallocate(int(file.Fd()), 0, 0, int64(size)); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
 		if !errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, false, fmt.Errorf("claim %d bytes: %w", size, err)
 		}
@@ -323,7 +331,8 @@ func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
 	return image, true, nil
 }
 
-// begin gives a fresh image its head, or says whether that of another one is whole.
+// begin gives a fresh image its head, and one whose daemon was killed before it did; or says whether the head of
+// another one is whole.
 func begin(image []byte, fresh bool) (usable bool, err error) {
 	was := debug.SetPanicOnFault(true)
 	defer func() {
@@ -331,7 +340,7 @@ func begin(image []byte, fresh bool) (usable bool, err error) {
 			usable, err = false, errCutShort
 		}
 	}()
-	if fresh {
+	if fresh || bytes.Equal(image[:headSum], make([]byte, headSum)) {
 		putHead(image)
 	}
 	return whole(image), nil

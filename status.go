@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -55,35 +54,27 @@ func parseStatus(args []string, stderr io.Writer) (*statusOptions, error) {
 
 // runStatus is the command without the process: it returns the exit code.
 func runStatus(args []string, stdout, stderr io.Writer) int {
-	o, err := parseStatus(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUnsure // it was said why
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	screen := newScreen(stdout)
+	return command("status", args, stderr, parseStatus, func(ctx context.Context, o *statusOptions) (int, error) {
+		return o.show(ctx, newScreen(stdout))
+	})
+}
+
+// show prints the page, and with -watch again and again; then it is also printed why there is none.
+func (o *statusOptions) show(ctx context.Context, on *screen) (code int, err error) {
 	for {
-		page, code, err := o.page(screen.colours)
+		page, code, err := o.page(on.colours)
 		if err != nil && !o.watch {
-			fmt.Fprintln(stderr, "portsyncd status:", err)
-			return exitUnsure
+			return exitUnsure, err
 		}
 		if err != nil {
 			page, code = "portsyncd status: "+err.Error()+"\n", exitUnsure
 		}
-		if err := screen.show(page, o.watch); err != nil {
-			fmt.Fprintln(stderr, "portsyncd status:", err)
-			return exitUnsure
-		}
-		if !o.watch {
-			return code
+		if err := on.show(page, o.watch); err != nil || !o.watch {
+			return code, err
 		}
 		select {
 		case <-ctx.Done():
-			return code
+			return code, nil
 		case <-time.After(watchPause):
 		}
 	}
