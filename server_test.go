@@ -166,7 +166,7 @@ func TestProbes(t *testing.T) {
 	check("/healthz", 200, "ok")
 	check("/readyz", 503, "first listing", "PortInitDone: not sent")
 	w.health.listed.Store(true)
-	s := newPortSeries("Ethernet400", 0)
+	s := w.m.newPort("Ethernet400", 0)
 	s.pending.Set(1)
 	w.m.showPending(s)
 	check("/readyz", 503, "1 ports", "Ethernet400")
@@ -773,7 +773,7 @@ func TestConcurrentScrapes(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		s := newPortSeries(fmt.Sprintf("Ethernet%d", 1000+i%7), 0)
+		s := w.m.newPort(fmt.Sprintf("Ethernet%d", 1000+i%7), 0)
 		w.m.showLink(s)
 		s.flaps.Inc()
 		runtime.Gosched()
