@@ -31,3 +31,11 @@ func command[options any](name string, args []string, stderr io.Writer,
 	}
 	return code
 }
+
+// inBrackets is text behind a name, if there is any.
+func inBrackets(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}

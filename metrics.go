@@ -13,6 +13,9 @@ var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile"
 // ofProcess says that a row of the health table is about the process, not about a namespace.
 func ofProcess(check string) bool { return check == "memory" || check == "web" }
 
+// onlyOfNamespaces says that it is about namespaces only. The process's own netlink is about their list.
+func onlyOfNamespaces(check string) bool { return check != "netlink" && !ofProcess(check) }
+
 // The states of a warm restart, as the field state of WARM_RESTART_TABLE|portsyncd has them. A cold start writes disabled, as intfmgrd,
 // vrfmgrd, buffermgrd and fpmsyncd do.
 const (
@@ -34,6 +37,7 @@ type metrics struct {
 	eventsProcessed, eventsFailed counter
 	queueDepth, health            gauge
 	healthChecks                  [len(checkNames)]gauge
+	checked                       *vector // of these
 	redisConnected                gauge
 	netlinkConnected              gauge
 	eventLatency, redisLatency    *histogram
@@ -73,6 +77,11 @@ func newUnitMetrics(all *metrics, namespace string) *metrics {
 	return newMetricSet(all.version, namespace, all.process, slices.DeleteFunc(slices.Clone(checkNames[:]), ofProcess))
 }
 
+// newProcessMetrics makes the set that a process has beside those of its namespaces.
+func newProcessMetrics(version string) *metrics {
+	return newMetricSet(version, "", openProcess(), slices.DeleteFunc(slices.Clone(checkNames[:]), onlyOfNamespaces))
+}
+
 // newMetricSet makes the set that has these rows of the health table.
 func newMetricSet(version, namespace string, process *process, checks []string) *metrics {
 	const ms = time.Millisecond
@@ -83,6 +92,7 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 		redisLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms),
 		process:      process,
 	}
+	m.checked = m.checks(checks)
 	port, reason := []string{"port"}, []string{"reason"}
 	m.exposition = newExposition([]family{
 		{"portsyncd_events_processed_total", counterKind, nil, "Link messages of ports whose outcome is durable: written and acknowledged, or found to need no write.", &m.eventsProcessed},
@@ -102,7 +112,7 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &m.portLastChange},
 		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &m.portPending},
 
-		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checks(checks)},
+		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checked},
 		{"portsyncd_netlink_messages_total", counterKind, nil, "Datagrams received from the kernel's link subscription.", &m.messages},
 		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", m.byLabel("reason", map[string]*counter{
 			"not_a_port": &m.ignoredName, "bridge_family": &m.ignoredBridge, "team": &m.ignoredTeam, "old_interface": &m.ignoredOld, "has_master": &m.ignoredMaster})},
@@ -211,6 +221,17 @@ func constant(labels ...string) *vector {
 	one.Set(1)
 	v.Add(labelSet(labels...), one)
 	return v
+}
+
+// ofProcess says that a family is about the process, and there once however many namespaces it looks after.
+func (f *family) ofProcess() bool {
+	for _, prefix := range []string{"process_", "go_", "portsyncd_http_", "portsyncd_tls_", "portsyncd_log_",
+		"portsyncd_build_", "portsyncd_memory_", "portsyncd_health_status"} {
+		if strings.HasPrefix(f.name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // Append renders everything, after reading what the process itself has to say.

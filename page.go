@@ -120,13 +120,6 @@ func sentOrNot(sent bool) string {
 	return "not sent"
 }
 
-func inBrackets(text string) string {
-	if text == "" {
-		return ""
-	}
-	return " (" + text + ")"
-}
-
 // writePanel draws the front panel: Ethernet ports in two rows, what else there is behind them.
 func writePanel(b *bytes.Buffer, ports []portAnswer, asked string) {
 	b.WriteString("<h2>Front panel</h2>\n<nav class=\"panel\" aria-label=\"ports\">\n")

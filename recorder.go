@@ -45,8 +45,7 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
 	file, image, aside, err := (*os.File)(nil), []byte(nil), "", errNoRecorder
 	if path != "" {
-		file, image, aside, err = openRecord(path, size)
-		if aside != "" {
+		if file, image, aside, err = openRecord(path, size); aside != "" {
 			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
 				"now", aside)
 		}
@@ -72,10 +71,32 @@ func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot
 	return r
 }
 
+// again is the recorder for another set of ports, those of a loop that begins anew. The loop before has ended.
+func (r *recorder) again(m *metrics) *recorder {
+	if r.off() {
+		return r
+	}
+	r.m, r.rows, r.byName, r.idle, r.sorted = m, rows[recordRow]{}, map[string]int{}, nil, false
+	r.list()
+	r.note(ownStarted, "portsyncd "+m.version, time.Now())
+	return r
+}
+
 // find looks what is in the image.
 func (r *recorder) find(boot string) {
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.boot = bootCount(r.image, boot)
+	r.list()
+	for i, first := uint32(0), true; i < ownEvents; i++ {
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
+			r.own, first = e.number, false
+		}
+	}
+}
+
+// list finds the rings that have a name, and the idle ones.
+func (r *recorder) list() {
+	defer r.guard(debug.SetPanicOnFault(true))
 	var named []int
 	for i := range rings(r.image) {
 		if name := ringName(ringOf(r.image, i)); name != "" {
@@ -86,12 +107,6 @@ func (r *recorder) find(boot string) {
 		}
 	}
 	r.idle = append(r.idle, named...)
-	first := true
-	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
-			r.own, first = e.number, false
-		}
-	}
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
