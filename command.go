@@ -39,3 +39,11 @@ func inBrackets(text string) string {
 	}
 	return " (" + text + ")"
 }
+
+// qualified is a name, behind that of the namespace if there are several.
+func qualified(namespace, name string) string {
+	if namespace == "" {
+		return name
+	}
+	return namespace + " " + name
+}
