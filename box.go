@@ -185,3 +185,11 @@ func (b *box) messages() (n uint64) {
 	}
 	return n
 }
+
+// trim gives memory back that only a start or a storm has needed.
+func (b *box) trim() {
+	trimHeap()
+	for _, u := range b.units() {
+		u.record.trim()
+	}
+}

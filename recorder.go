@@ -107,6 +107,7 @@ func (r *recorder) list() {
 		}
 	}
 	r.idle = append(r.idle, named...)
+	r.trim() // all of it was looked at
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
@@ -420,31 +421,4 @@ func (r *recorder) forget(p *port) {
 		r.idle = append(r.idle, r.byName[p.name])
 	}
 	r.rows.drop(p)
-}
-
-// reader reads what is recorded, for anybody.
-func (r *recorder) reader() (*recordReader, error) {
-	if r == nil || r.file == nil {
-		return nil, errNoRecorder
-	}
-	return newRecordReader(r.file)
-}
-
-// changed grows with whatever is written, for anybody.
-func (r *recorder) changed() uint64 {
-	if r == nil {
-		return 0
-	}
-	return r.changes.Load()
-}
-
-// close lets go of the file.
-func (r *recorder) close() {
-	if r == nil || r.file == nil {
-		return
-	}
-	r.dead.Store(true)
-	_ = unix.Munmap(r.image)
-	r.file.Close()
-	r.file = nil
 }

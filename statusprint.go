@@ -106,7 +106,8 @@ func (s *statusAnswer) text(colours bool) string {
 func (s *statusAnswer) namespaces() string {
 	var all []string
 	for _, n := range s.Namespaces {
-		all = append(all, fmt.Sprintf("%s %s (%d of %d ports up)", n.Namespace, n.Verdict, n.Ports.Up, n.Ports.Configured))
+		all = append(all, fmt.Sprintf("%s %s (%d of %d ports up)", n.Namespace, n.Verdict, n.Ports.Up,
+			n.Ports.Configured))
 	}
 	return strings.Join(all, ", ")
 }

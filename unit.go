@@ -39,6 +39,7 @@ type daemon struct {
 	log     *logControl
 	m       *metrics // of the process
 	health  *health  // of the process
+	buffers bufferShare
 }
 
 // one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends
@@ -83,7 +84,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		u.health.await(nil)
 	}
 	defer source.Close()
-	source.status = u.health
+	source.status, source.buffers = u.health, &d.buffers
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,

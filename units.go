@@ -109,26 +109,30 @@ func (s *several) look(ctx context.Context) error {
 			delete(s.running, name)
 		}
 	}
+	var begun sync.WaitGroup
 	for _, n := range listed {
 		if s.running[n.name] == nil {
-			s.begin(ctx, n)
+			s.begin(ctx, n, &begun)
 		}
 	}
+	begun.Wait()
 	s.publish()
 	return nil
 }
 
-// begin looks after a namespace, beside the caller.
-func (s *several) begin(ctx context.Context, n namespaceConfig) {
+// begin looks after a namespace, beside the caller. begun is done when it can be published.
+func (s *several) begin(ctx context.Context, n namespaceConfig, begun *sync.WaitGroup) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &runningUnit{namespaceConfig: n, cancel: cancel, over: make(chan struct{})}
 	s.running[n.name] = r
-	// before anything that takes time: what exists by now is old
-	source, noLinks := openKernelLinks(n.name, int(s.options.buffer))
-	u := s.newUnit(r)
+	begun.Add(1)
 	s.ended.Go(func() {
 		defer close(r.over)
 		defer cancel()
+		// before anything that takes time: what exists by now is old
+		source, noLinks := openKernelLinks(n.name, int(s.options.buffer))
+		u := s.newUnit(r)
+		begun.Done()
 		s.keep(ctx, r, u, source, noLinks)
 	})
 }
@@ -139,8 +143,9 @@ func (s *several) newUnit(r *runningUnit) *unit {
 		health: &health{beats: s.health.beats, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if record, before := s.recorders[r.name]; before {
+	record, before := s.recorders[r.name]
+	s.mu.Unlock()
+	if before {
 		u.record = record.again(u.m)
 		u.health.record = u.record
 	} else if path := s.options.recorder; path != "" {
@@ -148,8 +153,9 @@ func (s *several) newUnit(r *runningUnit) *unit {
 	} else {
 		u.record = s.openRecorder(u, "")
 	}
-	s.recorders[r.name] = u.record
-	r.published = u
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recorders[r.name], r.published = u.record, u
 	return u
 }
 

@@ -89,7 +89,7 @@ func (w *watchdog) Run(ctx context.Context) {
 		case <-w.box.health.beats:
 			well = w.tick(time.Now(), 0)
 			if w.heap.beat(w.box.messages()) {
-				trimHeap()
+				w.box.trim()
 			}
 		case now := <-time.After(every):
 			well = w.tick(now, every)
