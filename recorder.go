@@ -107,7 +107,7 @@ func (r *recorder) list() {
 		}
 	}
 	r.idle = append(r.idle, named...)
-	r.trim() // all of it was looked at
+	_ = unix.Madvise(r.image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
