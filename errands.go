@@ -190,13 +190,14 @@ func (s *mirror) announce() {
 // setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only
 // warnings (rule 5).
 func (s *mirror) setOldDown() {
-	old := s.links.leftovers()
+	s.home(s.now()) // in a namespace that was made again there are none
+	old, home := s.links.leftovers(), s.source.Home()
 	if len(old) == 0 {
 		return
 	}
 	s.notice("setting old interfaces down", "count", len(old))
 	s.beside(func() {
-		s.source.SetDown(old.indexes(), func(index int32, err error) {
+		s.source.SetDown(home, old.indexes(), func(index int32, err error) {
 			s.log.Warn("setting an old interface down failed", "port", old.name(index), "ifindex", index, "err", err)
 		})
 	})
@@ -272,6 +273,7 @@ func (s *mirror) recount() {
 
 // lostSignals has ports and signals announced again, unless that is not ours to do, or under way.
 func (s *mirror) lostSignals() {
+	s.home(s.now())
 	if s.start.mayAnnounce() {
 		s.start.lost()
 		s.showInitDone()

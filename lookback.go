@@ -35,7 +35,7 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
 	f.split = d.applAddr.server() != d.cfgAddr.server()
 	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
-	if f.warm, err = d.decideWarmStart(ctx, warm); err != nil || !f.warm || f.old == nil || len(f.old.indexes) == 0 {
+	if f.warm, err = d.decideWarmStart(ctx, warm); err != nil || !f.warm || f.old == nil || len(f.old.byIndex) == 0 {
 		return f, err
 	}
 	// A warm start makes current what a cold one took for old, from now on, however it goes on.

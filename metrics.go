@@ -41,6 +41,7 @@ type metrics struct {
 	ignoredName, ignoredBridge, ignoredTeam                                      counter
 	ignoredOld, ignoredMaster                                                    counter
 	resyncStart, resyncOverrun, resyncFailed, resyncInterrupted, resyncReconcile counter
+	resyncNamespace                                                              counter
 	repairChanged, repairLost, repairStale, repairLate                           counter
 	redisCommands, redisErrors, redisReconnects                                  counter
 	portsConfigured, portsPresent                                                gauge
@@ -92,7 +93,7 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_netlink_malformed_total", counterKind, nil, "Messages dropped because they made no sense or did not come from the kernel.", &m.malformed},
 		{"portsyncd_netlink_overruns_total", counterKind, nil, "Times the kernel had to drop link messages because they were not read in time.", &m.overruns},
 		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", byLabel("reason", map[string]*counter{
-			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "reconcile": &m.resyncReconcile})},
+			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "namespace": &m.resyncNamespace, "reconcile": &m.resyncReconcile})},
 		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", byLabel("kind", map[string]*counter{
 			"changed": &m.repairChanged, "lost": &m.repairLost, "stale": &m.repairStale, "late_port": &m.repairLate})},
 		{"portsyncd_recorder_events_total", counterKind, []string{"cause"}, "What the flight recorder took down of ports, by cause.", m.recordedVector()},

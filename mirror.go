@@ -57,6 +57,8 @@ type mirror struct {
 	courier courier
 	record  *recorder
 
+	away      error     // why no namespace has the name of the links', nil: one has
+	nextHome  time.Time // when that is looked at again
 	at        time.Time // when the messages at hand were received
 	begun     time.Time
 	nextCheck time.Time
@@ -87,6 +89,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 // wake is what comes before everything else: the first listing is asked for.
 func (s *mirror) wake() {
 	s.begun = s.now()
+	s.links.within(s.source.Home())
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{})
@@ -168,6 +171,9 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 	}
 	s.listing.done(interrupted, now)
 	if !interrupted {
+		if s.away == nil {
+			s.status.homeless("")
+		}
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)

@@ -82,6 +82,7 @@ type start struct {
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
 	again bool
+	moved bool // the network namespace was made again: every configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -206,7 +207,7 @@ func (s *start) configuredPorts() []portConfig { return s.config.ports }
 // lost notes that APPL_DB has lost the signals. What a restarted daemon found of PortInitDone counts like its own.
 func (s *start) lost() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
-	s.again = s.again || s.done() || s.facts.initDone && !s.facts.warm
+	s.again = !s.moved && (s.again || s.done() || s.facts.initDone && !s.facts.warm)
 	s.on(signalsLost)
 }
 
@@ -221,7 +222,7 @@ func (s *start) compare(found signals) (lost bool) {
 	}
 	if s.done() && !found.initDone {
 		s.log.Warn("APPL_DB has lost PortInitDone: sending it again")
-		s.again = true
+		s.again = !s.moved
 		s.on(initDoneLost)
 	}
 	if s.state == publishing && found.initDone && !s.facts.warm { // it was sent, and the answer lost
@@ -352,18 +353,30 @@ func (s *start) saw(p *port) {
 	s.unseen--
 }
 
+// anew is for a network namespace that was made again: no port has an interface, whatever was seen before.
+func (s *start) anew(all func(func(*port))) {
+	s.again, s.moved = false, true
+	all(func(p *port) {
+		if row := s.rows.of(p); row.configured && row.seen {
+			row.seen = false
+			p.series.pending.Set(1)
+			s.unseen++
+		}
+	})
+}
+
 func (s *start) forget(p *port) { s.rows.drop(p) }
 
 // startMode is what a start does, and why.
 type startMode struct {
-	old       func(index int32, name string) bool // which existing interfaces are left-overs
-	announce  bool                                // ports and signals go to APPL_DB
-	cold      bool                                // the databases hold nothing of this run of the switch
+	old       func(leftover) bool // which existing interfaces are left-overs
+	announce  bool                // ports and signals go to APPL_DB
+	cold      bool                // the databases hold nothing of this run of the switch
 	what, why string
 }
 
-func every(int32, string) bool { return true }
-func none(int32, string) bool  { return false }
+func every(leftover) bool { return true }
+func none(leftover) bool  { return false }
 
 // mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon
 // was restarted: a cold start of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md,

@@ -222,7 +222,7 @@ func (d *sonicDB) pushedKey() string { return startRows + d.stateAddr.separator 
 func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
 	words := make([]string, len(old))
 	for i, o := range old {
-		words[i] = fmt.Sprintf("%d:%s", o.index, o.name)
+		words[i] = o.String()
 	}
 	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
@@ -245,11 +245,10 @@ func (d *sonicDB) recalledOld(answer redis.Cmder) *recordedOld {
 	if !whole {
 		return nil
 	}
-	r := &recordedOld{make(map[int32]string)}
+	r := &recordedOld{make(map[int32]leftover)}
 	for word := range strings.FieldsSeq(indexes) {
-		number, name, _ := strings.Cut(word, ":")
-		if index, err := strconv.ParseInt(number, 10, 32); err == nil {
-			r.indexes[int32(index)] = name
+		if old, err := parseLeftover(word); err == nil {
+			r.byIndex[old.index] = old
 		}
 	}
 	return r
