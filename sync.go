@@ -151,10 +151,10 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 
 // beat carries out what happens at every beat, and returns how long it is to the next one.
 func (s *syncer) beat(now time.Time) time.Duration {
-	wait := untilBeat(now)
 	if now.Before(s.nextBeat) {
-		return wait
+		return s.nextBeat.Sub(now)
 	}
+	wait := untilBeat(now)
 	s.nextBeat = now.Add(wait)
 	s.status.beat()
 	s.home(now)
