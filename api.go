@@ -37,12 +37,22 @@ type api struct {
 	look       diffOptions // where the daemon has its ports from
 	looking    chan struct{}
 	lookCosts  func() *metrics // what a diff costs is not the daemon's own traffic
+	daemons    *daemonFinder   // of an observer, nil: we write
 }
 
 func newAPI(m *metrics, h *health, record *recorder, standalone bool, look diffOptions) *api {
 	return &api{m: m, health: h, record: record, standalone: standalone, look: look, looking: make(chan struct{}, 1),
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
 }
+
+// observes makes it an observer's.
+func (a *api) observes(netns string) { a.daemons = &daemonFinder{netns: netns} }
+
+// Roles.
+const (
+	roleWriter   = "writer"
+	roleObserver = "observer"
+)
 
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
 type statusAnswer struct {
@@ -60,10 +70,20 @@ type statusAnswer struct {
 		Connected bool   `json:"connected"`
 		Error     string `json:"error"`
 	} `json:"databases"`
-	Overruns uint64        `json:"overruns"`
-	Repairs  uint64        `json:"repairs"`
-	Ports    countAnswer   `json:"ports"`
-	Worst    []worstAnswer `json:"worst"`
+	Overruns uint64         `json:"overruns"`
+	Repairs  uint64         `json:"repairs"`
+	Ports    countAnswer    `json:"ports"`
+	Worst    []worstAnswer  `json:"worst"`
+	Role     string         `json:"role"`    // writer or observer
+	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
+	Differs  []differAnswer `json:"differs"`
+}
+
+// differAnswer is a port about which two sources have disagreed for some time.
+type differAnswer struct {
+	Port  string `json:"port"`
+	Says  string `json:"says"`
+	Since string `json:"since"`
 }
 
 // reasonAnswer is a check that is not ok.
@@ -139,6 +159,13 @@ func (a *api) status(now time.Time) *statusAnswer {
 		PortConfigDone: a.m.portConfigDone.Load() == 1, PortInitDone: a.m.portInitDone.Load() == 1,
 		Overruns: a.m.overruns.Load(), Repairs: a.m.repairChanged.Load() + a.m.repairLost.Load() +
 			a.m.repairStale.Load() + a.m.repairLate.Load(),
+	}
+	s.Role, s.Writers, s.Differs = roleWriter, []otherDaemon{}, []differAnswer{}
+	if a.daemons != nil {
+		s.Role, s.Writers = roleObserver, a.daemons.find(now)
+	}
+	for _, d := range a.health.differ.lasting(now) {
+		s.Differs = append(s.Differs, differAnswer{d.port, d.says, utc(d.since)})
 	}
 	s.Databases.Connected = a.m.redisConnected.Load() == 1
 	s.Databases.Error = a.health.databaseError()

@@ -104,6 +104,7 @@ func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffRe
 		return nil, err
 	}
 	db := connectDatabases(c, m, func() {})
+	onlyRead(db)
 	defer db.Close()
 	ports, err := lookAtAll(ctx, links, db)
 	if err != nil {

@@ -70,6 +70,7 @@ type health struct {
 
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
+	differ  disagreements          // what sources disagree about
 	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
@@ -202,6 +203,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.level, c.reason = degraded,
 					fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
 						"or they were lost", n)
+			}
+		case "differs":
+			if c.reason = h.differ.differing(now); c.reason != "" {
+				c.level = degraded
 			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned

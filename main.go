@@ -43,6 +43,7 @@ type options struct {
 	dbConfig   string
 	netns      string
 	standalone bool
+	observe    bool
 	links      globs
 	listen     addresses
 	control    string
@@ -71,6 +72,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		"`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
 	f.BoolVar(&o.standalone, "standalone", false,
 		"no databases: every link that matches -links is a port, and its state is in the metrics")
+	f.BoolVar(&o.observe, "observe", false, observeUsage)
 	links := f.String("links", "*",
 		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
@@ -142,6 +144,9 @@ func (o *options) validate() error {
 	}
 	if !slices.Equal(o.links, globs{"*"}) && !o.standalone {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
+	}
+	if o.observe && o.standalone {
+		return errors.New("-observe compares with databases, and with -standalone there are none: leave one of them out")
 	}
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
@@ -248,6 +253,9 @@ func serve(o *options, stderr io.Writer) error {
 		exit: func() { os.Exit(exitFailed) }}
 	go guard.Run(ctx)
 	answers := newAPI(m, status, record, o.standalone, diffOptions{dbConfig: o.dbConfig, netns: o.netns})
+	if o.observe {
+		answers.observes(o.netns)
+	}
 	where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
 	defer startWeb(ctx, where, answers, log.Logger)()
 	if noLinks != nil {
@@ -261,12 +269,22 @@ func serve(o *options, stderr io.Writer) error {
 		status.await(nil)
 	}
 	defer source.Close()
-	source.status = status
+	source.status, source.observe = status, o.observe
+	if o.observe {
+		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
+			describeDaemons(answers.daemons.find(time.Now())))
+	}
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow,
-		recorder: record}
+		recorder: record, observe: o.observe}
 	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
-	openDB := func(slow func()) (database, error) { return openSonicDB(config, m, slow) }
+	openDB := func(slow func()) (database, error) {
+		db, err := openSonicDB(config, m, slow)
+		if err == nil && o.observe {
+			return observed(db), nil
+		}
+		return db, err
+	}
 	if o.standalone {
 		rules.links, openDB = o.links, nil
 	}

@@ -70,8 +70,9 @@ type mmsghdr struct {
 type kernelLinks struct {
 	linkSockets
 	netns    string
-	event    int // eventfd behind Wake
-	timer    int // timerfd that ends a Wait
+	observe  bool // set nothing down
+	event    int  // eventfd behind Wake
+	timer    int  // timerfd that ends a Wait
 	timerAt  time.Time
 	poll     int // epoll instance of all of these
 	poller   *os.File

@@ -12,6 +12,9 @@ import (
 func (k *kernelLinks) SetDown(home netNSID, indexes []int32, failed func(index int32, err error)) {
 	var fd int
 	err := inNetNS(k.netns, func(here netNSID) (err error) {
+		if k.observe {
+			return errObserves
+		}
 		if here != home { // whose links have the same ifindexes
 			return errMoved
 		}

@@ -81,8 +81,9 @@ type start struct {
 	sent   uint32        // how often it was sent
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
-	again bool
-	moved bool // the network namespace was made again: every configured port's interface has to be waited for
+	again    bool
+	observes bool // another portsyncd announces
+	moved    bool // the network namespace was made again: every configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -116,7 +117,7 @@ func (s *start) on(e startEvent) bool {
 
 // show puts the state into the metrics.
 func (s *start) show() {
-	s.m.portConfigDone.SetBool(s.running() && s.state != reannouncing)
+	s.m.portConfigDone.SetBool(s.running() && s.state != reannouncing && (!s.observes || s.facts.configDone))
 	s.m.portInitDone.SetBool(s.done())
 }
 
@@ -151,13 +152,13 @@ func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
 // mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB
 // had them when it began.
 func (s *start) mayAnnounce() bool {
-	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
+	return !s.observes && (s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone))
 }
 
 // owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured
 // is not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
 func (s *start) owesInitDone(now time.Time) bool {
-	return s.state == publishing && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
+	return s.state == publishing && !s.observes && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
 }
 
 // refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
@@ -217,6 +218,10 @@ func (s *start) compare(found signals) (lost bool) {
 	if !found.known {
 		return false
 	}
+	if s.observes {
+		s.watch(found)
+		return false
+	}
 	if !found.configDone {
 		return s.mayAnnounce()
 	}
@@ -233,6 +238,18 @@ func (s *start) compare(found signals) (lost bool) {
 		s.wantLook(false)
 	}
 	return false
+}
+
+// watch takes what another portsyncd has sent.
+func (s *start) watch(found signals) {
+	s.facts.signals = found
+	switch {
+	case s.state == publishing && found.initDone:
+		s.on(initDoneSent)
+	case s.done() && !found.initDone:
+		s.on(initDoneLost)
+	}
+	s.show()
 }
 
 // told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
@@ -261,7 +278,7 @@ func (s *start) decided(now time.Time) {
 // orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none while
 // orchagent may still be going by the one that is there.
 func (s *start) wrongCount(now time.Time) bool {
-	return (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
+	return !s.observes && (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
 		len(s.config.ports) != s.count
 }
 
@@ -387,6 +404,10 @@ func (s *start) mode(option string) startMode {
 	// only announced, nothing published: old ones may still be there
 	restarted := f.initDone || f.configDone && len(f.held) > 0
 	switch {
+	case s.observes && f.old != nil:
+		return startMode{old: f.old.has, what: "adopted", why: "-observe: STATE_DB has which interfaces are old"}
+	case s.observes:
+		return startMode{old: none, what: "adopted", why: "-observe"}
 	case f.warm:
 		return startMode{old: none, what: "adopted", why: "warm restart"}
 	case option == "down":

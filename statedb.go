@@ -45,6 +45,9 @@ type outcome struct {
 	written bool   // an HSET was sent and acknowledged
 	same    bool   // STATE_DB held this state already
 	found   string // what STATE_DB held, if it was read and is not as it should be
+	// of an observer: the entry was looked at, or need not be, and how it differs; empty: it does not
+	compared bool
+	differs  string
 }
 
 // flush is one round trip's worth of work for the databases.
@@ -63,6 +66,14 @@ type flush struct {
 	missing bool     // out: not all of confirm are in APPL_DB
 	listed  []string // out
 	found   signals  // out, if asked for and answered
+}
+
+// begin takes away what came of it last time.
+func (f *flush) begin() {
+	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
+	for _, w := range f.writes {
+		w.outcome = outcome{}
+	}
 }
 
 // wanted says that a port's state is to be published, as far as is known by now.

@@ -224,7 +224,7 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	wait = min(wait, s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
+	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
 	signal := s.start.owesInitDone(now) && s.home(now) && s.start.owesInitDone(now)
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()
