@@ -158,7 +158,8 @@ func (s *start) mayAnnounce() bool {
 // owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured
 // is not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
 func (s *start) owesInitDone(now time.Time) bool {
-	return s.state == publishing && !s.observes && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
+	return !s.observes && s.state == publishing &&
+		(s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
 }
 
 // refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
