@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"slices"
+	"sort"
 	"sync/atomic"
 	"time"
 )
@@ -23,9 +23,9 @@ const (
 	disagreeKinds
 )
 
-// differsAfter is how long a disagreement lasts before it is one: the databases follow the kernel within fractions of a
-// second.
-const differsAfter = settleTime
+// settleTime is how long a difference has to last before it is one: the databases follow the kernel, and orchagent the
+// ASIC, within fractions of a second.
+const settleTime = 2 * time.Second
 
 // disagreements is all of them. The zero value is empty.
 type disagreements struct {
@@ -40,13 +40,13 @@ func (d *disagreements) lasting(now time.Time) (all []disagreement) {
 	for kind := range d.of {
 		if told := d.of[kind].Load(); told != nil {
 			for _, one := range *told {
-				if now.Sub(one.since) >= differsAfter {
+				if now.Sub(one.since) >= settleTime {
 					all = append(all, one)
 				}
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b disagreement) int { return comparePorts(a.port, b.port) })
+	sort.SliceStable(all, func(i, j int) bool { return comparePorts(all[i].port, all[j].port) < 0 })
 	return all
 }
 
@@ -69,5 +69,6 @@ func (d *disagreements) differing(now time.Time) string {
 	if ports == 1 {
 		verb = "port differs,"
 	}
-	return fmt.Sprintf("%d %s %s, since %s: %s", ports, verb, first.port, first.since.UTC().Format(time.RFC3339), first.says)
+	return fmt.Sprintf("%d %s %s, since %s: %s", ports, verb, first.port, first.since.UTC().Format(time.RFC3339),
+		first.says)
 }

@@ -2,8 +2,8 @@ package main
 
 import "time"
 
-// divergence is what an observer knows of entries that are not what the kernel says: which, how, and since when. Whoever
-// writes them has its time: what lasts is told.
+// divergence is what an observer knows of entries that are not what the kernel says: which, how, and since when.
+// Whoever writes them has its time: what lasts is told.
 type divergence struct {
 	rows    rows[divergenceRow]
 	ports   []*port   // that differ
@@ -27,8 +27,8 @@ const readAgain = time.Second
 func (d *divergence) touch(p *port) { d.rows.of(p).touched = true }
 func (d *divergence) hear(p *port)  { d.rows.of(p).heard = true }
 
-// judge takes what a comparison found. A difference is another one, with a time of its own, if the entry changed, or may
-// have: then somebody writes, and is only late.
+// judge takes what a comparison found. A difference is another one, with a time of its own, if the entry changed, or
+// may have: then somebody writes, and is only late.
 func (d *divergence) judge(p *port, w *portWrite, now time.Time) {
 	if !w.compared {
 		return

@@ -146,7 +146,7 @@ func (o *options) validate() error {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
 	}
 	if o.observe && o.standalone {
-		return errors.New("-observe compares with databases, and with -standalone there are none: leave one of them out")
+		return errors.New("-observe compares with databases, and with -standalone there are none: leave one out")
 	}
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)

@@ -80,7 +80,8 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 	return mirror{
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
 		pings: make(chan struct{}, 1),
-		start: start{m: m, log: log, observes: o.observe}, links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
+		start: start{m: m, log: log, observes: o.observe},
+		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},

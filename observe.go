@@ -139,7 +139,8 @@ func (w *portWrite) difference(found []any) string {
 	for i, f := range [...]struct{ about, right string }{{"state", "ok"}, {"oper", upDown(w.state.oper)},
 		{"admin", upDown(w.state.admin)}, {"mtu", w.mtuString()}} {
 		if found[i] != f.right {
-			says = append(says, fmt.Sprintf("%s: STATE_DB has %s, right is %s", f.about, texts(found[i : i+1])[0], f.right))
+			has := texts(found[i : i+1])[0]
+			says = append(says, fmt.Sprintf("%s: STATE_DB has %s, right is %s", f.about, has, f.right))
 		}
 	}
 	return strings.Join(says, ", ")
