@@ -3,7 +3,7 @@
 # make build the binary for this machine
 # make dist  static binaries for every CPU, in dist/; make deb: Debian packages of them
 # make test-arm  the tests as ARM code, under qemu-user (part of make test)
-# make soak  an hour of chaos (SOAK=10m for less, SEED=n to run one again)
+# make soak  an hour of chaos, and another beside an observer (SOAK=10m for less, SEED=n to run one again)
 # make bench benchmarks; those of the metrics beside other libraries, and the daemon on a benchmark switch (VS='/usr/bin/portsyncd' beside another)
 # make rates  processor time, wake-ups and latency at each rate of changes (VS=… beside another), with docs/rates.svg
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
@@ -123,6 +123,7 @@ SOAK ?= 1h
 SEED ?= 0
 soak: need
 	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' . -chaos.time $(SOAK) -chaos.seed $(SEED)
+	$(GO) test -count=1 -timeout 0 -v -run 'TestObserverWritesNothing' . -observe.time $(SOAK)
 
 SIMTIME ?= 10m
 SEEDS   ?= 0

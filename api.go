@@ -41,6 +41,12 @@ func newAPI(b *box, standalone bool) *api {
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
 }
 
+// Roles.
+const (
+	roleWriter   = "writer"
+	roleObserver = "observer"
+)
+
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
 type statusAnswer struct {
 	Version        string         `json:"version"`
@@ -57,14 +63,25 @@ type statusAnswer struct {
 		Connected bool   `json:"connected"`
 		Error     string `json:"error"`
 	} `json:"databases"`
-	Overruns uint64        `json:"overruns"`
-	Repairs  uint64        `json:"repairs"`
-	Ports    countAnswer   `json:"ports"`
-	Worst    []worstAnswer `json:"worst"`
+	Overruns uint64         `json:"overruns"`
+	Repairs  uint64         `json:"repairs"`
+	Ports    countAnswer    `json:"ports"`
+	Worst    []worstAnswer  `json:"worst"`
+	Role     string         `json:"role"`    // writer or observer
+	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
+	Differs  []differAnswer `json:"differs"`
 	// of several, each by itself; what is above is of all of them together
 	Namespaces []namespaceAnswer `json:"namespaces,omitempty"`
 
 	level level
+}
+
+// differAnswer is a port about which two sources have disagreed for some time.
+type differAnswer struct {
+	Namespace string `json:"namespace,omitempty"`
+	Port      string `json:"port"`
+	Says      string `json:"says"`
+	Since     string `json:"since"`
 }
 
 // namespaceAnswer is one namespace of several.
@@ -171,6 +188,7 @@ func newStatus(m *metrics, now time.Time, standalone bool) *statusAnswer {
 	return &statusAnswer{
 		Version: m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(m.process.started.Load())),
 		Standalone: standalone, Reasons: []reasonAnswer{}, WaitingFor: []string{}, Worst: []worstAnswer{},
+		Role: roleWriter, Writers: []otherDaemon{}, Differs: []differAnswer{},
 	}
 }
 
@@ -194,6 +212,7 @@ func (s *statusAnswer) join(u *statusAnswer, namespace string) {
 	s.Reasons = append(s.Reasons, u.Reasons...)
 	s.WaitingFor = append(s.WaitingFor, u.WaitingFor...)
 	s.Worst = append(s.Worst, u.Worst...)
+	s.Role, s.Writers, s.Differs = u.Role, append(s.Writers, u.Writers...), append(s.Differs, u.Differs...)
 	s.Overruns += u.Overruns
 	s.Repairs += u.Repairs
 	s.Ports.add(&u.Ports)
@@ -222,6 +241,12 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 	s.PortConfigDone, s.PortInitDone = u.m.portConfigDone.Load() == 1, u.m.portInitDone.Load() == 1
 	s.Overruns = u.m.overruns.Load()
 	s.Repairs = u.m.repairChanged.Load() + u.m.repairLost.Load() + u.m.repairStale.Load() + u.m.repairLate.Load()
+	if u.daemons != nil {
+		s.Role, s.Writers = roleObserver, append(s.Writers, u.daemons.find(now)...)
+	}
+	for _, d := range u.health.differ.lasting(now) {
+		s.Differs = append(s.Differs, differAnswer{u.namespace, d.port, d.says, utc(d.since)})
+	}
 	s.Databases.Connected = u.m.redisConnected.Load() == 1
 	s.Databases.Error = u.health.databaseError()
 	ports := u.ports(now)

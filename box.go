@@ -27,6 +27,14 @@ type unit struct {
 	record    *recorder
 	look      diffOptions // where its ports are from
 	log       *slog.Logger
+	daemons   *daemonFinder // of an observer, nil: we write
+}
+
+// observes makes it an observer's, if it is to be.
+func (u *unit) observes(observe bool) {
+	if observe {
+		u.daemons = &daemonFinder{netns: u.look.netns}
+	}
 }
 
 // newBox makes the box of a process that looks after one switch.

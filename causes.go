@@ -72,10 +72,12 @@ const (
 	ownOutage
 	ownBack
 	ownHealth
+	ownNamespace
 )
 
 var ownKinds = [...]string{"unknown", "started", "stopped", "links listed", "start decided", "PortConfigDone sent",
-	"PortInitDone sent", "link messages lost", "databases down", "databases back", "health"}
+	"PortInitDone sent", "link messages lost", "databases down", "databases back", "health",
+	"network namespace"}
 
 func (k ownKind) String() string {
 	if int(k) < len(ownKinds) {

@@ -18,10 +18,6 @@ import (
 
 // portsyncd diff: where the kernel and the databases disagree about a port. It needs no daemon, and writes nothing.
 
-// settleTime is how long a difference has to last before it is one: the databases follow the kernel, and orchagent the
-// ASIC, within fractions of a second.
-const settleTime = 2 * time.Second
-
 // diffReport is what -json prints.
 type diffReport struct {
 	Checked int        `json:"checked"` // ports
@@ -173,6 +169,7 @@ func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffRe
 		return nil, err
 	}
 	db := connectDatabases(c, m, func() {})
+	onlyRead(db)
 	defer db.Close()
 	ports, err := lookAtAll(ctx, links, db)
 	if err != nil {

@@ -51,7 +51,7 @@ func lookAtAll(ctx context.Context, links *linkLister, db *sonicDB) (ports map[s
 		return nil, err
 	}
 	for name, k := range kernel {
-		k.leftOver = old != nil && old.has(k.Ifindex, name)
+		k.leftOver = old != nil && old.has(leftover{k.Ifindex, name, links.Home().inode})
 		of(name).Kernel = k
 	}
 	return ports, nil

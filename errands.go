@@ -53,7 +53,7 @@ func (s *mirror) load() {
 		if s.options.noFabric && loaded.switchType == "fabric" {
 			return errFabric
 		}
-		if filled := loaded.logger.filled(); filled != loaded.logger {
+		if filled := loaded.logger.filled(); filled != loaded.logger && !s.options.observe {
 			if err := s.db.SetLogger(ctx, filled); err != nil {
 				return err
 			}
@@ -120,9 +120,11 @@ func (s *mirror) decide() {
 			}
 		})
 	}
-	if f.warm {
+	switch {
+	case s.options.observe: // it takes no part
+	case f.warm:
 		s.warm.begin()
-	} else {
+	default:
 		s.warm.enter(warmDisabled, false) // STATE_DB has it already
 	}
 	s.configure(c.ports)
@@ -196,13 +198,14 @@ func (s *mirror) announce() {
 // setOldDown sets the old interfaces down, beside the loop because the kernel takes its time; failures are only
 // warnings (rule 5).
 func (s *mirror) setOldDown() {
-	old := s.links.leftovers()
-	if len(old) == 0 {
+	s.home(s.now()) // in a namespace that was made again there are none
+	old, home := s.links.leftovers(), s.source.Home()
+	if len(old) == 0 || s.options.observe {
 		return
 	}
 	s.notice("setting old interfaces down", "count", len(old))
 	s.beside(func() {
-		s.source.SetDown(old.indexes(), func(index int32, err error) {
+		s.source.SetDown(home, old.indexes(), func(index int32, err error) {
 			s.log.Warn("setting an old interface down failed", "port", old.name(index), "ifindex", index, "err", err)
 		})
 	})
@@ -229,6 +232,9 @@ func (s *mirror) publish() {
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.start.wantLook(event) }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
+	}
+	if s.options.observe {
+		w.state = func(port string) { s.post(func() { s.entryTouched(port) }) }
 	}
 	s.beside(func() { s.db.Watch(s.work, w) })
 }
@@ -278,6 +284,7 @@ func (s *mirror) recount() {
 
 // lostSignals has ports and signals announced again, unless that is not ours to do, or under way.
 func (s *mirror) lostSignals() {
+	s.home(s.now())
 	if s.start.mayAnnounce() {
 		s.start.lost()
 		s.showInitDone()
@@ -336,20 +343,24 @@ func (s *mirror) flush(signal bool) {
 // owesRecord says that STATE_DB lacks which interfaces are old. An announcement writes that, too, and is not overtaken.
 func (s *mirror) owesRecord() bool {
 	_, owed := s.links.unwritten()
-	return owed && s.courier.free(startErrand)
+	return owed && s.courier.free(startErrand) && !s.options.observe
 }
 
 // flushed takes in what came of a flush, in which the left-overs had a version.
 func (s *mirror) flushed(f *flush, version uint32, err error) {
 	for _, p := range s.outbox.landed(s.now()) {
 		w := s.outbox.result(p)
-		s.record.landed(p, w, s.now())
+		s.observedPort(p, w)
+		if w.differs == "" { // else it is not over
+			s.record.landed(p, w, s.now())
+		}
 		if why := s.compare.judge(p, w, !s.present(p), s.warm.underWay()); why != causeUnknown {
 			s.record.repaired(p, why, w.found, s.now())
 		}
 		s.warm.judge(p, w)
 		s.forget(p)
 	}
+	s.tellDiffering()
 	if f.missing {
 		s.links.all(s.outbox.askAgain)
 	}

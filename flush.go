@@ -12,10 +12,7 @@ import (
 // Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to
 // it, and not one port's key alone.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
-	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
-	for _, w := range f.writes {
-		w.outcome = outcome{}
-	}
+	f.begin()
 	err := d.askAppl(ctx, f)
 	if checkErr := d.checkState(ctx, f.writes); err == nil {
 		err = checkErr

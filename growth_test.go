@@ -129,7 +129,9 @@ func (c *crowd) Wake() {
 	}
 }
 
-func (*crowd) SetDown([]int32, func(int32, error)) {}
+func (*crowd) SetDown(netNSID, []int32, func(int32, error)) {}
+func (*crowd) Home() (home netNSID)                         { return home }
+func (*crowd) Follow() (bool, error)                        { return false, nil }
 
 func BenchmarkGrowth(b *testing.B) {
 	var points []growth

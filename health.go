@@ -70,6 +70,8 @@ type health struct {
 
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
+	differ  disagreements          // what sources disagree about
+	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
@@ -110,6 +112,15 @@ func (h *health) await(what error) {
 	}
 	why := what.Error()
 	h.awaited.Store(&why)
+}
+
+// homeless notes why nothing is known of links that had a namespace; empty: they are known.
+func (h *health) homeless(why string) {
+	if why == "" {
+		h.away.Store(nil)
+		return
+	}
+	h.away.Store(&why)
 }
 
 // excused tells whether a loop that does not turn has a reason.
@@ -193,6 +204,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 					fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
 						"or they were lost", n)
 			}
+		case "differs":
+			if c.reason = h.differ.differing(now); c.reason != "" {
+				c.level = degraded
+			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
 				break
@@ -219,10 +234,12 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 // none. However long that is, it is no more than degraded: failed would have the daemon started again, only to wait
 // for the same lock.
 func (h *health) netlink(inKernel time.Duration) (level, string) {
-	awaited := h.awaited.Load()
+	awaited, away := h.awaited.Load(), h.away.Load()
 	switch {
 	case awaited != nil:
 		return degraded, "it is waited for: " + *awaited
+	case away != nil:
+		return degraded, *away
 	case h.linksEnded.Load():
 		return failed, "the subscription to link messages is dead"
 	case inKernel > kernelAfter:

@@ -15,6 +15,7 @@ type applChange struct {
 type watcher struct {
 	appl      func(applChange)  // a port's entry in APPL_DB came into being or went away
 	config    func(ports bool)  // CONFIG_DB's ports changed, or false: the log's settings did, or anything may have
+	state     func(port string) // an entry of STATE_DB was written or deleted; nil: nobody wants to know
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
 	pings     <-chan struct{}   // when to ask the servers whether they are there
 }
@@ -22,9 +23,10 @@ type watcher struct {
 // keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy
 // switch wake nobody. It keeps its own set of the ports that APPL_DB has.
 type keyFilter struct {
-	w       watcher
-	applKey string // the channel of a port's key in APPL_DB, up to the port's name
-	logKey  string // the channel of CONFIG_DB's row about the log
+	w        watcher
+	applKey  string // the channel of a port's key in APPL_DB, up to the port's name
+	logKey   string // the channel of CONFIG_DB's row about the log
+	stateKey string // the channel of a port's key in STATE_DB, up to the port's name; empty: it is not followed
 
 	mu     sync.Mutex      // two goroutines tell of events where there are two servers, and doubt is the loop's
 	exists map[string]bool // a port that is not in it may be either
@@ -36,6 +38,13 @@ func newKeyFilter(applKey, logKey string) *keyFilter {
 
 // ports is the pattern of the channels that tell of APPL_DB's ports.
 func (f *keyFilter) ports() string { return f.applKey + "*" }
+
+// followState has events about entries of STATE_DB told, too: all of them, for who writes one may write it wrong. It
+// returns the pattern of their channels.
+func (f *keyFilter) followState(stateKey string) string {
+	f.stateKey = stateKey
+	return stateKey + "*"
+}
 
 // tell sets who is told.
 func (f *keyFilter) tell(w watcher) { f.w = w }
@@ -66,6 +75,10 @@ func (f *keyFilter) configConnected(up bool, _ error) {
 // event takes an event about a key: the channel that names it, and what happened.
 func (f *keyFilter) event(channel, event string) {
 	now, relevant := existsAfter(event)
+	if port, ofState := strings.CutPrefix(channel, f.stateKey); ofState && f.stateKey != "" {
+		f.w.state(port)
+		return
+	}
 	port, ofAppl := strings.CutPrefix(channel, f.applKey)
 	if !ofAppl {
 		if relevant || event == "hdel" {

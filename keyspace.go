@@ -40,14 +40,23 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		subs = append(subs, sub)
 		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, filter.event) })
 	}
+	appl := []string{ports}
+	if w.state != nil {
+		entries := filter.followState(keyspace(d.stateAddr, d.stateKey("")))
+		if d.stateAddr.server() == d.applAddr.server() {
+			appl = append(appl, entries)
+		} else { // what was missed of the one is as if it were of the other
+			follow(d.state, filter.connected, entries)
+		}
+	}
 	if d.cfgAddr.server() == d.applAddr.server() {
 		follow(d.appl, func(up bool, err error) {
 			filter.connected(up, err)
 			filter.configConnected(up, err)
-		}, append(configs, ports)...)
+		}, append(configs, appl...)...)
 	} else {
 		follow(d.config, filter.configConnected, configs...)
-		follow(d.appl, filter.connected, ports)
+		follow(d.appl, filter.connected, appl...)
 	}
 	for ctx.Err() == nil {
 		select {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -18,6 +19,28 @@ type leftovers []leftover
 type leftover struct {
 	index int32
 	name  string
+	netns uint64 // inode of its network namespace, 0: the process's own. One that is made again has the ifindexes again
+}
+
+// String is a left-over as our row has it: a colon is in no interface's name.
+func (l leftover) String() string {
+	text := strconv.Itoa(int(l.index)) + ":" + l.name
+	if l.netns != 0 {
+		text += ":" + strconv.FormatUint(l.netns, 10)
+	}
+	return text
+}
+
+// parseLeftover reads what String wrote.
+func parseLeftover(text string) (l leftover, err error) {
+	index, rest, _ := strings.Cut(text, ":")
+	name, netns, within := strings.Cut(rest, ":")
+	n, err := strconv.ParseInt(index, 10, 32)
+	l = leftover{index: int32(n), name: name}
+	if within && err == nil {
+		l.netns, err = strconv.ParseUint(netns, 10, 64)
+	}
+	return l, err
 }
 
 func (l leftovers) indexes() (indexes []int32) {
@@ -37,17 +60,17 @@ func (l leftovers) name(index int32) string {
 	return ""
 }
 
-// recordedOld is what the run before wrote down of them, names by ifindex. No ifindex is a valid answer, too.
-type recordedOld struct{ indexes map[int32]string }
+// recordedOld is what the run before wrote down of them. None is a valid answer, too.
+type recordedOld struct{ byIndex map[int32]leftover }
 
-func (r *recordedOld) has(index int32, name string) bool { return r.indexes[index] == name }
+func (r *recordedOld) has(l leftover) bool { return r.byIndex[l.index] == l }
 
 // are says that the row lists just these.
 func (r *recordedOld) are(old leftovers) bool {
 	for _, o := range old {
-		if !r.has(o.index, o.name) {
+		if !r.has(o) {
 			return false
 		}
 	}
-	return len(old) == len(r.indexes)
+	return len(old) == len(r.byIndex)
 }

@@ -30,6 +30,7 @@ type linkTable struct {
 	listed  bool              // the first listing has ended
 	flaps   map[string]uint64 // of ports that were forgotten, for their return
 
+	netns      uint64           // the inode of the links' network namespace, 0: the process's own
 	old        map[int32]string // left-over interfaces and their names, rule 5
 	oldVersion uint32           // grows when old changes
 	oldWritten uint32           // the version that STATE_DB has
@@ -45,6 +46,7 @@ type linkRow struct {
 	upSeen      bool   // it was running at some time: from then on a loss of carrier is a flap
 	carrierDown uint32 // the kernel's count at the last message
 	hasCarrier  bool
+	orphan      bool // it had one in a namespace that was made again, and is not known to have one in the new
 }
 
 // goneFlapsMax is how many ports that are gone are remembered for their flap counts.
@@ -288,7 +290,7 @@ func (t *linkTable) written(version uint32) { t.oldWritten = version }
 // leftovers are the old interfaces.
 func (t *linkTable) leftovers() (all leftovers) {
 	for index, name := range t.old {
-		all = append(all, leftover{index, name})
+		all = append(all, leftover{index, name, t.netns})
 	}
 	sort.SliceStable(all, func(i, j int) bool { return all[i].index < all[j].index })
 	return all
@@ -323,10 +325,16 @@ func (t *linkTable) interfaceOf(p *port) (index int32, state portState) {
 // their deletions were lost.
 func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port) {
 	t.all(func(p *port) {
-		if row := t.rows.of(p); row.index != 0 && !mentioned(row.index) {
+		row := t.rows.of(p)
+		switch {
+		case row.orphan:
+			row.orphan = false
+		case row.index != 0 && !mentioned(row.index):
 			t.unlink(p)
-			gone = append(gone, p)
+		default:
+			return
 		}
+		gone = append(gone, p)
 	})
 	for index := range t.old {
 		if !mentioned(index) {
@@ -336,11 +344,33 @@ func (t *linkTable) dropMissing(mentioned func(index int32) bool) (gone []*port)
 	return gone
 }
 
+// within sets the links' network namespace.
+func (t *linkTable) within(home netNSID) { t.netns = home.inode }
+
+// anew forgets every ifindex: the links are another namespace's, and what is there came into being with it. It returns
+// the ports that had an interface, which the next whole listing says of whether they have one.
+func (t *linkTable) anew(home netNSID) (orphans []*port) {
+	t.within(home)
+	t.all(func(p *port) {
+		if row := t.rows.of(p); row.index != 0 {
+			t.unlink(p)
+			row.orphan = true
+			orphans = append(orphans, p)
+		}
+	})
+	for index := range t.old {
+		t.notOld(index)
+	}
+	clear(t.existing)
+	clear(t.created)
+	return orphans
+}
+
 // decideOld carries out rule 5, once: the interfaces that isOld says are left-overs lose their ports, and are ignored
 // from now on. It returns these ports.
-func (t *linkTable) decideOld(isOld func(index int32, name string) bool) (dismissed []*port) {
+func (t *linkTable) decideOld(isOld func(leftover) bool) (dismissed []*port) {
 	for index, name := range t.existing {
-		if isOld(index, name) {
+		if isOld(leftover{index, name, t.netns}) {
 			t.old[index] = name
 		}
 	}

@@ -153,10 +153,21 @@ func (l *listing) done(interrupted bool, now time.Time) {
 	l.want(&l.m.resyncInterrupted, now, 5*l.calm.next(l.random)) // half a second to five
 }
 
+// anew begins anew, for links of another namespace: what was listed, or heard, says nothing any more.
+func (l *listing) anew(now time.Time) {
+	l.underWay, l.whole, l.interrupted = false, false, 0
+	l.failures, l.calm = backoff{}, backoff{}
+	clear(l.lines)
+	clear(l.news)
+	l.want(&l.m.resyncNamespace, now, 0)
+	l.due = &l.m.resyncNamespace
+}
+
 // tells says that what no listing and no message has mentioned does not exist.
 func (l *listing) tells() bool { return l.whole && !l.owed() }
 
 // owed says that one is due or under way because messages were lost, or because one before was not whole.
 func (l *listing) owed() bool {
-	return l.due != nil && l.due != &l.m.resyncReconcile || l.underWay && l.reason == &l.m.resyncOverrun
+	return l.due != nil && l.due != &l.m.resyncReconcile ||
+		l.underWay && (l.reason == &l.m.resyncOverrun || l.reason == &l.m.resyncNamespace)
 }

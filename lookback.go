@@ -22,23 +22,33 @@ type startFacts struct {
 
 // LookBack reads what the run before left. It decides about a warm start, and counts it: call it once a start.
 func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFacts, err error) {
-	asked := d.signalCommands(ctx)
-	if err := pipeline(ctx, d.m, d.appl, asked); err != nil {
-		return f, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+	f, warm, err := d.lookBack(ctx, ports)
+	if err != nil {
+		return f, err
 	}
-	f.signals = signalsFrom(asked)
-	entries, warm := d.entryCommands(ctx, ports), d.warmCommands(ctx)
-	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
-	if err := pipeline(ctx, d.m, d.state, held); err != nil {
-		return f, fmt.Errorf("read what the run before left in STATE_DB: %w", err)
-	}
-	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
-	f.split = d.applAddr.server() != d.cfgAddr.server()
-	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
-	if f.warm, err = d.decideWarmStart(ctx, warm); err != nil || !f.warm || f.old == nil || len(f.old.indexes) == 0 {
+	if f.warm, err = d.decideWarmStart(ctx, warm); err != nil || !f.warm || f.old == nil || len(f.old.byIndex) == 0 {
 		return f, err
 	}
 	// A warm start makes current what a cold one took for old, from now on, however it goes on.
 	f.old = new(recordedOld)
 	return f, d.recordOld(ctx, nil)
+}
+
+// lookBack only reads. warm is what was answered about a warm restart.
+func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFacts, warm []redis.Cmder, err error) {
+	asked := d.signalCommands(ctx)
+	if err := pipeline(ctx, d.m, d.appl, asked); err != nil {
+		return f, nil, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+	}
+	f.signals = signalsFrom(asked)
+	entries := d.entryCommands(ctx, ports)
+	warm = d.warmCommands(ctx)
+	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
+	if err := pipeline(ctx, d.m, d.state, held); err != nil {
+		return f, nil, fmt.Errorf("read what the run before left in STATE_DB: %w", err)
+	}
+	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
+	f.split = d.applAddr.server() != d.cfgAddr.server()
+	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
+	return f, warm, nil
 }

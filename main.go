@@ -48,6 +48,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		"`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
 	f.BoolVar(&o.standalone, "standalone", false,
 		"no databases: every link that matches -links is a port, and its state is in the metrics")
+	f.BoolVar(&o.observe, "observe", false, observeUsage)
 	links := f.String("links", "*",
 		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
@@ -123,6 +124,9 @@ func (o *options) validate() error {
 	}
 	if !slices.Equal(o.links, globs{"*"}) && !o.standalone {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
+	}
+	if o.observe && o.standalone {
+		return errors.New("-observe compares with databases, and with -standalone there are none: leave one out")
 	}
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)

@@ -8,7 +8,7 @@ import (
 )
 
 // checkNames are the rows of the health table, and the values of the label check.
-var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "loop", "memory", "web"}
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "loop", "memory", "web"}
 
 // ofProcess says that a row of the health table is about the process, not about a namespace.
 func ofProcess(check string) bool { return check == "memory" || check == "web" }
@@ -49,6 +49,7 @@ type metrics struct {
 	ignoredName, ignoredBridge, ignoredTeam                                      counter
 	ignoredOld, ignoredMaster                                                    counter
 	resyncStart, resyncOverrun, resyncFailed, resyncInterrupted, resyncReconcile counter
+	resyncNamespace                                                              counter
 	repairChanged, repairLost, repairStale, repairLate                           counter
 	redisCommands, redisErrors, redisReconnects                                  counter
 	portsConfigured, portsPresent                                                gauge
@@ -119,7 +120,7 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 		{"portsyncd_netlink_malformed_total", counterKind, nil, "Messages dropped because they made no sense or did not come from the kernel.", &m.malformed},
 		{"portsyncd_netlink_overruns_total", counterKind, nil, "Times the kernel had to drop link messages because they were not read in time.", &m.overruns},
 		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", m.byLabel("reason", map[string]*counter{
-			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "reconcile": &m.resyncReconcile})},
+			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "namespace": &m.resyncNamespace, "reconcile": &m.resyncReconcile})},
 		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", m.byLabel("kind", map[string]*counter{
 			"changed": &m.repairChanged, "lost": &m.repairLost, "stale": &m.repairStale, "late_port": &m.repairLate})},
 		{"portsyncd_recorder_events_total", counterKind, []string{"cause"}, "What the flight recorder took down of ports, by cause.", m.recordedVector()},

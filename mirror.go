@@ -35,6 +35,7 @@ type syncOptions struct {
 	random    random            // for jitter; nil: the library's
 	noFabric  bool              // an ASIC whose switch_type is fabric has no ports: errFabric
 	recorder  *recorder         // takes down what happens; nil: nobody does
+	observe   bool              // compare only: another portsyncd writes
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -56,8 +57,11 @@ type mirror struct {
 	compare comparison
 	warm    warmRestart
 	courier courier
+	differ  divergence // of an observer
 	record  *recorder
 
+	away      error     // why no namespace has the name of the links', nil: one has
+	nextHome  time.Time // when that is looked at again
 	at        time.Time // when the messages at hand were received
 	begun     time.Time
 	nextCheck time.Time
@@ -77,7 +81,8 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 	return mirror{
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
 		pings: make(chan struct{}, 1),
-		start: start{m: m, log: log}, links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
+		start: start{m: m, log: log, observes: o.observe},
+		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
@@ -88,6 +93,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 // wake is what comes before everything else: the first listing is asked for.
 func (s *mirror) wake() {
 	s.begun = s.now()
+	s.links.within(s.source.Home())
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{})
@@ -143,6 +149,9 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	if h.appeared {
 		s.start.saw(h.port)
 	}
+	if s.options.observe {
+		s.differ.hear(h.port)
+	}
 }
 
 // take has it taken down.
@@ -169,6 +178,9 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 	}
 	s.listing.done(interrupted, now)
 	if !interrupted {
+		if s.away == nil {
+			s.status.homeless("")
+		}
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
@@ -261,9 +273,11 @@ func (s *mirror) settle() {
 
 // forget drops a port that is neither configured nor in the kernel, and of which nothing has to be written.
 func (s *mirror) forget(p *port) {
-	if index, _ := s.links.interfaceOf(p); index != 0 || s.start.configured(p) || !s.outbox.idle(p) {
+	if index, _ := s.links.interfaceOf(p); index != 0 || s.start.configured(p) || !s.outbox.idle(p) ||
+		s.differ.differs(p) {
 		return
 	}
+	s.differ.forget(p)
 	s.start.forget(p)
 	s.outbox.forget(p)
 	s.compare.forget(p)
@@ -302,6 +316,9 @@ func (s *mirror) distrust() {
 // applChanged takes what is heard of a port's entry in APPL_DB. One that is not known is asked for when its interface
 // appears.
 func (s *mirror) applChanged(c applChange) {
+	if s.options.observe && (c.port == portConfigDone || c.port == portInitDone) {
+		s.compare.askSignals()
+	}
 	p := s.links.known(c.port)
 	if p == nil {
 		return

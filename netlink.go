@@ -39,9 +39,14 @@ type linkSource interface {
 	Pause(d time.Duration)
 	// Wake ends a Wait, now or the next one. Any goroutine may call it.
 	Wake()
-	// SetDown sets links administratively down and blocks until the kernel did, calling failed for each that
-	// it would not. Any goroutine may call it.
-	SetDown(indexes []int32, failed func(index int32, err error))
+	// SetDown sets links of a namespace administratively down and blocks until the kernel did, calling failed for each
+	// that it would not: for all of them if the name is another namespace's by now. Any goroutine may call it.
+	SetDown(home netNSID, indexes []int32, failed func(index int32, err error))
+	// Home is the namespace that the messages come from.
+	Home() netNSID
+	// Follow looks which namespace has the name. If it is another one than Home, messages come from there from now on,
+	// and nothing that an ifindex stood for before means anything (moved). An error says that there is none.
+	Follow() (moved bool, err error)
 }
 
 const (
@@ -52,11 +57,11 @@ const (
 
 // kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine.
 type kernelLinks struct {
+	linkSockets
 	netns    string
-	sub      int // the subscription
-	req      int // dump requests
-	event    int // eventfd behind Wake
-	timer    int // timerfd that ends a Wait
+	observe  bool // set nothing down
+	event    int  // eventfd behind Wake
+	timer    int  // timerfd that ends a Wait
 	timerAt  time.Time
 	poll     int // epoll instance of all of these
 	poller   *os.File
@@ -64,7 +69,8 @@ type kernelLinks struct {
 	look     func(fd uintptr) bool
 	ready    [4]unix.EpollEvent
 	count    [8]byte // what an eventfd or timerfd says
-	rcvbuf   int     // bytes the kernel granted
+	asked    int     // bytes of receive buffer,
+	rcvbuf   int     // and what the kernel granted
 	errors   int     // of the subscription since it was last read to its end
 	parsed   linkMessage
 	dumpSeq  uint32
@@ -80,20 +86,12 @@ type kernelLinks struct {
 // openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own.
 // buffer is the size in bytes to ask for the receive buffer.
 func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
-	k := &kernelLinks{netns: netns, sub: -1, req: -1, event: -1, timer: -1, buffers: new(bufferShare)}
-	err := inNetNS(netns, func() (err error) {
-		if k.sub, err = openNetlink(unix.RTMGRP_LINK, unix.SOCK_NONBLOCK); err != nil {
-			return fmt.Errorf("subscribe to link messages: %w", err)
-		}
-		if k.req, err = openNetlink(0, unix.SOCK_NONBLOCK); err != nil {
-			return fmt.Errorf("open a netlink socket for requests: %w", err)
-		}
-		return nil
-	})
-	if err == nil {
-		err = k.openPoll()
+	k := &kernelLinks{netns: netns, event: -1, timer: -1, asked: buffer, buffers: new(bufferShare)}
+	var err error
+	if k.linkSockets, err = openLinkSockets(netns); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	if err := k.openPoll(); err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -130,30 +128,6 @@ func (k *kernelLinks) openPoll() (err error) {
 	return err
 }
 
-// openNetlink opens a NETLINK_ROUTE socket bound to multicast groups (a bit mask) in the calling thread's namespace.
-func openNetlink(groups uint32, flags int) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, unix.NETLINK_ROUTE)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		unix.Close(fd)
-		return -1, os.NewSyscallError("bind", err)
-	}
-	// Linux 4.20 and later check requests strictly, and then honour RTEXT_FILTER_SKIP_STATS; older ones need neither.
-	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	return fd, nil
-}
-
-// setReceiveBuffer asks for a receive buffer, beyond net.core.rmem_max if we may, and returns what the kernel granted.
-func setReceiveBuffer(fd, size int) int {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
-	}
-	granted, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	return granted
-}
-
 // awaitKernelLinks is openKernelLinks for a namespace that is not there yet: it looks for it until ctx ends.
 func awaitKernelLinks(ctx context.Context, netns string, buffer int) (*kernelLinks, error) {
 	look := time.NewTicker(netNSPause)
@@ -175,7 +149,8 @@ func (k *kernelLinks) Close() {
 	if k.poller != nil {
 		_ = k.poller.Close()
 	}
-	for _, fd := range []int{k.sub, k.req, k.event, k.timer} {
+	k.linkSockets.close()
+	for _, fd := range []int{k.event, k.timer} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

@@ -360,7 +360,7 @@ func TestSetDownReportsWhatFailed(t *testing.T) {
 	sink := &indexes{collector: new(collector), of: index}
 	s.receive(k, sink, "the dump's end", func() bool { return sink.dumpEnds > 0 })
 	failed := map[int32]error{}
-	k.SetDown([]int32{99999, index["Ethernet0"]}, func(i int32, err error) { failed[i] = err })
+	k.SetDown(k.Home(), []int32{99999, index["Ethernet0"]}, func(i int32, err error) { failed[i] = err })
 	if len(failed) != 1 || !errors.Is(failed[99999], unix.ENODEV) || s.adminUp("Ethernet0") {
 		t.Errorf("failures %v; Ethernet0 up: %v", failed, s.adminUp("Ethernet0"))
 	}

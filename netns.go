@@ -13,20 +13,43 @@ import (
 
 const netnsUsage = "network namespace of the links: a `name` under /run/netns, or a path"
 
-// inNetNS runs open in a network namespace, on a thread of its own so that the rest of the process stays where it is.
-func inNetNS(netns string, open func() error) error {
+// netNSID tells one network namespace from another. The zero value is our own.
+type netNSID struct{ device, inode uint64 }
+
+// netNSPath is the file of a namespace.
+func netNSPath(netns string) string {
+	if strings.Contains(netns, "/") {
+		return netns
+	}
+	return "/run/netns/" + netns
+}
+
+// netNSOf is the namespace that has a name by now.
+func netNSOf(netns string) (id netNSID, err error) {
+	var s unix.Stat_t
+	if err := unix.Stat(netNSPath(netns), &s); err != nil {
+		return id, netNSError(netns, os.NewSyscallError("stat", err))
+	}
+	return idOf(&s), nil
+}
+
+func idOf(s *unix.Stat_t) netNSID { return netNSID{uint64(s.Dev), s.Ino} }
+
+// inNetNS runs open in a network namespace, on a thread of its own so that the rest of the process stays where it is,
+// and tells it which one that is.
+func inNetNS(netns string, open func(here netNSID) error) error {
 	if netns == "" {
-		return open()
+		return open(netNSID{})
 	}
-	path := netns
-	if !strings.Contains(netns, "/") {
-		path = "/run/netns/" + netns
-	}
-	there, err := os.Open(path)
+	there, err := os.Open(netNSPath(netns))
 	if err != nil {
 		return netNSError(netns, err)
 	}
 	defer there.Close()
+	var s unix.Stat_t
+	if err := unix.Fstat(int(there.Fd()), &s); err != nil {
+		return netNSError(netns, os.NewSyscallError("fstat", err))
+	}
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked unless it is back home: a thread that is not dies with the goroutine
@@ -40,7 +63,7 @@ func inNetNS(netns string, open func() error) error {
 			result <- netNSError(netns, os.NewSyscallError("setns", err))
 			return
 		}
-		err = open()
+		err = open(idOf(&s))
 		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
@@ -63,6 +86,9 @@ func netNSError(netns string, err error) error {
 	}
 	return fmt.Errorf("%w: -netns %s: %w", kind, netns, err)
 }
+
+// errMoved says that a name is another namespace's by now.
+var errMoved = errors.New("the network namespace was made again")
 
 // netNSPause is the time between looks for a namespace that is not there: its interfaces are made right after it, and
 // those there are when it is found count as old.

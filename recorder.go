@@ -107,7 +107,9 @@ func (r *recorder) list() {
 		}
 	}
 	r.idle = append(r.idle, named...)
-	_ = unix.Madvise(r.image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
+	if r.file != nil {
+		_ = unix.Madvise(r.image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
+	}
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.

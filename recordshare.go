@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 
 // trim gives the pages of the image back: what is in them stays in the file. Anybody may call it.
 func (r *recorder) trim() {
-	if !r.off() {
+	if !r.off() && r.file != nil {
 		_ = unix.Madvise(r.image, unix.MADV_DONTNEED)
 	}
 }

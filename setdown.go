@@ -7,11 +7,17 @@ import (
 )
 
 // Setting old interfaces down (SONIC.md, rule 5), over a socket of its own and beside the loop: the kernel takes its
-// time.
+// time. A socket stays in the namespace that it was opened in, whatever becomes of the name meanwhile.
 
-func (k *kernelLinks) SetDown(indexes []int32, failed func(index int32, err error)) {
+func (k *kernelLinks) SetDown(home netNSID, indexes []int32, failed func(index int32, err error)) {
 	var fd int
-	err := inNetNS(k.netns, func() (err error) {
+	err := inNetNS(k.netns, func(here netNSID) (err error) {
+		if k.observe {
+			return errObserves
+		}
+		if here != home { // whose links have the same ifindexes
+			return errMoved
+		}
 		fd, err = openNetlink(0, 0)
 		return err
 	})

@@ -87,7 +87,7 @@ func (w *world) happen(h happening) {
 	case "confighang", "configstop":
 		w.configTrouble(h, name)
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
-		"vandal", "listing", "cutwatch":
+		"vandal", "listing", "cutwatch", "netns":
 		w.harm(h, name)
 	default:
 		if l != nil {
@@ -308,6 +308,9 @@ func (w *world) harm(h happening, name string) {
 			return
 		}
 	}
+	if d := w.daemon; h.what == "netns" && (d == nil || !d.publishing) { // as at any start
+		return
+	}
 	if h.what == "warm" && !w.signal(portConfigDone) { // nothing to restart warm
 		return
 	}
@@ -357,7 +360,34 @@ func (w *world) harm(h happening, name string) {
 		}
 	case "cutwatch":
 		w.cutWatch()
+	case "netns":
+		w.remake(h)
 	}
+}
+
+// remake makes the namespace again, after a time in which there is none, and with interfaces for the ports that had
+// some, whose ifindexes are other ports' of before.
+func (w *world) remake(h happening) {
+	names := slices.Sorted(maps.Keys(w.orch))
+	names = slices.DeleteFunc(names, func(name string) bool { l := w.kernel.named(name); return l == nil || l.old })
+	for name := range w.seen {
+		w.unsure[name] = true // what was seen before says nothing, and the daemon may have found out or not
+	}
+	w.kernel.remake()
+	w.remade, w.kernel.away = true, h.b%2 == 0
+	w.spawn("namespace", 0, func() {
+		w.nap(time.Duration(h.b) * 3 * time.Second)
+		w.kernel.away = false
+	})
+	if h.a%2 == 0 {
+		slices.Reverse(names)
+	}
+	w.spawn("syncd", 0, func() {
+		for _, name := range names {
+			w.nap(time.Duration(1+h.b) * 200 * time.Millisecond)
+			w.kernel.create(name, 0, unix.IFF_UP|unix.IFF_RUNNING)
+		}
+	})
 }
 
 // intake changes a link while the databases do not answer, and looks whether the daemon takes the news in.
@@ -527,6 +557,7 @@ func (w *world) heal() {
 	}
 	s := w.server
 	s.down, s.hangs, s.condition, s.faults = false, false, "", nil
+	w.kernel.away = false
 	w.config.down, w.config.hangs = false, false
 	if w.daemon == nil || w.daemon.ended {
 		w.begin()
@@ -537,6 +568,9 @@ func (w *world) heal() {
 		soon := 5 * time.Second
 		if w.m.overruns.Load() > 0 {
 			soon = 12 * time.Second // pauses between listings in a storm, and after interrupted ones
+		}
+		if w.remade { // a beat finds it
+			soon += 2 * time.Second
 		}
 		w.sleep(pause{until: w.now.Add(soon)})
 		w.check()

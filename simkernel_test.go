@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,6 +26,8 @@ type simKernel struct {
 	links map[int32]*simLink
 	last  int32 // ifindex given out
 	base  int   // grows with every link that comes or goes: what a listing is interrupted by
+	home  netNSID
+	away  bool // the namespace has no name for now
 
 	kinds map[string]string // of links by name: what creates them
 
@@ -47,6 +50,8 @@ type simSocket struct {
 	torn      int    // so many listings are interrupted, and skip links, yet no left-over: only listings tell of those
 	forbidden func(index int32)
 	spins     int // reads since the last wait
+	home      netNSID
+	dead      []*simLink // the links of home, if that is not the kernel's any more
 }
 
 // simMessage is a message with a name of its own.
@@ -101,6 +106,10 @@ func (k *simKernel) tell(l *simLink, change func(*linkMessage)) {
 	}
 	for _, s := range k.sockets {
 		switch {
+		case s.home != k.home:
+			if m.created && k.lostNews != nil {
+				k.lostNews(l)
+			}
 		case s.congested || len(s.queue) >= s.room:
 			s.overrun, s.congested = true, true
 			if m.created && k.lostNews != nil {
@@ -215,9 +224,28 @@ func (k *simKernel) rename(l *simLink, name string) {
 	}
 }
 
+// remake makes the namespace again: its links are gone, and who listens to the old one is not told.
+func (k *simKernel) remake() {
+	links := k.sorted()
+	for _, s := range k.sockets {
+		if s.home == k.home {
+			s.dead = links
+		}
+	}
+	clear(k.links)
+	k.home.inode++
+	k.last, k.base = 1, k.base+1
+	k.say("the namespace is made again")
+	if k.onGone != nil {
+		for _, l := range links {
+			k.onGone(l)
+		}
+	}
+}
+
 // subscribe opens a subscription with room for so many messages.
 func (k *simKernel) subscribe(room int) *simSocket {
-	s := &simSocket{k: k, room: room}
+	s := &simSocket{k: k, room: room, home: k.home}
 	k.sockets = append(k.sockets, s)
 	return s
 }
@@ -304,6 +332,9 @@ func (s *simSocket) fill(d *simDump) {
 	d.torn = d.torn || d.base != s.k.base
 	d.filled = d.filled[:0]
 	links := s.k.sorted()
+	if s.home != s.k.home {
+		links = s.dead
+	}
 	for _, l := range links[min(d.at, len(links)):] {
 		if len(d.filled) == simDumpBatch {
 			return
@@ -347,11 +378,31 @@ func (s *simSocket) Wait(d time.Duration) error {
 func (s *simSocket) Pause(d time.Duration) { s.k.sleep(pause{until: s.k.now.Add(d)}) }
 func (s *simSocket) Wake()                 { s.woken = true }
 
-func (s *simSocket) SetDown(indexes []int32, failed func(int32, error)) {
+func (s *simSocket) Home() netNSID { return s.home }
+
+var errSimAway = errors.New("no such namespace")
+
+func (s *simSocket) Follow() (moved bool, err error) {
+	switch {
+	case s.k.away:
+		return false, errSimAway
+	case s.home == s.k.home:
+		return false, nil
+	}
+	s.k.say("the sockets are opened anew")
+	s.home, s.dead, s.dump = s.k.home, nil, nil
+	s.queue, s.overrun, s.congested = nil, false, false
+	return true, nil
+}
+
+func (s *simSocket) SetDown(home netNSID, indexes []int32, failed func(int32, error)) {
 	for _, index := range indexes {
 		s.k.nap(2 * time.Millisecond)
 		l := s.k.links[index]
 		switch {
+		case home != s.k.home:
+			failed(index, errMoved)
+			continue
 		case l == nil:
 			failed(index, unix.ENODEV)
 			continue

@@ -53,6 +53,7 @@ type world struct {
 	doubtful bool              // something happened after which an identical write is no fault
 	silent   bool              // something happened that only a comparison can find
 	again    bool              // the signals may come again
+	remade   bool              // the namespace was made again
 	excused  bool              // the run shows nothing any more
 	broken   string            // the first invariant that did not hold
 	writes   int

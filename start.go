@@ -81,7 +81,9 @@ type start struct {
 	sent   uint32        // how often it was sent
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
-	again bool
+	again    bool
+	observes bool // another portsyncd announces
+	moved    bool // the network namespace was made again: every configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -115,7 +117,7 @@ func (s *start) on(e startEvent) bool {
 
 // show puts the state into the metrics.
 func (s *start) show() {
-	s.m.portConfigDone.SetBool(s.running() && s.state != reannouncing)
+	s.m.portConfigDone.SetBool(s.running() && s.state != reannouncing && (!s.observes || s.facts.configDone))
 	s.m.portInitDone.SetBool(s.done())
 }
 
@@ -150,13 +152,14 @@ func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
 // mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB
 // had them when it began.
 func (s *start) mayAnnounce() bool {
-	return s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone)
+	return !s.observes && (s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone))
 }
 
 // owesInitDone says that PortInitDone is to be sent: every configured port's interface was seen. Which are configured
 // is not known while CONFIG_DB is to be read again: a listing that is interrupted can take the start many seconds.
 func (s *start) owesInitDone(now time.Time) bool {
-	return s.state == publishing && (s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
+	return !s.observes && s.state == publishing &&
+		(s.unseen == 0 && !s.look && !s.looking || s.again) && !now.Before(s.rest)
 }
 
 // refusedInitDone notes that APPL_DB refuses the signal's key; the ports do not wait for that.
@@ -206,7 +209,7 @@ func (s *start) configuredPorts() []portConfig { return s.config.ports }
 // lost notes that APPL_DB has lost the signals. What a restarted daemon found of PortInitDone counts like its own.
 func (s *start) lost() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
-	s.again = s.again || s.done() || s.facts.initDone && !s.facts.warm
+	s.again = !s.moved && (s.again || s.done() || s.facts.initDone && !s.facts.warm)
 	s.on(signalsLost)
 }
 
@@ -216,12 +219,16 @@ func (s *start) compare(found signals) (lost bool) {
 	if !found.known {
 		return false
 	}
+	if s.observes {
+		s.watch(found)
+		return false
+	}
 	if !found.configDone {
 		return s.mayAnnounce()
 	}
 	if s.done() && !found.initDone {
 		s.log.Warn("APPL_DB has lost PortInitDone: sending it again")
-		s.again = true
+		s.again = !s.moved
 		s.on(initDoneLost)
 	}
 	if s.state == publishing && found.initDone && !s.facts.warm { // it was sent, and the answer lost
@@ -232,6 +239,18 @@ func (s *start) compare(found signals) (lost bool) {
 		s.wantLook(false)
 	}
 	return false
+}
+
+// watch takes what another portsyncd has sent.
+func (s *start) watch(found signals) {
+	s.facts.signals = found
+	switch {
+	case s.state == publishing && found.initDone:
+		s.on(initDoneSent)
+	case s.done() && !found.initDone:
+		s.on(initDoneLost)
+	}
+	s.show()
 }
 
 // told notes that ports and PortConfigDone are in APPL_DB, and were read at the same time.
@@ -260,7 +279,7 @@ func (s *start) decided(now time.Time) {
 // orchagent goes by it. What CONFIG_DB has is not known while it is to be read again. A warm start sends none while
 // orchagent may still be going by the one that is there.
 func (s *start) wrongCount(now time.Time) bool {
-	return (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
+	return !s.observes && (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
 		len(s.config.ports) != s.count
 }
 
@@ -352,18 +371,30 @@ func (s *start) saw(p *port) {
 	s.unseen--
 }
 
+// anew is for a network namespace that was made again: no port has an interface, whatever was seen before.
+func (s *start) anew(all func(func(*port))) {
+	s.again, s.moved = false, true
+	all(func(p *port) {
+		if row := s.rows.of(p); row.configured && row.seen {
+			row.seen = false
+			p.series.pending.Set(1)
+			s.unseen++
+		}
+	})
+}
+
 func (s *start) forget(p *port) { s.rows.drop(p) }
 
 // startMode is what a start does, and why.
 type startMode struct {
-	old       func(index int32, name string) bool // which existing interfaces are left-overs
-	announce  bool                                // ports and signals go to APPL_DB
-	cold      bool                                // the databases hold nothing of this run of the switch
+	old       func(leftover) bool // which existing interfaces are left-overs
+	announce  bool                // ports and signals go to APPL_DB
+	cold      bool                // the databases hold nothing of this run of the switch
 	what, why string
 }
 
-func every(int32, string) bool { return true }
-func none(int32, string) bool  { return false }
+func every(leftover) bool { return true }
+func none(leftover) bool  { return false }
 
 // mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon
 // was restarted: a cold start of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md,
@@ -374,6 +405,10 @@ func (s *start) mode(option string) startMode {
 	// only announced, nothing published: old ones may still be there
 	restarted := f.initDone || f.configDone && len(f.held) > 0
 	switch {
+	case s.observes && f.old != nil:
+		return startMode{old: f.old.has, what: "adopted", why: "-observe: STATE_DB has which interfaces are old"}
+	case s.observes:
+		return startMode{old: none, what: "adopted", why: "-observe"}
 	case f.warm:
 		return startMode{old: none, what: "adopted", why: "warm restart"}
 	case option == "down":

@@ -45,6 +45,9 @@ type outcome struct {
 	written bool   // an HSET was sent and acknowledged
 	same    bool   // STATE_DB held this state already
 	found   string // what STATE_DB held, if it was read and is not as it should be
+	// of an observer: the entry was looked at, or need not be, and how it differs; empty: it does not
+	compared bool
+	differs  string
 }
 
 // flush is one round trip's worth of work for the databases.
@@ -63,6 +66,14 @@ type flush struct {
 	missing bool     // out: not all of confirm are in APPL_DB
 	listed  []string // out
 	found   signals  // out, if asked for and answered
+}
+
+// begin takes away what came of it last time.
+func (f *flush) begin() {
+	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
+	for _, w := range f.writes {
+		w.outcome = outcome{}
+	}
 }
 
 // wanted says that a port's state is to be published, as far as is known by now.
@@ -222,7 +233,7 @@ func (d *sonicDB) pushedKey() string { return startRows + d.stateAddr.separator 
 func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
 	words := make([]string, len(old))
 	for i, o := range old {
-		words[i] = fmt.Sprintf("%d:%s", o.index, o.name)
+		words[i] = o.String()
 	}
 	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
@@ -245,11 +256,10 @@ func (d *sonicDB) recalledOld(answer redis.Cmder) *recordedOld {
 	if !whole {
 		return nil
 	}
-	r := &recordedOld{make(map[int32]string)}
+	r := &recordedOld{make(map[int32]leftover)}
 	for word := range strings.FieldsSeq(indexes) {
-		number, name, _ := strings.Cut(word, ":")
-		if index, err := strconv.ParseInt(number, 10, 32); err == nil {
-			r.indexes[int32(index)] = name
+		if old, err := parseLeftover(word); err == nil {
+			r.byIndex[old.index] = old
 		}
 	}
 	return r

@@ -185,7 +185,7 @@ func TestStatusPrintsNoControlCharacters(t *testing.T) {
 }
 
 // ask is a request to a daemon's API over TCP.
-func ask(t *testing.T, d *switchtest.Daemon, method, path string) (code int, body string) {
+func ask(t testing.TB, d *switchtest.Daemon, method, path string) (code int, body string) {
 	t.Helper()
 	request, err := http.NewRequest(method, "http://"+d.Metrics+path, nil)
 	must(t, err)

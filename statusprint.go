@@ -34,6 +34,7 @@ var remedies = [...][2]string{
 	{"redis", "see that the server runs and answers: redis-cli ping"},
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
+	{"differs", "portsyncd diff says what all sources have; see that the portsyncd that writes runs"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
 	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},
@@ -70,6 +71,9 @@ func (s *statusAnswer) text(colours bool) string {
 		p.line(colourOf(r.Level), "  %s: %s; %s", qualified(r.Namespace, r.Check), r.Reason, remedy(r.Check))
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
+	if s.Role == roleObserver {
+		p.line("", "role           observer, which writes nothing; %s", describeDaemons(s.Writers))
+	}
 	if s.Standalone {
 		p.line("", "databases      none: -standalone")
 	} else {

@@ -127,8 +127,13 @@ func (s *syncer) post(fn func()) {
 // messages wait (more): after an overrun those are older than what was lost, and must not pass for news that is newer
 // than the listing.
 func (s *syncer) advance(now time.Time, more bool) time.Duration {
-	wait := s.beat(now)
-	wait = min(wait, s.advanceListing(now, more))
+	wait := min(s.beat(now), s.advanceHome(now))
+	if s.listing.isDue(now) {
+		s.home(now)
+	}
+	if s.away == nil {
+		wait = min(wait, s.advanceListing(now, more))
+	}
 	s.m.queueDepth.Set(float64(s.outbox.unwritten()))
 	s.status.turn(now, s.outbox.oldest())
 	if s.openDB == nil {
@@ -146,12 +151,13 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 
 // beat carries out what happens at every beat, and returns how long it is to the next one.
 func (s *syncer) beat(now time.Time) time.Duration {
-	wait := untilBeat(now)
 	if now.Before(s.nextBeat) {
-		return wait
+		return s.nextBeat.Sub(now)
 	}
+	wait := untilBeat(now)
 	s.nextBeat = now.Add(wait)
 	s.status.beat()
+	s.home(now)
 	select {
 	case s.pings <- struct{}{}:
 	default:
@@ -218,8 +224,8 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	wait = min(wait, s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
-	signal := s.start.owesInitDone(now)
+	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
+	signal := s.start.owesInitDone(now) && s.home(now) && s.start.owesInitDone(now)
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()
 	}

@@ -20,14 +20,24 @@ import (
 type still struct {
 	dumps int
 	down  []int32
+	home  netNSID // of the namespace that has the name
+	heard netNSID // of the sockets
 }
 
-func (*still) Receive(linkSink) (bool, error)                  { return false, nil }
-func (s *still) StartDump() error                              { s.dumps++; return nil }
-func (*still) Wait(time.Duration) error                        { return nil }
-func (*still) Pause(time.Duration)                             {}
-func (*still) Wake()                                           {}
-func (s *still) SetDown(indexes []int32, _ func(int32, error)) { s.down = append(s.down, indexes...) }
+func (*still) Receive(linkSink) (bool, error) { return false, nil }
+func (s *still) StartDump() error             { s.dumps++; return nil }
+func (*still) Wait(time.Duration) error       { return nil }
+func (*still) Pause(time.Duration)            {}
+func (*still) Wake()                          {}
+func (s *still) SetDown(_ netNSID, indexes []int32, _ func(int32, error)) {
+	s.down = append(s.down, indexes...)
+}
+func (s *still) Home() netNSID { return s.heard }
+func (s *still) Follow() (bool, error) {
+	moved := s.heard != s.home
+	s.heard = s.home
+	return moved, nil
+}
 
 // mapDB is a database in memory that notes what is done to it.
 type mapDB struct {

@@ -16,6 +16,7 @@ type options struct {
 	netns      string
 	dbGlobal   string
 	standalone bool
+	observe    bool
 	links      globs
 	listen     addresses
 	control    string
@@ -53,6 +54,7 @@ func (d *daemon) one(ctx context.Context, start func(b *box) (stop func())) erro
 	}
 	u := &unit{m: d.m, health: d.health, log: d.log.Logger,
 		look: diffOptions{dbConfig: o.dbConfig, netns: o.netns}}
+	u.observes(o.observe)
 	u.record = d.openRecorder(u, o.recorder)
 	defer start(newBox(u))()
 	return d.mirror(ctx, u, source, noLinks, d.log.Follow)
@@ -84,16 +86,23 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		u.health.await(nil)
 	}
 	defer source.Close()
-	source.status, source.buffers = u.health, &d.buffers
+	source.status, source.buffers, source.observe = u.health, &d.buffers, o.observe
+	if o.observe {
+		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
+			describeDaemons(u.daemons.find(time.Now())))
+	}
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
-		noFabric: u.namespace != ""}
+		noFabric: u.namespace != "", observe: o.observe}
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	var opened atomic.Pointer[sonicDB]
 	openDB := func(slow func()) (database, error) {
 		db, err := openSonicDB(config, u.m, slow)
 		opened.Store(db)
+		if err == nil && o.observe {
+			return observed(db), nil
+		}
 		return db, err
 	}
 	defer func() {

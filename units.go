@@ -142,6 +142,7 @@ func (s *several) newUnit(r *runningUnit) *unit {
 	u := &unit{namespace: r.name, m: newUnitMetrics(s.m, r.name), log: s.log.With("namespace", r.name),
 		health: &health{beats: s.health.beats, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
+	u.observes(s.options.observe)
 	s.mu.Lock()
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()

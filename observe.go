@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// An observer: it runs beside the portsyncd that writes, reads what that one writes, and tells what differs. That it
+// writes nothing is held in three places, of which each would be enough: the loop asks for nothing that is written, its
+// database is this one, and its connections refuse whatever is no reading.
+
+const observeUsage = "read, compare and tell: nothing is written to a database or set down, " +
+	"and another portsyncd does the work"
+
+// errObserves is what an observer answers to what would change something.
+var errObserves = errors.New("-observe: nothing is changed")
+
+// readingConn is a connection that only reads. What it refuses is not sent, nor is what goes along with it.
+type readingConn struct{ redisConn }
+
+// reads are the commands that it lets through; of scripts it is the one that reads CONFIG_DB.
+var reads = []string{"config get", "exists", "get", "hget", "hgetall", "hkeys", "hmget", "scan"}
+
+func (c readingConn) Exec(ctx context.Context, commands []redis.Cmder) error {
+	for _, command := range commands {
+		if !onlyReads(command.Args()) {
+			err := fmt.Errorf("%w: %v is refused", errObserves, command.Args()[0])
+			for _, all := range commands {
+				all.SetErr(err)
+			}
+			return err
+		}
+	}
+	return c.redisConn.Exec(ctx, commands)
+}
+
+// onlyReads says that a command changes nothing.
+func onlyReads(args []any) bool {
+	name := strings.ToLower(fmt.Sprint(args[0]))
+	switch {
+	case name == "eval":
+		return len(args) > 1 && args[1] == string(readConfig)
+	case name == "config" && len(args) > 1:
+		name += " " + strings.ToLower(fmt.Sprint(args[1]))
+	}
+	for _, known := range reads {
+		if name == known {
+			return true
+		}
+	}
+	return false
+}
+
+// observedDB is the databases of an observer.
+type observedDB struct{ *sonicDB }
+
+// observed makes databases that are only read.
+func observed(d *sonicDB) *observedDB {
+	onlyRead(d)
+	return &observedDB{d}
+}
+
+// onlyRead has all connections refuse to write.
+func onlyRead(d *sonicDB) {
+	d.appl, d.config, d.state = readingConn{d.appl}, readingConn{d.config}, readingConn{d.state}
+}
+
+// LookBack takes no part in a warm restart: whoever writes counts it.
+func (d *observedDB) LookBack(ctx context.Context, ports []portConfig) (startFacts, error) {
+	f, _, err := d.lookBack(ctx, ports)
+	return f, err
+}
+
+func (d *observedDB) Announce(context.Context, []portConfig, leftovers) (a announcement, err error) {
+	return a, errObserves
+}
+
+func (d *observedDB) Recount(context.Context, int) (lost bool, err error) { return false, errObserves }
+
+func (d *observedDB) SetLogger(context.Context, logSettings) error { return errObserves }
+
+// Flush compares what it should write with what is there.
+func (d *observedDB) Flush(ctx context.Context, f *flush) error {
+	f.begin()
+	err := d.askAppl(ctx, f)
+	if readErr := d.compareState(ctx, f.writes); err == nil {
+		err = readErr
+	}
+	if err == nil && f.list {
+		f.listed, err = d.listState(ctx)
+	}
+	return err
+}
+
+// compareState reads the entries that would be written or deleted. One that is compared counts as the same: what is
+// known of the kernel is said, and differs tells the rest.
+func (d *observedDB) compareState(ctx context.Context, writes []*portWrite) error {
+	var commands []redis.Cmder
+	var read []*portWrite
+	for _, w := range writes {
+		w.compared = w.err == nil && (w.set || w.del != delNone)
+		if w.compared && (w.wanted() || !w.set) {
+			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
+			read = append(read, w)
+		}
+	}
+	if len(commands) == 0 {
+		return nil
+	}
+	err := pipeline(ctx, d.m, d.state, commands)
+	for i, w := range read {
+		if w.err = commands[i].Err(); w.err != nil {
+			w.compared = false
+			continue
+		}
+		found := commands[i].(*redis.SliceCmd).Val()
+		w.found, w.differs = strings.Join(texts(found), " "), w.difference(found)
+		w.same = w.set
+	}
+	return err
+}
+
+// difference says how an entry is not what it should be; empty: it is.
+func (w *portWrite) difference(found []any) string {
+	published := len(found) == 4 && found[0] != nil
+	switch {
+	case !w.set && published:
+		return "STATE_DB has an entry, and the interface is gone"
+	case !w.set:
+		return ""
+	case !published:
+		return "the interface exists, and STATE_DB has no entry"
+	}
+	var says []string
+	for i, f := range [...]struct{ about, right string }{{"state", "ok"}, {"oper", upDown(w.state.oper)},
+		{"admin", upDown(w.state.admin)}, {"mtu", w.mtuString()}} {
+		if found[i] != f.right {
+			has := texts(found[i : i+1])[0]
+			says = append(says, fmt.Sprintf("%s: STATE_DB has %s, right is %s", f.about, has, f.right))
+		}
+	}
+	return strings.Join(says, ", ")
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Which other portsyncd is there: what an observer can find out in /proc, which is what its own container shows.
+
+// otherDaemon is a process that mirrors the same links.
+type otherDaemon struct {
+	PID     int    `json:"pid"`
+	Command string `json:"command"`
+}
+
+// daemonFinder looks for them, at most every few seconds.
+type daemonFinder struct {
+	netns string // of our links
+	mu    sync.Mutex
+	found []otherDaemon
+	until time.Time
+}
+
+const foundFor = 5 * time.Second
+
+// find returns those that it can find.
+func (f *daemonFinder) find(now time.Time) []otherDaemon {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Before(f.until) {
+		return f.found
+	}
+	f.found, f.until = []otherDaemon{}, now.Add(foundFor)
+	home, err := netNSOf(linksOf("/proc/self", f.netns))
+	if err != nil {
+		return f.found
+	}
+	processes, _ := filepath.Glob("/proc/[1-9]*")
+	for _, folder := range processes {
+		pid, err := strconv.Atoi(filepath.Base(folder))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if comm, _ := os.ReadFile(folder + "/comm"); strings.TrimSpace(string(comm)) != appName {
+			continue
+		}
+		text, _ := os.ReadFile(folder + "/cmdline")
+		args := strings.Split(string(bytes.TrimRight(text, "\x00")), "\x00")
+		if there, err := netNSOf(linksOf(folder, flagOf(args, "netns"))); err == nil && there == home && mirrors(args) {
+			f.found = append(f.found, otherDaemon{pid, args[0]})
+		}
+	}
+	return f.found
+}
+
+// linksOf is where the links are that a process mirrors, by its -netns.
+func linksOf(process, netns string) string {
+	if netns == "" {
+		return process + "/ns/net"
+	}
+	return netns
+}
+
+// mirrors says that a command line is a daemon's that writes: not an observer's, and none of the commands.
+func mirrors(args []string) bool {
+	return !(len(args) > 1 && slices.Contains([]string{"diff", "events", "status"}, args[1])) &&
+		flagOf(args, "observe") == "" && flagOf(args, "standalone") == ""
+}
+
+// flagOf is a flag's value on a command line, "true" for one without, empty: it is not there.
+func flagOf(args []string, name string) string {
+	for i, arg := range args {
+		flag, value, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case flag != name || !strings.HasPrefix(arg, "-"):
+		case given:
+			return value
+		case i+1 < len(args) && !strings.HasPrefix(args[i+1], "-"):
+			return args[i+1]
+		default:
+			return "true"
+		}
+	}
+	return ""
+}
+
+// describeDaemons is them for people.
+func describeDaemons(all []otherDaemon) string {
+	if len(all) == 0 {
+		return "no other portsyncd is to be seen from here"
+	}
+	var texts []string
+	for _, d := range all {
+		texts = append(texts, fmt.Sprintf("process %d (%s)", d.PID, d.Command))
+	}
+	verb := " writes"
+	if len(all) > 1 {
+		verb = " write"
+	}
+	return strings.Join(texts, ", ") + verb
+}
