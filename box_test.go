@@ -171,9 +171,9 @@ func TestOneASICsTroubleIsItsOwn(t *testing.T) {
 	}
 	hurt, well := b.asics[0], b.asics[1:]
 	troubles := []struct {
-		what         string
-		begin, end   func()
-		check        string // of the one that is hurt
+		what       string
+		begin, end func()
+		check      string // of the one that is hurt
 	}{
 		{"its Redis is killed", func() { hurt.Redis[0].Stop() }, func() {
 			must(t, hurt.StartRedis())
