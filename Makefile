@@ -30,12 +30,12 @@ build:
 run: build
 	$(GO) run ./demo
 
-# The simulation plays the same 30,000 seeds each time: what a new seed finds is for make sim. The end of the output is that of the tests proper. One package at a time: there is one kernel, and a storm of one
+# The simulation plays the same 20,000 seeds each time: what a new seed finds is for make sim. The end of the output is that of the tests proper. One package at a time: there is one kernel, and a storm of one
 # package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs beside the daemon, run together at a package's end.
 test: need check fuzz dist test-arm
 	cd bench && $(GO) test -count=1 ./...
-	$(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 30000
-	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 4 -timeout 15m ./...
+	$(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 20000
+	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 6 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
 need:

@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // version is set by the linker: -X main.version=…
@@ -216,7 +214,7 @@ func serve(o *options, stderr io.Writer) error {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(parallel)
 	}
-	redis.SetLogger(quiet{})
+	hushRedis()
 	d := &daemon{options: o, log: log, m: m, health: &health{memoryLimit: uint64(o.memory),
 		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
 	several, err := d.namespaces(ctx)
