@@ -50,6 +50,11 @@ const (
 var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted",
 	"written with a later one", "failed, trying again", "ignored: bridge or LAG", "ignored: left-over"}
 
+// final says that nothing else follows: a port that APPL_DB does not have may enter it.
+func (o outcomeKind) final() bool {
+	return o != outcomePending && o != outcomeFailed && o != outcomeAbsent
+}
+
 func (o outcomeKind) String() string {
 	if int(o) < len(outcomes) {
 		return outcomes[o]

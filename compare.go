@@ -20,6 +20,7 @@ type comparison struct {
 	list    bool      // STATE_DB's entries are to be listed
 	signals bool      // PortConfigDone is to be looked for
 	repairs int       // since the last one began
+	fights  []*port   // over whose entries another program and we are fighting
 }
 
 // compareRow is what is known of a port from comparisons.
@@ -88,6 +89,14 @@ func (c *comparison) unanswered(list, signals bool) {
 	c.list, c.signals = c.list || list, c.signals || signals
 }
 
+// fight is the first of the ports that are fought over, and how many there are.
+func (c *comparison) fight() (first string, ports int) {
+	if len(c.fights) > 0 {
+		first = c.fights[0].name
+	}
+	return first, len(c.fights)
+}
+
 // outcome is how many repairs a comparison needed, and whether it is over.
 func (c *comparison) outcome() (repairs int, over bool) {
 	return c.repairs, !c.list && len(c.waiting) == 0
@@ -112,6 +121,7 @@ func (c *comparison) believe(p *port, right bool) { c.rows.of(p).believed = righ
 // forget drops a port.
 func (c *comparison) forget(p *port) {
 	c.rows.drop(p)
+	c.fights = without(c.fights, p)
 	c.waiting = without(c.waiting, p)
 }
 
@@ -141,6 +151,7 @@ func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) (why cause) 
 		}
 	case believed && w.same:
 		row.repairs = 0
+		c.fights = without(c.fights, p)
 	case believed && w.written && w.found == nothingFound:
 		return c.repair(p, &c.m.repairLost, "an entry was lost", w.found, w.describe())
 	case believed && w.written:
@@ -163,6 +174,7 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) c
 		c.log.Error("another program keeps changing this port's entry: repairing it less and less often",
 			"port", p.name, "found", found, "right", right)
 		row.rest = 1
+		c.fights = append(c.fights, p)
 	default:
 		row.rest = restOf(row.repairs)
 	}

@@ -382,4 +382,5 @@ func (s *mirror) compared(f *flush) {
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
 	}
+	s.status.fighting(s.compare.fight())
 }

@@ -67,6 +67,8 @@ type health struct {
 	noDB       atomic.Bool   // standalone: there are none
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
+	fights     atomic.Int64 // ports over whose entries another program fights us
+	fightOver  atomic.Value // string: the first of them
 
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
@@ -188,11 +190,7 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.reason = fmt.Sprintf("ports wait to be written since %s", now.Add(-d).UTC().Format(time.RFC3339))
 			}
 		case "reconcile":
-			if n := h.repaired.Load(); n > 0 {
-				c.level, c.reason = degraded,
-					fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
-						"or they were lost", n)
-			}
+			c.level, c.reason = h.reconcile()
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
 				break
@@ -213,6 +211,36 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		checks[i] = c
 	}
 	return checks
+}
+
+// fighting notes over how many ports' entries another program fights us, and which is the first of them.
+func (h *health) fighting(first string, ports int) {
+	if h.fights.Load() != int64(ports) {
+		h.fightOver.Store(first)
+		h.fights.Store(int64(ports))
+	}
+}
+
+// andMore is a name, and how many there are beside it.
+func andMore(first string, more int) string {
+	if more > 0 {
+		return fmt.Sprintf("%s and %d more", first, more)
+	}
+	return first
+}
+
+// reconcile evaluates the check of that name. A fight lasts while its port is left alone, too.
+func (h *health) reconcile() (level, string) {
+	if n := h.fights.Load(); n > 0 {
+		first, _ := h.fightOver.Load().(string)
+		return degraded, fmt.Sprintf("another program keeps changing the entries of %s: they are repaired less and "+
+			"less often", andMore(first, int(n)-1))
+	}
+	if n := h.repaired.Load(); n > 0 {
+		return degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
+			"or they were lost", n)
+	}
+	return ok, ""
 }
 
 // netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has

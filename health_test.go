@@ -30,6 +30,8 @@ func TestHealthTable(t *testing.T) {
 		"a short queue":           {func(h *health) { h.turn(now, now.Add(-time.Second)) }, "", ok, ""},
 		"the queue does not move": {func(h *health) { h.turn(now, now.Add(-3*time.Second)) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
+		"a fight":                 {func(h *health) { h.fighting("Ethernet8", 2) }, "reconcile", degraded, "entries of Ethernet8 and 1 more:"},
+		"a fight that is over":    {func(h *health) { h.fighting("Ethernet8", 2); h.fighting("", 0) }, "", ok, ""},
 		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), time.Time{}) }, "loop", failed, "11s"},
 		"too much memory":         {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
 		"metrics not served":      {func(h *health) { why := "taken"; h.web.Store(&why) }, "web", degraded, "taken"},

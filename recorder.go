@@ -358,7 +358,7 @@ func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now
 			continue
 		}
 		e.outcome = outcome
-		if n != row.sent && outcome != outcomeFailed {
+		if n != row.sent && outcome.final() {
 			e.outcome = before
 		}
 		if e.written, e.acknowledged = -1, -1; !sent.IsZero() && e.boot == r.boot {
@@ -369,7 +369,7 @@ func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now
 		}
 		e.put(b)
 	}
-	if outcome != outcomeFailed {
+	if outcome.final() {
 		row.settled = row.sent
 	}
 	r.changes.Add(1)

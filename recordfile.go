@@ -68,10 +68,8 @@ type portRecord struct {
 // ofLink says that a record is about the interface, and not about STATE_DB alone.
 func (r *portRecord) ofLink() bool { return r.cause != causeRepaired && r.cause != causeLate }
 
-// unsettled says that it is not known yet what becomes of it.
-func (r *portRecord) unsettled() bool {
-	return r.outcome == outcomePending || r.outcome == outcomeFailed
-}
+// unsettled says that something may still become of it.
+func (r *portRecord) unsettled() bool { return !r.outcome.final() }
 
 // noTime is a portRecord's written or acknowledged in the file, if there is none.
 const noTime = ^uint32(0)
