@@ -191,6 +191,15 @@ func restOf(repairs int) int {
 	return rest
 }
 
+// again has ports compared once more, before the next comparison.
+func (c *comparison) again(ports []*port) {
+	for _, p := range ports {
+		if c.rows.of(p).rest == 0 && !slices.Contains(c.waiting, p) {
+			c.waiting = append(c.waiting, p)
+		}
+	}
+}
+
 // entered notes that a port is in APPL_DB (again), which an event has told.
 func (c *comparison) entered(p *port) { c.rows.of(p).absent = false }
 

@@ -17,10 +17,6 @@ import (
 
 // portsyncd diff: where the kernel and the databases disagree about a port. It needs no daemon, and writes nothing.
 
-// settleTime is how long a difference has to last before it is one: the databases follow the kernel, and orchagent the
-// ASIC, within fractions of a second.
-const settleTime = 2 * time.Second
-
 // diffReport is what -json prints.
 type diffReport struct {
 	Checked int        `json:"checked"` // ports

@@ -305,7 +305,9 @@ func (s *mirror) flush(signal bool) {
 	now := s.now()
 	for _, p := range s.compare.take() {
 		if s.present(p) { // what has no interface is found in the list
-			s.compare.believe(p, s.outbox.doubt(p))
+			s.compare.believe(p, s.outbox.inspect(p))
+		} else {
+			s.differs.gone(p)
 		}
 	}
 	f := s.outbox.send(now)
@@ -342,7 +344,11 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 			s.record.repaired(p, why, w.found, s.now())
 		}
 		s.warm.judge(p, w)
+		s.heardOper(p, w)
 		s.forget(p)
+	}
+	if now, news := s.differs.news(); news {
+		s.status.differ.Store(now)
 	}
 	if f.missing {
 		s.links.all(s.outbox.askAgain)
@@ -363,6 +369,22 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.showInitDone()
 	}
 	s.compared(f)
+}
+
+// heardOper compares what orchagent says of a port with what the kernel does. Its other words for a port that is not
+// up, such as not_present, are no difference.
+func (s *mirror) heardOper(p *port, w *portWrite) {
+	if !w.oper || !w.heard || w.err != nil || !s.present(p) {
+		return
+	}
+	says := ""
+	switch {
+	case w.applUp == "up" && !w.state.oper:
+		says = "orchagent's oper_status is up, the kernel's down"
+	case w.applUp != "up" && w.applUp != "" && w.state.oper:
+		says = "orchagent's oper_status is " + w.applUp + ", the kernel's up"
+	}
+	s.differs.look(p, differOper, says, p.series.lastChange.Load(), s.now())
 }
 
 // compared takes in what a flush found out beside its writes.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,18 +41,6 @@ type check struct {
 	reason string
 }
 
-// epoch is where instants are counted from. It is no state: any moment would do.
-var epoch = time.Now()
-
-// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the
-// wall, nothing has lasted any longer for it. It is never 0, which stands for no time.
-func instant(t time.Time) int64 {
-	if d := t.Sub(epoch); d != 0 {
-		return int64(d)
-	}
-	return 1
-}
-
 // health is written by the loop and read by anyone.
 type health struct {
 	turns      atomic.Uint64 // of the loop
@@ -70,8 +59,9 @@ type health struct {
 	fights     atomic.Int64 // ports over whose entries another program fights us
 	fightOver  atomic.Value // string: the first of them
 
-	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
-	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
+	differ  atomic.Pointer[differing] // ports about which others disagree for good, nil: none
+	web     atomic.Pointer[string]    // why the metrics are not served as the flags say; nil or empty: they are
+	awaited atomic.Pointer[string]    // what the loop cannot begin without, nil: nothing
 
 	record      *recorder     // takes down how it changes; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
@@ -191,6 +181,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 			}
 		case "reconcile":
 			c.level, c.reason = h.reconcile()
+		case "differs":
+			if d := h.differ.Load(); d != nil {
+				c.level, c.reason = degraded, d.reason()
+			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
 				break
@@ -241,6 +235,16 @@ func (h *health) reconcile() (level, string) {
 			"or they were lost", n)
 	}
 	return ok, ""
+}
+
+// reason says how many ports differ, which first, and since when.
+func (d *differing) reason() string {
+	verb := "ports differ"
+	if d.ports == 1 {
+		verb = "port differs"
+	}
+	return fmt.Sprintf("%d %s for good, seen since %s: %s", d.ports, verb, d.since.UTC().Format(time.RFC3339),
+		andMore(strings.Join(d.first, ", "), d.ports-len(d.first)))
 }
 
 // netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has
@@ -316,11 +320,14 @@ func (h *health) Alive(now time.Time) (failing []string) {
 	return failing
 }
 
+// besideReady are the checks that say nothing of what is published: the switch can rely on that.
+var besideReady = [...]string{"reconcile", "differs", "web"}
+
 // Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
 // PortInitDone waits for.
 func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
-		if c.level != ok && c.name != "reconcile" && c.name != "web" {
+		if c.level != ok && !slices.Contains(besideReady[:], c.name) {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}

@@ -53,6 +53,7 @@ type mirror struct {
 	listing *listing
 	outbox  outbox
 	compare comparison
+	differs differs
 	warm    warmRestart
 	courier courier
 	record  *recorder
@@ -132,6 +133,7 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
+			s.differs.gone(p)
 		}
 	}
 	if h.port == nil {
@@ -139,6 +141,7 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	}
 	_, state := s.links.interfaceOf(h.port)
 	s.outbox.aim(h.port, state)
+	s.differs.changed(h.port, s.at)
 	if h.appeared {
 		s.start.saw(h.port)
 	}
@@ -171,6 +174,7 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
+			s.differs.gone(p)
 		}
 	}
 	switch {
@@ -266,6 +270,7 @@ func (s *mirror) forget(p *port) {
 	s.start.forget(p)
 	s.outbox.forget(p)
 	s.compare.forget(p)
+	s.differs.forget(p)
 	s.warm.forget(p)
 	s.record.forget(p)
 	s.links.forget(p)

@@ -130,7 +130,9 @@ func (r *recorder) row(p *port) *recordRow {
 		r.byName[p.name] = ring
 	}
 	row.looked = true
-	row.recall(ringOf(r.image, ring))
+	if row.recall(ringOf(r.image, ring)); row.any {
+		p.series.caused(row.last.cause)
+	}
 	return row
 }
 
@@ -236,6 +238,7 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 		e.outcome = outcomeSame
 	}
 	r.add(row, &e, at)
+	p.series.caused(e.cause)
 }
 
 // gone notes that a port has lost its interface.
@@ -249,6 +252,7 @@ func (r *recorder) gone(p *port, why cause, at time.Time) {
 		return
 	}
 	r.leave(row, why, at)
+	p.series.caused(why)
 }
 
 func (r *recorder) leave(row *recordRow, why cause, at time.Time) {

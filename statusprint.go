@@ -34,6 +34,7 @@ var remedies = [...][2]string{
 	{"redis", "see that the server runs and answers: redis-cli ping"},
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
+	{"differs", "portsyncd diff says who writes each side, and what to do"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
 	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},
@@ -129,9 +130,10 @@ func (s *statusAnswer) databases() string {
 
 // portList is a line for each port.
 func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
-	rows := [][]string{{"PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", ""}}
+	rows := [][]string{{"PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", "IN 1H", "LAST CAUSE", ""}}
 	for _, p := range ports {
-		row := []string{p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), ""}
+		row := []string{p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), fmt.Sprint(p.FlapsHour), p.LastCause,
+			p.Differs}
 		if p.Present {
 			row[2], row[3], row[4] = *p.Admin, *p.Oper, fmt.Sprint(*p.MTU)
 		}
@@ -139,11 +141,11 @@ func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
 			row[5] = *p.Since
 		}
 		if p.Pending {
-			row[7] = "no interface yet"
+			row[9] = "no interface yet"
 		} else if !p.Present {
-			row[7] = "its interface is gone"
+			row[9] = "its interface is gone"
 		} else if !p.Configured && !s.Standalone {
-			row[7] = "not in CONFIG_DB"
+			row[9] = "not in CONFIG_DB"
 		}
 		rows = append(rows, row)
 	}
