@@ -222,9 +222,17 @@ func (s *mirror) publish() {
 		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.start.wantLook(event) }) },
+		fault:     func(name string, seen faults) { s.post(func() { s.faulted(name, seen) }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
 	}
 	s.beside(func() { s.db.Watch(s.work, w) })
+}
+
+// faulted takes what orchagent says of a port that went down.
+func (s *mirror) faulted(name string, seen faults) {
+	if p := s.links.known(name); p != nil {
+		s.record.faulted(p, seen, s.now())
+	}
 }
 
 // lookAgain reads what may have changed in CONFIG_DB.

@@ -255,6 +255,9 @@ func (h *happened) state() string {
 	} else if h.Missed > 1 {
 		words = append(words, fmt.Sprintf("- %d more losses of carrier in between", h.Missed))
 	}
+	if len(h.Faults) > 0 {
+		words = append(words, "- orchagent says "+strings.Join(h.Faults, ", "))
+	}
 	return strings.Join(words, " ")
 }
 

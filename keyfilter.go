@@ -16,7 +16,9 @@ type watcher struct {
 	appl      func(applChange)  // a port's entry in APPL_DB came into being or went away
 	config    func(ports bool)  // CONFIG_DB's ports changed, or false: the log's settings did, or anything may have
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
-	pings     <-chan struct{}   // when to ask the servers whether they are there
+	// orchagent says why a port went down; nil: nobody wants to know
+	fault func(port string, seen faults)
+	pings <-chan struct{} // when to ask the servers whether they are there
 }
 
 // keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy

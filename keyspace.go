@@ -25,29 +25,43 @@ func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
 		(strings.Contains(set[1], "A") || strings.Contains(set[1], "h") && strings.Contains(set[1], "g"))
 }
 
-// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd.
+// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, CONFIG_DB's PORT and LOGGER|portsyncd, and
+// STATE_DB's PORT_OPERR_TABLE.
 // Databases of one server share a subscription.
 func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	filter := d.filter
 	filter.tell(w)
-	ports := filter.ports()
 	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")),
 		keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
+	event := func(channel, payload string) {
+		if port, told := d.faulty(channel, payload); told {
+			d.tellFault(ctx, w, port)
+			return
+		}
+		filter.event(channel, payload)
+	}
 	var followed sync.WaitGroup
 	var subs []*redis.PubSub
 	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
 		sub := c.Subscribe(ctx, patterns...)
 		subs = append(subs, sub)
-		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, filter.event) })
+		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
+	}
+	faults := keyspace(d.stateAddr, d.operrKey("*"))
+	onAppl := []string{filter.ports()}
+	if d.stateAddr.server() == d.applAddr.server() {
+		onAppl = append(onAppl, faults)
+	} else {
+		follow(d.state, func(bool, error) {}, faults)
 	}
 	if d.cfgAddr.server() == d.applAddr.server() {
 		follow(d.appl, func(up bool, err error) {
 			filter.connected(up, err)
 			filter.configConnected(up, err)
-		}, append(configs, ports)...)
+		}, append(configs, onAppl...)...)
 	} else {
 		follow(d.config, filter.configConnected, configs...)
-		follow(d.appl, filter.connected, ports)
+		follow(d.appl, filter.connected, onAppl...)
 	}
 	for ctx.Err() == nil {
 		select {

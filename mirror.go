@@ -139,9 +139,9 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	if h.port == nil {
 		return
 	}
+	s.differs.changed(h.port, s.at)
 	_, state := s.links.interfaceOf(h.port)
 	s.outbox.aim(h.port, state)
-	s.differs.changed(h.port, s.at)
 	if h.appeared {
 		s.start.saw(h.port)
 	}

@@ -249,8 +249,8 @@ func (o *outbox) send(now time.Time) *flush {
 		w.set = row.present && !o.inStep(row)
 		w.ask = w.set && !row.inAppl
 		w.check = w.set && !row.known && w.del == delNone
-		w.oper, row.askOper = row.askOper && row.present, false
 		row.dirty, row.inFlight, row.del, row.doubtsSent = false, true, delNone, row.doubts
+		w.oper, row.askOper = row.askOper && row.present, false
 		row.sentAt = row.dirtyAt
 		row.sent, row.waiting = row.waiting, mail{}
 		o.work.writes = append(o.work.writes, w)

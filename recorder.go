@@ -237,6 +237,7 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	if e.now == e.before {
 		e.outcome = outcomeSame
 	}
+	e.faults = row.early(&e, r.machine(at))
 	r.add(row, &e, at)
 	p.series.caused(e.cause)
 }
@@ -271,7 +272,7 @@ func (r *recorder) ignored(p *port, at time.Time) {
 		return
 	}
 	e := row.last
-	e.before, e.cause, e.outcome, e.missed = e.now, causeUnknown, outcomeNoMessage, 0
+	e.before, e.cause, e.outcome, e.missed, e.faults = e.now, causeUnknown, outcomeNoMessage, 0, 0
 	r.add(row, &e, at)
 }
 
@@ -287,7 +288,7 @@ func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 		return
 	}
 	e := row.last
-	e.missed, e.cause, e.before = 0, why, e.now
+	e.missed, e.faults, e.cause, e.before = 0, 0, why, e.now
 	if words := strings.Fields(found); len(words) == 4 {
 		mtu, _ := strconv.ParseUint(words[3], 10, 32)
 		e.before = portState{oper: words[1] == "up", admin: words[2] == "up", mtu: uint32(mtu)}

@@ -222,7 +222,11 @@ func TestAPIHasTheDocumentedFields(t *testing.T) {
 	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
 	s.must(s.AddPorts("Ethernet0"))
 	s.waitEntry("Ethernet0", fields("up", "up", 1500))
-	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet0", "oper_status", "down").Err())
+	s.must(s.SetCable(false, "Ethernet0"))
+	s.waitEntry("Ethernet0", fields("down", "up", 1500))
+	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet0", "oper_status", "up").Err())
+	s.must(s.State.HSet(t.Context(), "PORT_OPERR_TABLE|Ethernet0", "oper_error_status", "1").Err())
+	s.waitFor("the fault", func() bool { _, body := ask(t, d, "GET", eventsPath); return strings.Contains(body, "mac_local_fault") })
 	text, err := os.ReadFile("docs/api.md")
 	s.must(err)
 	for _, path := range []string{statusPath, portsPath, diffPath, eventsPath} {
