@@ -216,7 +216,7 @@ var storySwitches = map[string]storySwitch{
 	"orchagent": {begin: func(*story) {}, stories: []string{"4"}, tell: map[string]func(s *story){"4": orchagentStory}},
 	"redis": {begin: func(s *story) { s.begin(4) }, stories: []string{"5"},
 		tell: map[string]func(s *story){"5": redisStory}},
-	"writer": {begin: func(s *story) { s.begin(4, "-reconcile-interval", "6s") }, stories: []string{"7"},
+	"writer": {begin: func(s *story) { s.begin(4, "-reconcile-interval", "10s") }, stories: []string{"7"},
 		tell: map[string]func(s *story){"7": writerStory}},
 	"fight": {begin: func(s *story) { s.begin(4, "-reconcile-interval", "1s") }, stories: []string{"8"},
 		tell: map[string]func(s *story){"8": fightStory}},
@@ -356,9 +356,6 @@ func redisStory(s *story) {
 }
 
 func writerStory(s *story) {
-	compared := `portsyncd_resyncs_total{reason="reconcile"}`
-	before := s.metric(s.d, compared)
-	s.waitFor("a comparison", func() bool { return s.metric(s.d, compared) != before })
 	s.must(s.State.HSet(s.t.Context(), s.StateKey("Ethernet8"), "netdev_oper_status", "down").Err())
 	s.run("portsyncd diff", "oper: STATE_DB has down, the kernel up")
 	s.run("portsyncd status", "put 1 entries right", "repairs        1")
