@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -204,6 +205,21 @@ func (s *day) lossesAreTheKernels(port string, all []happened) string {
 		return fmt.Sprintf("%d losses of carrier are told, the kernel counts %d", told, counted)
 	}
 	return ""
+}
+
+// TestDaemonWhoseRecorderIsCutShort goes on, opens it again, and records what happens from then on.
+func TestDaemonWhoseRecorderIsCutShort(t *testing.T) {
+	t.Parallel()
+	s := &day{testSwitch: newSwitch(t, switchtest.Options{}), name: "Ethernet0"}
+	s.d, _ = s.start(1)
+	s.must(os.Truncate(s.Recorder(), 0))
+	s.must(s.IP("link", "set", s.name, "mtu", "9100"))
+	s.waitEntry(s.name, fields("up", "up", 9100))
+	s.waitFor("the recorder", func() bool { return s.d.Logged("level=NOTICE", "the flight recorder records again") == 1 })
+	s.must(s.SetCable(false, s.name))
+	s.waitEntry(s.name, fields("down", "up", 9100))
+	s.waitFor("what happened", func() bool { return slices.Equal(whats(s.eventsOf(s.name)), []string{"carrier lost"}) })
+	s.waitMetric(s.d, `portsyncd_health_check{check="recorder"}`, "1")
 }
 
 // TestEventsOverKills: the daemon is killed again and again amid a storm, and each loss of carrier is told, once.

@@ -228,6 +228,16 @@ func (s *mirror) publish() {
 	s.beside(func() { s.db.Watch(s.work, w) })
 }
 
+// mendRecorder has a recorder that failed opened again, beside the loop.
+func (s *mirror) mendRecorder(now time.Time) {
+	if open := s.record.mend(now, s.links.all); open != nil {
+		s.beside(func() {
+			place := open()
+			s.post(func() { s.record.mended(place) })
+		})
+	}
+}
+
 // faulted takes what orchagent says of a port that went down.
 func (s *mirror) faulted(name string, seen faults) {
 	if p := s.links.known(name); p != nil {

@@ -197,6 +197,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB",
 					resident/(1<<20), float64(h.memoryLimit)/(1<<20))
 			}
+		case "recorder":
+			if why := h.record.failing(); why != "" {
+				c.level, c.reason = degraded, "nothing is recorded until it is opened again: "+why
+			}
 		case "web":
 			if why := h.web.Load(); why != nil && *why != "" {
 				c.level, c.reason = degraded, *why
@@ -321,7 +325,7 @@ func (h *health) Alive(now time.Time) (failing []string) {
 }
 
 // besideReady are the checks that say nothing of what is published: the switch can rely on that.
-var besideReady = [...]string{"reconcile", "differs", "web"}
+var besideReady = [...]string{"reconcile", "differs", "web", "recorder"}
 
 // Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
 // PortInitDone waits for.

@@ -8,7 +8,7 @@ import (
 )
 
 // checkNames are the rows of the health table, and the values of the label check.
-var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "loop", "memory", "web"}
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "loop", "memory", "web", "recorder"}
 
 // The states of a warm restart, as the field state of WARM_RESTART_TABLE|portsyncd has them. A cold start writes disabled, as intfmgrd,
 // vrfmgrd, buffermgrd and fpmsyncd do.

@@ -19,89 +19,55 @@ import (
 // recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What
 // is in it outlives the process. It decides nothing, and nobody waits for it; nil records nothing.
 type recorder struct {
-	m      *metrics
-	log    *slog.Logger
-	file   *os.File
-	image  []byte
-	dead   atomic.Bool // the image cannot be written any more
-	rows   rows[recordRow]
-	byName map[string]int // rings that have a name
-	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
-	sorted bool           // those of ports were put into that order
-	boot   byte           // of the machine, counted
-	booted time.Duration  // the machine's clock when the process's
-	opened time.Time      // was this
+	m       *metrics
+	log     *slog.Logger
+	path    string // empty: in memory only
+	size    int    // bytes
+	image   []byte
+	dead    atomic.Bool            // the image cannot be written any more,
+	why     atomic.Pointer[string] // because of this
+	again   time.Time              // when that is mended at the earliest,
+	opening bool                   // and that it is under way
+	rows    rows[recordRow]
+	byName  map[string]int // rings that have a name
+	idle    []int          // rings of no port's, and then of ports that are gone, the longest first
+	sorted  bool           // those of ports were put into that order
+	boot    byte           // of the machine, counted
+	booted  time.Duration  // the machine's clock when the process's
+	opened  time.Time      // was this
 
-	mu  sync.Mutex    // of the daemon's ring: anybody writes there
-	own uint32        // its newest number,
-	at  time.Duration // and when that was
+	mu   sync.Mutex    // of the file, which anybody may read, and of the daemon's ring: anybody writes there
+	file *os.File      // nil: there is none
+	own  uint32        // its newest number,
+	at   time.Duration // and when that was
 
 	changes atomic.Uint64 // grows with whatever is written
-}
-
-// openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
-// nil where there is not even memory.
-func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder {
-	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
-	file, image, aside, err := (*os.File)(nil), []byte(nil), "", errNoRecorder
-	if path != "" {
-		file, image, aside, err = openRecord(path, size)
-		if aside != "" {
-			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
-				"now", aside)
-		}
-	}
-	if err != nil {
-		if path != "" {
-			log.Warn("the flight recorder is in memory only, and ends with this process", "file", path, "err", err,
-				"remedy", "make its directory writable, or name another file with -recorder.file")
-		}
-		if file, image, err = recordInMemory(size); err != nil {
-			log.Warn("there is no flight recorder", "err", err)
-			return nil
-		}
-	}
-	return newRecorder(file, image, m, log, bootID(), time.Now())
-}
-
-// newRecorder goes on where an image ends, in a boot of the machine.
-func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot string, now time.Time) *recorder {
-	r := &recorder{m: m, log: log, file: file, image: image, byName: map[string]int{}, opened: now,
-		booted: machineClock()}
-	r.find(boot)
-	return r
-}
-
-// find looks what is in the image.
-func (r *recorder) find(boot string) {
-	defer r.guard(debug.SetPanicOnFault(true))
-	r.boot = bootCount(r.image, boot)
-	var named []int
-	for i := range rings(r.image) {
-		if name := ringName(ringOf(r.image, i)); name != "" {
-			r.byName[name] = i
-			named = append(named, i)
-		} else {
-			r.idle = append(r.idle, i)
-		}
-	}
-	r.idle = append(r.idle, named...)
-	first := true
-	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
-			r.own, first = e.number, false
-		}
-	}
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
 // The recorder ends, and the daemon goes on. Use: defer r.guard(debug.SetPanicOnFault(true)).
 func (r *recorder) guard(was bool) {
 	if fault := recover(); faulted(was, fault) {
-		r.dead.Store(true)
-		r.log.Error("the flight recorder fails, and records nothing any more", "err", fmt.Sprint(fault),
-			"remedy", "was its file cut short? Start the daemon again")
+		r.fail(fmt.Sprint(fault))
+		r.log.Error("the flight recorder fails, and is opened again", "err", fault, "remedy", "was its file cut short?")
 	}
+}
+
+// fail notes that nothing can be recorded any more.
+func (r *recorder) fail(why string) {
+	r.why.Store(&why)
+	r.dead.Store(true)
+}
+
+// failing is why nothing is recorded, for anybody; empty: it is.
+func (r *recorder) failing() string {
+	if !r.off() || r == nil {
+		return ""
+	}
+	if why := r.why.Load(); why != nil {
+		return *why
+	}
+	return "" // it ends
 }
 
 // off says that nothing is recorded.
@@ -130,7 +96,8 @@ func (r *recorder) row(p *port) *recordRow {
 		r.byName[p.name] = ring
 	}
 	row.looked = true
-	if row.recall(ringOf(r.image, ring)); row.any {
+	row.resume(ringOf(r.image, ring))
+	if row.any {
 		p.series.caused(row.last.cause)
 	}
 	return row
@@ -393,6 +360,9 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.off() { // by now
+		return
+	}
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.own++
 	r.at = max(r.at, r.machine(at)) // whoever took the time first may come last
@@ -412,29 +382,10 @@ func (r *recorder) forget(p *port) {
 	r.rows.drop(p)
 }
 
-// reader reads what is recorded, for anybody.
-func (r *recorder) reader() (*recordReader, error) {
-	if r == nil || r.file == nil {
-		return nil, errNoRecorder
-	}
-	return newRecordReader(r.file)
-}
-
 // changed grows with whatever is written, for anybody.
 func (r *recorder) changed() uint64 {
 	if r == nil {
 		return 0
 	}
 	return r.changes.Load()
-}
-
-// close lets go of the file.
-func (r *recorder) close() {
-	if r == nil || r.file == nil {
-		return
-	}
-	r.dead.Store(true)
-	_ = unix.Munmap(r.image)
-	r.file.Close()
-	r.file = nil
 }

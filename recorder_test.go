@@ -174,6 +174,48 @@ func TestForeignFileIsSetAside(t *testing.T) {
 	}
 }
 
+// TestRecorderThatIsCutShortIsOpenedAgain: health says so meanwhile, and what is known of a port is not forgotten.
+func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	h := &health{record: r}
+	p := &port{name: "Ethernet0"}
+	ports := func(each func(p *port)) { each(p) }
+	r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true}, false, time.Now())
+	now := time.Now()
+	if r.mend(now, ports) != nil {
+		t.Fatal("it is mended, and works")
+	}
+	for down := range uint32(2) {
+		must(t, os.Truncate(path, 0))
+		r.link(p, &linkMessage{index: 5, flags: upOnly, hasCarrier: true, carrierDown: down + 1}, false, time.Now())
+		if c := h.Checks(now, 0)[len(checkNames)-1]; c.name != "recorder" || c.level != degraded || c.reason == "" {
+			t.Errorf("%+v", c)
+		}
+		open := r.mend(now, ports)
+		if open == nil || r.mend(now, ports) != nil {
+			t.Fatal("it is opened not at all, or twice")
+		}
+		r.note(ownHealth, "meanwhile", time.Now())
+		if _, err := r.reader(); err == nil {
+			t.Error("something can be read meanwhile")
+		}
+		r.mended(open())
+		if c := h.Checks(now, 0)[len(checkNames)-1]; c.level != ok {
+			t.Errorf("%+v", c)
+		}
+		r.note(ownHealth, "again", time.Now())
+		r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: down + 1}, false, time.Now())
+		all := tookDown(t, path, "Ethernet0")
+		if own := tookDown(t, path, ""); len(all) != 1 || all[0].What != "carrier back" || len(own) != 1 || own[0].Text != "again" {
+			t.Errorf("%v %v", all, own)
+		}
+		if r.failing(); r.mend(now, ports) != nil {
+			t.Error("it is mended once more")
+		}
+		now = now.Add(mendPause)
+	}
+}
+
 // TestRecorderThatIsCutShortEndsAlone: somebody truncates the file, and a write to the mapping is a fault.
 func TestRecorderThatIsCutShortEndsAlone(t *testing.T) {
 	r, path := testRecorder(t, 2)

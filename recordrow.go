@@ -53,6 +53,23 @@ func (row *recordRow) recall(ring []byte) {
 	row.sent = row.settled
 }
 
+// resume recalls a ring, but what is known of the interface already: a ring that takes the place of one that failed may
+// say less.
+func (row *recordRow) resume(ring []byte) {
+	known, last := row.any, row.last
+	row.recall(ring)
+	if known {
+		last.number = row.last.number
+		row.last, row.any = last, true
+	}
+}
+
+// leaveRing is for a ring that is no more.
+func (row *recordRow) leaveRing() {
+	row.ring, row.looked = nil, false
+	row.settled, row.sent = 0, 0
+}
+
 // causeOf is why a state came after another one. any: there was one; same: of the same interface.
 func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
 	carrier := flags&unix.IFF_LOWER_UP != 0

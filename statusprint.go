@@ -37,6 +37,7 @@ var remedies = [...][2]string{
 	{"differs", "portsyncd diff says who writes each side, and what to do"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
+	{"recorder", "is its file cut short, or its disk full? -recorder.file names another place"},
 	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},
 	{portInitCheck, "look for them in the logs of orchagent and syncd; portsyncd diff says what differs"},
 }
