@@ -325,7 +325,7 @@ func (s *mirror) flush(signal bool) {
 		if s.present(p) { // what has no interface is found in the list
 			s.compare.believe(p, s.outbox.inspect(p))
 		} else {
-			s.differs.gone(p)
+			s.opers.gone(p)
 		}
 	}
 	f := s.outbox.send(now)
@@ -365,8 +365,8 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.heardOper(p, w)
 		s.forget(p)
 	}
-	if now, news := s.differs.news(); news {
-		s.status.differ.Store(now)
+	if all, news := s.opers.news(); news {
+		s.status.differ.tell(operDisagrees, all)
 	}
 	if f.missing {
 		s.links.all(s.outbox.askAgain)
@@ -402,7 +402,7 @@ func (s *mirror) heardOper(p *port, w *portWrite) {
 	case w.applUp != "up" && w.applUp != "" && w.state.oper:
 		says = "orchagent's oper_status is " + w.applUp + ", the kernel's up"
 	}
-	s.differs.look(p, differOper, says, p.series.lastChange.Load(), s.now())
+	s.opers.look(p, says, p.series.lastChange.Load(), s.now())
 }
 
 // compared takes in what a flush found out beside its writes.

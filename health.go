@@ -59,9 +59,9 @@ type health struct {
 	fights     atomic.Int64 // ports over whose entries another program fights us
 	fightOver  atomic.Value // string: the first of them
 
-	differ  atomic.Pointer[differing] // ports about which others disagree for good, nil: none
-	web     atomic.Pointer[string]    // why the metrics are not served as the flags say; nil or empty: they are
-	awaited atomic.Pointer[string]    // what the loop cannot begin without, nil: nothing
+	differ  disagreements          // what sources disagree about
+	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
+	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
 
 	record      *recorder     // takes down how it changes; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
@@ -182,8 +182,8 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		case "reconcile":
 			c.level, c.reason = h.reconcile()
 		case "differs":
-			if d := h.differ.Load(); d != nil {
-				c.level, c.reason = degraded, d.reason()
+			if c.reason = h.differ.differing(now); c.reason != "" {
+				c.level = degraded
 			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
@@ -239,16 +239,6 @@ func (h *health) reconcile() (level, string) {
 			"or they were lost", n)
 	}
 	return ok, ""
-}
-
-// reason says how many ports differ, which first, and since when.
-func (d *differing) reason() string {
-	verb := "ports differ"
-	if d.ports == 1 {
-		verb = "port differs"
-	}
-	return fmt.Sprintf("%d %s for good, seen since %s: %s", d.ports, verb, d.since.UTC().Format(time.RFC3339),
-		andMore(strings.Join(d.first, ", "), d.ports-len(d.first)))
 }
 
 // netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has

@@ -31,8 +31,8 @@ func TestHealthTable(t *testing.T) {
 		"the queue does not move": {func(h *health) { h.turn(now, now.Add(-3*time.Second)) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
 		"ports differ": {func(h *health) {
-			h.differ.Store(&differing{5, []string{"Ethernet0 (a)", "Ethernet4 (b)"}, now})
-		}, "differs", degraded, "5 ports differ for good, seen since 2001-09-09T01:46:40Z: Ethernet0 (a), Ethernet4 (b) and 3 more"},
+			h.differ.tell(operDisagrees, []disagreement{{"Ethernet4", "b", now.Add(-time.Hour)}, {"Ethernet0", "a", now.Add(-time.Minute)}})
+		}, "differs", degraded, "2 ports differ, the first is Ethernet4, since 2001-09-09T00:46:40Z: b"},
 		"a fight":              {func(h *health) { h.fighting("Ethernet8", 2) }, "reconcile", degraded, "entries of Ethernet8 and 1 more:"},
 		"a fight that is over": {func(h *health) { h.fighting("Ethernet8", 2); h.fighting("", 0) }, "", ok, ""},
 		"stuck":                {func(h *health) { h.turn(now.Add(-11*time.Second), time.Time{}) }, "loop", failed, "11s"},

@@ -53,7 +53,7 @@ type mirror struct {
 	listing *listing
 	outbox  outbox
 	compare comparison
-	differs differs
+	opers   operLook
 	warm    warmRestart
 	courier courier
 	record  *recorder
@@ -133,13 +133,13 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
-			s.differs.gone(p)
+			s.opers.gone(p)
 		}
 	}
 	if h.port == nil {
 		return
 	}
-	s.differs.changed(h.port, s.at)
+	s.opers.changed(h.port, s.at)
 	_, state := s.links.interfaceOf(h.port)
 	s.outbox.aim(h.port, state)
 	if h.appeared {
@@ -174,7 +174,7 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
-			s.differs.gone(p)
+			s.opers.gone(p)
 		}
 	}
 	switch {
@@ -270,7 +270,7 @@ func (s *mirror) forget(p *port) {
 	s.start.forget(p)
 	s.outbox.forget(p)
 	s.compare.forget(p)
-	s.differs.forget(p)
+	s.opers.forget(p)
 	s.warm.forget(p)
 	s.record.forget(p)
 	s.links.forget(p)

@@ -219,10 +219,10 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	if s.differs.wait(now) == 0 {
-		s.compare.again(s.differs.take())
+	if s.opers.wait(now) == 0 {
+		s.compare.again(s.opers.take())
 	}
-	wait = min(wait, s.compare.wait(now), s.differs.wait(now), s.outbox.wake(now), s.start.restWait(now))
+	wait = min(wait, s.compare.wait(now), s.opers.wait(now), s.outbox.wake(now), s.start.restWait(now))
 	signal := s.start.owesInitDone(now)
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()

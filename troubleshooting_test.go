@@ -220,6 +220,8 @@ var storySwitches = map[string]storySwitch{
 		tell: map[string]func(s *story){"7": writerStory}},
 	"fight": {begin: func(s *story) { s.begin(4, "-reconcile-interval", "1s") }, stories: []string{"8"},
 		tell: map[string]func(s *story){"8": fightStory}},
+	"namespace": {begin: func(s *story) { s.begin(4) }, stories: []string{"10"},
+		tell: map[string]func(s *story){"10": namespaceStory}},
 	"rtnl": {alone: true, begin: func(s *story) { s.begin(4, "-reconcile-interval", "1s") }, stories: []string{"9"},
 		tell: map[string]func(s *story){"9": rtnlStory}},
 }
@@ -384,4 +386,37 @@ func rtnlStory(s *story) {
 	s.run("portsyncd events | tail -n 1", "health", "netlink: the kernel has had a request for")
 	s.heard = sync.OnceFunc(release) // the command has said it all, and ends when the kernel gives its thread back
 	s.run("portsyncd diff; echo exit code $?", "rtnl", "exit code 2")
+}
+
+// namespaceStory: what the name of the network namespace leads to is another one, as when a switch starts the container
+// that it belongs to again.
+func namespaceStory(s *story) {
+	netns := func(args ...string) {
+		out, err := exec.Command("ip", append([]string{"netns"}, args...)...).CombinedOutput()
+		if err != nil {
+			s.t.Fatalf("%v: %s", err, out)
+		}
+	}
+	netns("del", s.NetNS)
+	netns("add", s.NetNS)
+	for i, p := range portNames(4) {
+		s.must(s.Batch(s.NetNS, fmt.Sprintf("link add %s type veth peer name new%d netns %s", p, i, s.FarNS),
+			"link set "+p+" mtu "+switchtest.ConfiguredMTU+" up"))
+		s.must(s.Batch(s.FarNS, fmt.Sprintf("link set new%d up", i)))
+		s.must(s.settleAgain(p, i != 2)) // the third has no cable
+	}
+	s.run("portsyncd diff", "Ethernet8 differs")
+	s.run("portsyncd status", "4 present")
+	s.run("portsyncd events Ethernet8 | tail -n 1", "found by a listing")
+}
+
+// settleAgain waits until a port of the new namespace is as it is going to be.
+func (s *story) settleAgain(port string, up bool) error {
+	if !up {
+		if err := s.Batch(s.FarNS, "link set new2 down"); err != nil {
+			return err
+		}
+	}
+	s.waitFor("the carrier of "+port, func() bool { return s.operUp(port) == up })
+	return nil
 }

@@ -29,8 +29,8 @@ func TestOrchagentAndTheKernelDisagreeForGood(t *testing.T) {
 	s.waitEntry("Ethernet16", fields("down", "up", 1500))
 	s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet8", "oper_status", "down").Err())
 	s.must(s.Appl.HSet(ctx, "PORT_TABLE:Ethernet16", "oper_status", "not_present").Err()) // another word for down
-	code, out := s.waitStatus(d, "differs: 2 ports differ for good, seen since 2",
-		"Ethernet8 (orchagent's oper_status is down, the kernel's up)", "Ethernet12 (orchagent's oper_status is up, the kernel's down)",
+	code, out := s.waitStatus(d, "differs: 2 ports differ, the first is Ethernet", ", since 2",
+		"orchagent's oper_status is down, the kernel's up", "orchagent's oper_status is up, the kernel's down",
 		"Ethernet8   Eth3  differs", "Ethernet12  Eth4  differs", "portsyncd diff says")
 	if code != exitNotWell || strings.Contains(out, "failed") {
 		t.Errorf("exit code %d:\n%s", code, out)
@@ -66,14 +66,14 @@ func names(ports []portDiff) (names []string) {
 	return names
 }
 
-// TestDifferenceHasToLast: two seconds, of an interface that does not change meanwhile. Each source is on its own.
+// TestDifferenceHasToLast: two seconds, of an interface that does not change meanwhile.
 func TestDifferenceHasToLast(t *testing.T) {
-	d, at := new(differs), time.Unix(1e9, 0)
+	d, at := new(operLook), time.Unix(1e9, 0)
 	ports := []*port{{name: "Ethernet0", series: newPortSeries("Ethernet0", 0)}, {name: "Ethernet4", slot: 1, series: newPortSeries("Ethernet4", 0)}}
-	step := func(what string, after time.Duration, p *port, source differSource, says string, changed float64, want ...string) {
+	step := func(what string, after time.Duration, p *port, says string, changed float64, want ...string) {
 		t.Helper()
 		at = at.Add(after)
-		d.look(p, source, says, changed, at)
+		d.look(p, says, changed, at)
 		var got []string
 		for _, p := range d.ports {
 			got = append(got, p.name)
@@ -85,36 +85,52 @@ func TestDifferenceHasToLast(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
-	step("seen", 0, ports[0], differOper, "a", 1)
+	step("seen", 0, ports[0], "a", 1)
 	if wait := d.wait(at); wait != settleTime {
 		t.Errorf("it is looked at again after %v", wait)
 	}
-	step("too early", settleTime-1, ports[0], differOper, "a", 1)
-	step("changed meanwhile", 1, ports[0], differOper, "a", 2)
-	step("otherwise", settleTime, ports[0], differOper, "b", 2)
-	step("lasts", settleTime, ports[0], differOper, "b", 2, "Ethernet0")
-	step("the other source", 0, ports[0], differState, "c", 2, "Ethernet0")
-	step("another port", 0, ports[1], differState, "d", 2, "Ethernet0")
-	step("which lasts, too", settleTime, ports[1], differState, "d", 2, "Ethernet0", "Ethernet4")
-	now, news := d.news()
-	if !news || now.ports != 2 || !slices.Equal(now.first, []string{"Ethernet0 (b)", "Ethernet4 (d)"}) ||
-		now.since != at.Add(-2*settleTime) {
-		t.Errorf("%+v %v", now, news)
+	step("too early", settleTime-1, ports[0], "a", 1)
+	step("changed meanwhile", 1, ports[0], "a", 2)
+	step("otherwise", settleTime, ports[0], "b", 2)
+	step("lasts", settleTime, ports[0], "b", 2, "Ethernet0")
+	step("another port", 0, ports[1], "d", 2, "Ethernet0")
+	step("which lasts, too", settleTime, ports[1], "d", 2, "Ethernet0", "Ethernet4")
+	all, news := d.news()
+	if !news || len(all) != 2 || all[0].says != "b" || all[1] != (disagreement{"Ethernet4", "d", at.Add(-settleTime)}) {
+		t.Errorf("%+v %v", all, news)
 	}
 	if _, news := d.news(); news {
 		t.Error("that is no news")
 	}
-	step("over", 0, ports[0], differOper, "", 2, "Ethernet4")
-	step("but the other lasts", settleTime, ports[0], differState, "c", 2, "Ethernet4", "Ethernet0")
-	d.gone(ports[0])
+	step("over", 0, ports[0], "", 2, "Ethernet4")
 	d.forget(ports[1])
-	if now, news := d.news(); !news || now != nil || ports[0].series.differs.Load() != nil {
-		t.Errorf("%+v %v", now, news)
+	if all, news := d.news(); !news || len(all) > 0 || ports[0].series.differs.Load() != nil || ports[1].series.differs.Load() != nil {
+		t.Errorf("%+v %v", all, news)
 	}
-	if again := d.take(); len(again) != 1 || again[0] != ports[0] { // it was seen, and may be there again
+	if again := d.take(); len(again) != 1 || again[0] != ports[0] {
 		t.Errorf("to be looked at again: %v", again)
 	}
-	if n := testing.AllocsPerRun(100, func() { d.look(ports[1], differOper, "", 1, at); d.changed(ports[1], at) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { d.look(ports[1], "", 1, at); d.changed(ports[1], at) }); n != 0 {
 		t.Errorf("%v allocations where all agree", n)
+	}
+}
+
+// TestDisagreementsOfTwoSources are one check: a port counts once, one that has just begun not at all.
+func TestDisagreementsOfTwoSources(t *testing.T) {
+	h, now := new(health), time.Unix(1e9, 0)
+	h.listed.Store(true)
+	h.differ.tell(operDisagrees, []disagreement{{"Ethernet4", "a", now.Add(-time.Minute)}, {"Ethernet8", "b", now.Add(-settleTime + 1)}})
+	h.differ.tell(stateDisagrees, []disagreement{{"Ethernet4", "c", now.Add(-time.Hour)}, {"Ethernet0", "d", now.Add(-settleTime)}})
+	if got := h.differ.differing(now); got != "2 ports differ, the first is Ethernet4, since 2001-09-09T00:46:40Z: c" {
+		t.Error(got)
+	}
+	h.initDone.Store(true)
+	if failing := h.Ready(now, nil); len(failing) > 0 {
+		t.Errorf("not ready: %q", failing)
+	}
+	h.differ.tell(stateDisagrees, nil)
+	h.differ.tell(operDisagrees, nil)
+	if got := h.differ.differing(now); got != "" {
+		t.Error(got)
 	}
 }
