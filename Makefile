@@ -116,8 +116,9 @@ profile:
 BROWSER ?= chromium
 page: need
 	@command -v $(BROWSER) >/dev/null || { echo 'a Chromium is missing: apt-get install chromium, or BROWSER=…' >&2; exit 1; }
+	@command -v certutil >/dev/null || { echo 'certutil is missing: apt-get install libnss3-tools' >&2; exit 1; }
 	@mkdir -p dist/page
-	$(GO) test -count=1 -v -run 'TestPageInABrowser$$' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
+	$(GO) test -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
 	cp dist/page/page-64-wide.png docs/page.png
 
 troubleshooting: need
