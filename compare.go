@@ -29,6 +29,8 @@ type compareRow struct {
 	absent   bool // APPL_DB did not have the port when it was asked
 	repairs  int  // in a row, each time it was compared
 	rest     int  // comparisons to sit out, in a fight with another writer
+	asked    bool // it took part in the last comparison,
+	struck   bool // and had to be repaired since that began
 }
 
 const (
@@ -60,9 +62,12 @@ func (c *comparison) wait(now time.Time) time.Duration {
 
 // begin has every port compared, the list of all entries, and the signals. What was left of the one before is dropped.
 func (c *comparison) begin(all func(each func(p *port))) {
+	c.endFights()
 	c.waiting = c.waiting[:0]
 	all(func(p *port) {
-		if row := c.rows.of(p); row.rest > 0 {
+		row := c.rows.of(p)
+		row.struck = false
+		if row.asked = row.rest == 0; !row.asked {
 			row.rest--
 			return
 		}
@@ -71,6 +76,16 @@ func (c *comparison) begin(all func(each func(p *port))) {
 	slices.SortFunc(c.waiting, func(a, b *port) int { return comparePorts(a.name, b.name) })
 	c.askAll()
 	c.repairs = 0
+}
+
+// endFights ends those over ports whose entries the last comparison did not have to repair, or found nothing of.
+func (c *comparison) endFights() {
+	for _, p := range slices.Clone(c.fights) {
+		if row := c.rows.of(p); row.asked && !row.struck {
+			row.repairs = 0
+			c.fights = without(c.fights, p)
+		}
+	}
 }
 
 // askList has the entries listed with the next flush, askSignals the signals looked for.
@@ -167,6 +182,7 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) c
 	c.repairs++
 	row := c.rows.of(p)
 	row.repairs++
+	row.struck = true
 	switch {
 	case row.repairs < fightAfter:
 		c.log.Warn("repaired: "+what, "port", p.name, "found", found, "right", right)

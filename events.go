@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,7 +90,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 		after = time.Now().Add(-o.since)
 	}
 	wanted := func(port string) bool { return len(o.ports) == 0 || slices.Contains(o.ports, port) }
-	out := eventPrinter{w: w, json: o.json, told: map[string]toldEvent{}}
+	out := eventPrinter{w: bufio.NewWriterSize(w, 64<<10), json: o.json, told: map[string]toldEvent{}}
 	for {
 		all, err := reader.read(wanted, len(o.ports) == 0, after, 0)
 		if err != nil {
@@ -150,7 +152,7 @@ func knownPorts(reader *recordReader, asked []string) error {
 
 // eventPrinter prints what it has not printed yet.
 type eventPrinter struct {
-	w    io.Writer
+	w    *bufio.Writer
 	json bool
 	told map[string]toldEvent // the newest one, by port
 	last time.Duration        // the machine's clock at the line before, 0: there is none
@@ -188,7 +190,7 @@ func (p *eventPrinter) print(all []happened) error {
 			return err
 		}
 	}
-	return nil
+	return p.w.Flush()
 }
 
 // end says that there was nothing, or that records are broken.
@@ -202,7 +204,7 @@ func (p *eventPrinter) end(torn int) (err error) {
 	if torn > 0 {
 		_, err = fmt.Fprintf(p.w, "%d events are only half written, and are left out\n", torn)
 	}
-	return err
+	return cmp.Or(err, p.w.Flush())
 }
 
 func (h *happened) who() string {

@@ -213,10 +213,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 
 // fighting notes over how many ports' entries another program fights us, and which is the first of them.
 func (h *health) fighting(first string, ports int) {
-	if h.fights.Load() != int64(ports) {
+	if was, _ := h.fightOver.Load().(string); was != first {
 		h.fightOver.Store(first)
-		h.fights.Store(int64(ports))
 	}
+	h.fights.Store(int64(ports))
 }
 
 // andMore is a name, and how many there are beside it.

@@ -33,9 +33,12 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	filter.tell(w)
 	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")),
 		keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
+	faults := keyspace(d.stateAddr, d.operrKey(""))
 	event := func(channel, payload string) {
-		if port, told := d.faulty(channel, payload); told {
-			d.tellFault(ctx, w, port)
+		if port, ofFaults := strings.CutPrefix(channel, faults); ofFaults {
+			if payload == "hset" {
+				d.tellFault(ctx, w, port)
+			}
 			return
 		}
 		filter.event(channel, payload)
@@ -47,12 +50,11 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		subs = append(subs, sub)
 		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
 	}
-	faults := keyspace(d.stateAddr, d.operrKey("*"))
 	onAppl := []string{filter.ports()}
 	if d.stateAddr.server() == d.applAddr.server() {
-		onAppl = append(onAppl, faults)
+		onAppl = append(onAppl, faults+"*")
 	} else {
-		follow(d.state, func(bool, error) {}, faults)
+		follow(d.state, func(bool, error) {}, faults+"*")
 	}
 	if d.cfgAddr.server() == d.applAddr.server() {
 		follow(d.appl, func(up bool, err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -17,12 +16,6 @@ import (
 const operrTable = "PORT_OPERR_TABLE" // STATE_DB
 
 func (d *sonicDB) operrKey(port string) string { return operrTable + d.stateAddr.separator + port }
-
-// faulty is the port that an event is about if it tells of a fault.
-func (d *sonicDB) faulty(channel, event string) (port string, is bool) {
-	port, is = strings.CutPrefix(channel, keyspace(d.stateAddr, d.operrKey("")))
-	return port, is && event == "hset"
-}
 
 // tellFault reads which faults a port has, and tells. Where that is not to be had nobody is told.
 func (d *sonicDB) tellFault(ctx context.Context, w watcher, port string) {
