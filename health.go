@@ -315,13 +315,16 @@ func (h *health) Alive(now time.Time) (failing []string) {
 }
 
 // besideReady are the checks that say nothing of what is published: the switch can rely on that.
-var besideReady = [...]string{"reconcile", "differs", "web", "recorder"}
+var besideReady = [...]string{"reconcile", "web", "recorder"}
 
 // Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
 // PortInitDone waits for.
 func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
-		if c.level != ok && !slices.Contains(besideReady[:], c.name) {
+		if c.level == ok || c.name == "differs" && !h.differ.lasts(stateDisagrees, now) {
+			continue // what orchagent says of a port is published as it is
+		}
+		if !slices.Contains(besideReady[:], c.name) {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}

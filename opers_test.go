@@ -125,10 +125,13 @@ func TestDisagreementsOfTwoSources(t *testing.T) {
 		t.Error(got)
 	}
 	h.initDone.Store(true)
+	if failing := h.Ready(now, nil); len(failing) != 1 { // STATE_DB is not what the kernel says
+		t.Errorf("ready: %q", failing)
+	}
+	h.differ.tell(stateDisagrees, nil)
 	if failing := h.Ready(now, nil); len(failing) > 0 {
 		t.Errorf("not ready: %q", failing)
 	}
-	h.differ.tell(stateDisagrees, nil)
 	h.differ.tell(operDisagrees, nil)
 	if got := h.differ.differing(now); got != "" {
 		t.Error(got)

@@ -152,11 +152,11 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	}
 	s.nextBeat = now.Add(wait)
 	s.status.beat()
-	s.mendRecorder(now)
 	select {
 	case s.pings <- struct{}{}:
 	default:
 	}
+	s.mendRecorder(now)
 	return wait
 }
 
