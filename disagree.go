@@ -55,7 +55,9 @@ func (d *disagreements) lasting(now time.Time) (all []disagreement) {
 // lasts says that there are some of one kind.
 func (d *disagreements) lasts(kind disagreeKind, now time.Time) bool {
 	told := d.of[kind].Load()
-	return told != nil && slices.ContainsFunc(*told, func(one disagreement) bool { return now.Sub(one.since) >= settleTime })
+	return told != nil && slices.ContainsFunc(*told, func(one disagreement) bool {
+		return now.Sub(one.since) >= settleTime
+	})
 }
 
 // differing says how many ports differ, and which is the first; empty: none does.
