@@ -9,6 +9,7 @@
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
 # make profile  CPU and heap profiles of a storm, in profile/
 # make page  the page at / in a Chromium, with pictures in dist/page/ and docs/page.png; part of no other command
+# make troubleshooting  docs/troubleshooting.md, with what the commands print today
 # make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
 # make mutants  faults put back on purpose, which the simulator has to find; part of no other command
 
@@ -20,7 +21,7 @@ FUZZTIME ?= 15000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile page soak sim mutants clean
+.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -116,9 +117,13 @@ profile:
 BROWSER ?= chromium
 page: need
 	@command -v $(BROWSER) >/dev/null || { echo 'a Chromium is missing: apt-get install chromium, or BROWSER=…' >&2; exit 1; }
+	@command -v certutil >/dev/null || { echo 'certutil is missing: apt-get install libnss3-tools' >&2; exit 1; }
 	@mkdir -p dist/page
-	$(GO) test -count=1 -v -run 'TestPageInABrowser$$' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
+	$(GO) test -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
 	cp dist/page/page-64-wide.png docs/page.png
+
+troubleshooting: need
+	$(GO) test -count=1 -run 'TestTroubleshooting$$' . -troubleshooting.write
 
 SOAK ?= 1h
 SEED ?= 0

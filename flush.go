@@ -51,6 +51,13 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 			asked = append(asked, w)
 		}
 	}
+	var heard []*portWrite
+	for _, w := range f.writes {
+		if w.oper {
+			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInAppl(w), "oper_status"))
+			heard = append(heard, w)
+		}
+	}
 	if len(f.confirm) > 0 {
 		args := []any{"exists"}
 		for _, w := range f.confirm {
@@ -69,6 +76,10 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		w.exists, w.err = intOf(commands[i]) > 0, commands[i].Err()
 	}
 	rest := commands[len(asked):]
+	for i, w := range heard {
+		w.heard, w.applUp = rest[i].Err() == nil, fieldsOf(rest[i], 1)[0]
+	}
+	rest = rest[len(heard):]
 	if len(f.confirm) > 0 {
 		f.missing = rest[0].Err() != nil || intOf(rest[0]) != int64(len(f.confirm))
 		rest = rest[1:]

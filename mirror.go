@@ -55,6 +55,7 @@ type mirror struct {
 	listing *listing
 	outbox  outbox
 	compare comparison
+	opers   operLook
 	warm    warmRestart
 	courier courier
 	differ  divergence // of an observer
@@ -139,11 +140,13 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
+			s.opers.gone(p)
 		}
 	}
 	if h.port == nil {
 		return
 	}
+	s.opers.changed(h.port, s.at)
 	_, state := s.links.interfaceOf(h.port)
 	s.outbox.aim(h.port, state)
 	if h.appeared {
@@ -184,6 +187,7 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
+			s.opers.gone(p)
 		}
 	}
 	switch {
@@ -281,6 +285,7 @@ func (s *mirror) forget(p *port) {
 	s.start.forget(p)
 	s.outbox.forget(p)
 	s.compare.forget(p)
+	s.opers.forget(p)
 	s.warm.forget(p)
 	s.record.forget(p)
 	s.links.forget(p)

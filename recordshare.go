@@ -6,17 +6,14 @@ import "golang.org/x/sys/unix"
 
 // trim gives the pages of the image back: what is in them stays in the file. Anybody may call it.
 func (r *recorder) trim() {
-	if !r.off() && r.file != nil {
+	if r.off() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file != nil {
 		_ = unix.Madvise(r.image, unix.MADV_DONTNEED)
 	}
-}
-
-// reader reads what is recorded, for anybody.
-func (r *recorder) reader() (*recordReader, error) {
-	if r == nil || r.file == nil {
-		return nil, errNoRecorder
-	}
-	return newRecordReader(r.file)
 }
 
 // changed grows with whatever is written, for anybody.
@@ -25,15 +22,4 @@ func (r *recorder) changed() uint64 {
 		return 0
 	}
 	return r.changes.Load()
-}
-
-// close lets go of the file.
-func (r *recorder) close() {
-	if r == nil || r.file == nil {
-		return
-	}
-	r.dead.Store(true)
-	_ = unix.Munmap(r.image)
-	r.file.Close()
-	r.file = nil
 }

@@ -29,6 +29,7 @@ type portWrite struct {
 	set   bool     // publish state
 	ask   bool     // only if APPL_DB has the port: ask now
 	check bool     // what STATE_DB holds is not known: read it, and write only if it differs
+	oper  bool     // ask for orchagent's oper_status, too
 
 	outcome
 	stateKey, applKey string
@@ -41,6 +42,8 @@ type portWrite struct {
 type outcome struct {
 	err     error  // the outcome is unknown, or the key was refused; nil: as asked
 	exists  bool   // APPL_DB has the port (if asked)
+	heard   bool   // APPL_DB has answered about oper_status,
+	applUp  string // which is this; empty: it does not say
 	deleted bool   // a DEL was sent and acknowledged
 	written bool   // an HSET was sent and acknowledged
 	same    bool   // STATE_DB held this state already

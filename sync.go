@@ -162,6 +162,7 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	case s.pings <- struct{}{}:
 	default:
 	}
+	s.mendRecorder(now)
 	return wait
 }
 
@@ -224,7 +225,11 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
+	if s.opers.wait(now) == 0 {
+		s.compare.again(s.opers.take())
+	}
+	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.opers.wait(now), s.outbox.wake(now),
+		s.start.restWait(now))
 	signal := s.start.owesInitDone(now) && s.home(now) && s.start.owesInitDone(now)
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()

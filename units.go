@@ -147,8 +147,8 @@ func (s *several) newUnit(r *runningUnit) *unit {
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()
 	if before {
-		u.record = record.again(u.m)
-		u.health.record = u.record
+		record.beginAnew(u.m)
+		u.record, u.health.record = record, record
 	} else if path := s.options.recorder; path != "" {
 		u.record = s.openRecorder(u, recorderOf(path, r.name))
 	} else {
