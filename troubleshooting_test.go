@@ -397,6 +397,7 @@ func namespaceStory(s *story) {
 			s.t.Fatalf("%v: %s", err, out)
 		}
 	}
+	s.must(s.d.Signal(syscall.SIGSTOP)) // it does not see the new one half made
 	netns("del", s.NetNS)
 	netns("add", s.NetNS)
 	for i, p := range portNames(4) {
@@ -405,9 +406,12 @@ func namespaceStory(s *story) {
 		s.must(s.Batch(s.FarNS, fmt.Sprintf("link set new%d up", i)))
 		s.must(s.settleAgain(p, i != 2)) // the third has no cable
 	}
-	s.run("portsyncd diff", "Ethernet8 differs")
-	s.run("portsyncd status", "4 present")
-	s.run("portsyncd events Ethernet8 | tail -n 1", "found by a listing")
+	s.oper("Ethernet8", "down")
+	s.must(s.d.Signal(syscall.SIGCONT))
+	s.run("portsyncd status", "3 up, 1 down", "Ethernet8  Eth3  down")
+	s.run("portsyncd events | grep namespace", "network namespace")
+	s.run("portsyncd events Ethernet8 | tail -n 1", "oper down", "written")
+	s.run("portsyncd diff", "agree")
 }
 
 // settleAgain waits until a port of the new namespace is as it is going to be.
