@@ -12,7 +12,7 @@ import (
 // Flush carries out f. Each write has its own outcome; the error is the first that concerned a server, or the way to
 // it, and not one port's key alone.
 func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
-	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
+	f.refused, f.unready, f.missing, f.listed, f.found = nil, nil, false, nil, signals{}
 	for _, w := range f.writes {
 		w.outcome = outcome{}
 	}
@@ -39,6 +39,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	}
 	if err == nil && f.warm != "" {
 		err = d.setWarmState(ctx, f.warm)
+	}
+	if err == nil && f.ready != readyUnsaid {
+		f.unready, err = d.setReady(ctx, f.ready, f.readyAt)
 	}
 	return err
 }

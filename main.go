@@ -56,6 +56,8 @@ type options struct {
 	logLevel   slog.Level
 	logOutput  string
 	eoiu       time.Duration
+	heartbeat  bool
+	feature    bool // tell of readiness in FEATURE|swss
 	version    bool
 	given      map[string]bool // flags that are on the command line
 }
@@ -96,6 +98,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Var(&o.memory, "memory-limit",
 		"soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
 	o.recorderFlags(f)
+	f.BoolVar(&o.heartbeat, "supervisor.heartbeat", false, heartbeatUsage)
+	f.BoolVar(&o.feature, "feature-status", false, featureUsage)
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -185,7 +189,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "portsyncd", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return exitOK
 	}
-	if err := serve(o, stderr); err != nil {
+	if err := serve(o, stdout, stderr); err != nil {
 		lastWords(stderr, err)
 		if errors.Is(err, errConfig) {
 			return exitUsage
@@ -209,7 +213,7 @@ func lastWords(stderr io.Writer, err error) {
 }
 
 // serve runs the daemon until a signal ends it.
-func serve(o *options, stderr io.Writer) error {
+func serve(o *options, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	// whoever reads stdout or stderr may go, and Go takes that for the end
@@ -242,6 +246,9 @@ func serve(o *options, stderr io.Writer) error {
 	record.note(ownStarted, "portsyncd "+version, time.Now())
 	defer func() { record.note(ownStopped, "", time.Now()) }()
 	status.record = record
+	if o.heartbeat {
+		status.heart = startHeart(stdout)
+	}
 	notify := openNotifier()
 	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
 	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
@@ -264,7 +271,7 @@ func serve(o *options, stderr io.Writer) error {
 	source.status = status
 	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow,
-		recorder: record}
+		recorder: record, feature: o.feature}
 	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
 	openDB := func(slow func()) (database, error) { return openSonicDB(config, m, slow) }
 	if o.standalone {

@@ -34,6 +34,7 @@ type syncOptions struct {
 	end       func()            // ends what spawn runs, from inside; nil: a goroutine
 	random    random            // for jitter; nil: the library's
 	recorder  *recorder         // takes down what happens; nil: nobody does
+	feature   bool              // tell of readiness in FEATURE|swss
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -54,6 +55,7 @@ type mirror struct {
 	outbox  outbox
 	compare comparison
 	warm    warmRestart
+	ready   readiness
 	courier courier
 	record  *recorder
 
@@ -81,6 +83,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,
+		ready:   readiness{on: o.feature, log: log},
 	}
 }
 
@@ -294,6 +297,7 @@ func (s *mirror) configure(configured []portConfig) {
 func (s *mirror) distrust() {
 	s.links.all(func(p *port) { s.outbox.doubt(p) })
 	s.links.doubtWritten()
+	s.ready.doubt()
 	s.compare.askAll()
 	s.start.wantLook(false)
 }

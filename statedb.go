@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -55,11 +56,14 @@ type flush struct {
 	list     bool         // list the ports that STATE_DB has entries of
 	signals  bool         // look what APPL_DB has of the signals
 	warm     string       // write this state of the warm restart, after everything else
+	ready    readyWord    // and whether the switch can rely on the ports; readyUnsaid: not
+	readyAt  time.Time    // since when
 
 	record bool      // write down which interfaces are old:
 	old    leftovers // these
 
 	refused error    // out: APPL_DB refused PortInitDone's key
+	unready error    // out: STATE_DB refused the row that says ready
 	missing bool     // out: not all of confirm are in APPL_DB
 	listed  []string // out
 	found   signals  // out, if asked for and answered
