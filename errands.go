@@ -314,7 +314,7 @@ func (s *mirror) flush(signal bool) {
 	if f.list, f.signals = s.compare.ask(); f.signals {
 		s.ready.doubt() // what is asked there is asked here, too
 	}
-	f.ready, f.readyAt = s.ready.send(s.ready.owes(s.start.done())), now
+	f.ready, f.readyAt = s.ready.owes(s.start.done()), now
 	version, _ := s.links.unwritten()
 	if f.record = s.owesRecord(); f.record {
 		f.old = s.links.leftovers()
@@ -355,7 +355,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		return
 	}
 	s.warm.acknowledged(f.warm)
-	s.ready.landed(f.unready)
+	s.ready.landed(f.ready, f.unready)
 	if f.record {
 		s.links.written(version)
 	}

@@ -297,7 +297,6 @@ func (s *mirror) configure(configured []portConfig) {
 func (s *mirror) distrust() {
 	s.links.all(func(p *port) { s.outbox.doubt(p) })
 	s.links.doubtWritten()
-	s.ready.doubt()
 	s.compare.askAll()
 	s.start.wantLook(false)
 }

@@ -12,7 +12,6 @@ type readiness struct {
 	log *slog.Logger
 
 	told readyWord // what STATE_DB has, as far as is known; readyUnsaid: that is not known
-	sent readyWord // what is on its way there; readyUnsaid: nothing, or it was doubted meanwhile
 }
 
 // owes is what STATE_DB is to be told, readyUnsaid: nothing. done says that PortInitDone is sent.
@@ -27,22 +26,16 @@ func (r *readiness) owes(done bool) readyWord {
 	return word
 }
 
-// send notes that a word is on its way, and returns it.
-func (r *readiness) send(word readyWord) readyWord {
-	r.sent = word
-	return word
-}
-
-// landed notes that it is there; refused says why STATE_DB does not take it, which is said once, and no port waits for.
-func (r *readiness) landed(refused error) {
-	if r.sent == readyUnsaid {
+// landed notes that a word is there; refused says why STATE_DB does not take it, which is said, and no port waits for.
+func (r *readiness) landed(word readyWord, refused error) {
+	if word == readyUnsaid {
 		return
 	}
-	r.told = r.sent
+	r.told = word
 	if refused != nil {
 		r.log.Error("STATE_DB refuses "+featureTable+" "+dockerName, "err", refused, "remedy", "look at the key's type")
 	}
 }
 
-// doubt is for a STATE_DB that may have lost it.
-func (r *readiness) doubt() { r.told, r.sent = readyUnsaid, readyUnsaid }
+// doubt is for a STATE_DB that may have lost it: it is asked again.
+func (r *readiness) doubt() { r.told = readyUnsaid }
