@@ -11,6 +11,7 @@ type readiness struct {
 	on  bool
 	log *slog.Logger
 
+	odd  bool      // its key is of another type, and that was said
 	told readyWord // what STATE_DB has, as far as is known; readyUnsaid: that is not known
 }
 
@@ -26,13 +27,14 @@ func (r *readiness) owes(done bool) readyWord {
 	return word
 }
 
-// landed notes that a word is there; refused says why STATE_DB does not take it, which is said, and no port waits for.
+// landed notes that a word is there; refused says why STATE_DB does not take it, which is said once, and no port waits for.
 func (r *readiness) landed(word readyWord, refused error) {
 	if word == readyUnsaid {
 		return
 	}
 	r.told = word
-	if refused != nil {
+	was := r.odd
+	if r.odd = refused != nil; r.odd && !was {
 		r.log.Error("STATE_DB refuses "+featureTable+" "+dockerName, "err", refused, "remedy", "look at the key's type")
 	}
 }
