@@ -60,6 +60,10 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, switchtest.HoldLinks(port, holdLimit))
 		return 1
 	}
+	if report := os.Getenv(listenerVariable); report != "" {
+		fmt.Fprintln(os.Stderr, listenToSupervisor(report, os.Args[1:], os.Stdin, os.Stdout))
+		return 1
+	}
 	hushRedis() // before tests beside each other ask for it
 	var err error
 	if scratch, err = os.MkdirTemp("", "portsyncd-test-"); err != nil {

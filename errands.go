@@ -344,7 +344,10 @@ func (s *mirror) flush(signal bool) {
 	f := s.outbox.send(now)
 	s.outbox.underWay(func(p *port) { s.record.sent(p, now) })
 	f.initDone, f.warm = signal, s.warm.owes()
-	f.list, f.signals = s.compare.ask()
+	if f.list, f.signals = s.compare.ask(); f.signals {
+		s.ready.doubt() // what is asked there is asked here, too
+	}
+	f.ready, f.readyAt = s.ready.owes(s.start.done()), now
 	version, _ := s.links.unwritten()
 	if f.record = s.owesRecord(); f.record {
 		f.old = s.links.leftovers()
@@ -393,6 +396,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		return
 	}
 	s.warm.acknowledged(f.warm)
+	s.ready.landed(f.ready, f.unready)
 	if f.record {
 		s.links.written(version)
 	}

@@ -37,6 +37,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	if err == nil && f.warm != "" {
 		err = d.setWarmState(ctx, f.warm)
 	}
+	if err == nil && f.ready != readyUnsaid {
+		f.unready, err = d.setReady(ctx, f.ready, f.readyAt)
+	}
 	return err
 }
 

@@ -65,6 +65,7 @@ type health struct {
 	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
+	heart       *heart        // prints the loop's beats for supervisord; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
 	begun       chan struct{} // closed once the loop has turned, and so asked for the first listing; nil: nobody waits
@@ -119,6 +120,7 @@ func (h *health) excused() bool { return h.kernel.Load() != 0 || h.awaited.Load(
 
 // beat notes that the loop is at one of its beats.
 func (h *health) beat() {
+	h.heart.beat()
 	select {
 	case h.beats <- struct{}{}:
 	default:

@@ -36,6 +36,7 @@ type syncOptions struct {
 	noFabric  bool              // an ASIC whose switch_type is fabric has no ports: errFabric
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
+	feature   bool              // tell of readiness in FEATURE|swss
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -57,6 +58,7 @@ type mirror struct {
 	compare comparison
 	opers   operLook
 	warm    warmRestart
+	ready   readiness
 	courier courier
 	differ  divergence // of an observer
 	record  *recorder
@@ -88,6 +90,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,
+		ready:   readiness{on: o.feature, log: log},
 	}
 }
 

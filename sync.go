@@ -251,7 +251,8 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 
 // owesFlush says that there is something to write or to ask.
 func (s *syncer) owesFlush() bool {
-	return s.outbox.waiting() || s.outbox.asks() || s.compare.pending() || s.warm.owes() != "" || s.owesRecord()
+	return s.outbox.waiting() || s.outbox.asks() || s.compare.pending() || s.warm.owes() != "" || s.owesRecord() ||
+		s.ready.owes(s.start.done()) != readyUnsaid
 }
 
 // finish flushes what is pending when the daemon stops, and lets an announcement end, within stopLimit.

@@ -30,6 +30,8 @@ type options struct {
 	logLevel   slog.Level
 	logOutput  string
 	eoiu       time.Duration
+	heartbeat  bool
+	feature    bool // tell of readiness in FEATURE|swss
 	version    bool
 	given      map[string]bool // flags that are on the command line
 }
@@ -94,7 +96,8 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
-		noFabric: u.namespace != "", observe: o.observe}
+		noFabric: u.namespace != "", observe: o.observe,
+		feature: o.feature}
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	var opened atomic.Pointer[sonicDB]
 	openDB := func(slow func()) (database, error) {
