@@ -332,7 +332,10 @@ func (r *Redis) Start() error {
 	}
 	c := r.Client(0)
 	defer c.Close()
-	return WaitFor(10*time.Second, "redis-server to answer", func() bool { return c.Ping(context.Background()).Err() == nil })
+	return WaitFor(10*time.Second, "redis-server to answer", func() bool {
+		_, err := os.Stat(r.Socket) // the client would say so in the log
+		return err == nil && c.Ping(context.Background()).Err() == nil
+	})
 }
 
 // Stop kills the server, and what it held is lost.
