@@ -3,6 +3,7 @@
 # make build the binary for this machine
 # make dist  static binaries for every CPU, in dist/; make deb: Debian packages of them
 # make test-arm  the tests as ARM code, under qemu-user (part of make test)
+# make test-vm, make test-vm-arm64  Debian booted in qemu: systemd, other kernels, ARM, a power cut (docs/vm.md); part of no other command
 # make soak  an hour of chaos, and another beside an observer (SOAK=10m for less, SEED=n to run one again)
 # make bench benchmarks; those of the metrics beside other libraries, and the daemon on a benchmark switch (VS='/usr/bin/portsyncd' beside another)
 # make rates  processor time, wake-ups and latency at each rate of changes (VS=… beside another), with docs/rates.svg
@@ -21,7 +22,7 @@ FUZZTIME ?= 15000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
+.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -75,6 +76,15 @@ test-as-arm test-as-arm64: test-as-%:
 	echo "end-to-end tests of the daemon as $* code"; \
 	$(ON_PATH) $(GO) test -count=1 -timeout 10m -run $(ARM_E2E) .
 qemu = $$(PATH="$(TOOLS)/usr/bin:$$PATH" command -v qemu-$(1)-static)
+
+# RUN='TestKernel' for some of the guest's tests, SUITE=trixie for another Debian, RECORD=yes to keep what its kernel sent in testdata/.
+SUITE ?= bookworm
+test-vm:       machine = amd64
+test-vm-arm64: machine = arm64
+test-vm test-vm-arm64:
+	@sh .ci/need-vm
+	$(GO) test -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
+		$(if $(RUN),-vm.run '$(RUN)') $(if $(RECORD),-vm.record)
 
 # name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants; MIPS code is larger, and no SONiC image has it yet.
 TARGETS = amd64:amd64:GOAMD64=v1 arm64:arm64:GOARM64=v8.0 arm7:arm:GOARM=7 arm5:arm:GOARM=5 mipsle:mipsle:GOMIPS=softfloat riscv64:riscv64:GORISCV64=rva20u64
@@ -140,4 +150,4 @@ mutants:
 	@GO=$(GO) sh .ci/mutants $(MUTANTS)
 
 clean:
-	rm -rf portsyncd dist profile $(TOOLS)
+	rm -rf portsyncd dist profile .cache $(TOOLS)
