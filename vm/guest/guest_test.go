@@ -232,9 +232,6 @@ func (g *guest) journal(since time.Time) string {
 	return g.output("journalctl", "--no-pager", "-o", "cat", "-u", unit, "--since", "@"+strconv.FormatInt(since.Unix(), 10))
 }
 
-// scrape reads the metrics.
-func (g *guest) scrape() string { return g.output("curl", "-s", "http://127.0.0.1:9090/metrics") }
-
 // sample finds a sample's value.
 func sample(text, name string) string {
 	if m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindStringSubmatch(text); m != nil {
