@@ -216,7 +216,12 @@ func (s *statusAnswer) join(u *statusAnswer, namespace string) {
 	s.Reasons = append(s.Reasons, u.Reasons...)
 	s.WaitingFor = append(s.WaitingFor, u.WaitingFor...)
 	s.Worst = append(s.Worst, u.Worst...)
-	s.Role, s.Writers, s.Differs = u.Role, append(s.Writers, u.Writers...), append(s.Differs, u.Differs...)
+	s.Role, s.Differs = u.Role, append(s.Differs, u.Differs...)
+	for _, w := range u.Writers { // one process may write in several namespaces
+		if !slices.Contains(s.Writers, w) {
+			s.Writers = append(s.Writers, w)
+		}
+	}
 	s.Overruns += u.Overruns
 	s.Repairs += u.Repairs
 	s.Ports.add(&u.Ports)
