@@ -445,9 +445,3 @@ func answerJSON(w http.ResponseWriter, code int, v any) {
 	w.WriteHeader(code)
 	_, _ = w.Write(b.Bytes())
 }
-
-// utc is how times are written.
-func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
-
-// seconds is a gauge's time.
-func seconds(since1970 float64) time.Time { return time.UnixMilli(int64(since1970 * 1000)) }
