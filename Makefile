@@ -45,8 +45,8 @@ need:
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is owed to: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./... && cd bench && $(GO) vet ./...
-	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(GO) vet -tags vm,browser ./... && cd bench && $(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck -tags vm,browser ./...
 	$(GO) mod verify
 
 # A count of runs, not a time: the end of a time can be taken for a failure (golang/go#75804). Finding a small input that is as interesting as a large one is
@@ -83,7 +83,7 @@ test-vm:       machine = amd64
 test-vm-arm64: machine = arm64
 test-vm test-vm-arm64:
 	@sh .ci/need-vm
-	$(GO) test -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
+	$(GO) test -tags vm -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
 		$(if $(RUN),-vm.run '$(RUN)') $(if $(RECORD),-vm.record)
 
 # name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants; MIPS code is larger, and no SONiC image has it yet.
@@ -129,7 +129,7 @@ page: need
 	@command -v $(BROWSER) >/dev/null || { echo 'a Chromium is missing: apt-get install chromium, or BROWSER=…' >&2; exit 1; }
 	@command -v certutil >/dev/null || { echo 'certutil is missing: apt-get install libnss3-tools' >&2; exit 1; }
 	@mkdir -p dist/page
-	$(GO) test -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
+	$(GO) test -tags browser -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
 	cp dist/page/page-64-wide.png docs/page.png
 
 troubleshooting: need
