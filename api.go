@@ -30,23 +30,16 @@ const diffTurn = time.Second
 
 // api answers.
 type api struct {
-	m          *metrics
-	health     *health
-	record     *recorder
+	box        *box
 	standalone bool
-	look       diffOptions // where the daemon has its ports from
 	looking    chan struct{}
 	lookCosts  func() *metrics // what a diff costs is not the daemon's own traffic
-	daemons    *daemonFinder   // of an observer, nil: we write
 }
 
-func newAPI(m *metrics, h *health, record *recorder, standalone bool, look diffOptions) *api {
-	return &api{m: m, health: h, record: record, standalone: standalone, look: look, looking: make(chan struct{}, 1),
+func newAPI(b *box, standalone bool) *api {
+	return &api{box: b, standalone: standalone, looking: make(chan struct{}, 1),
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
 }
-
-// observes makes it an observer's.
-func (a *api) observes(netns string) { a.daemons = &daemonFinder{netns: netns} }
 
 // Roles.
 const (
@@ -77,20 +70,36 @@ type statusAnswer struct {
 	Role     string         `json:"role"`    // writer or observer
 	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
 	Differs  []differAnswer `json:"differs"`
+	// of several, each by itself; what is above is of all of them together
+	Namespaces []namespaceAnswer `json:"namespaces,omitempty"`
+
+	level level
 }
 
 // differAnswer is a port about which two sources have disagreed for some time.
 type differAnswer struct {
-	Port  string `json:"port"`
-	Says  string `json:"says"`
-	Since string `json:"since"`
+	Namespace string `json:"namespace,omitempty"`
+	Port      string `json:"port"`
+	Says      string `json:"says"`
+	Since     string `json:"since"`
+}
+
+// namespaceAnswer is one namespace of several.
+type namespaceAnswer struct {
+	Namespace      string      `json:"namespace"`
+	Verdict        string      `json:"verdict"`
+	PortConfigDone bool        `json:"port_config_done"`
+	PortInitDone   bool        `json:"port_init_done"`
+	Connected      bool        `json:"databases_connected"`
+	Ports          countAnswer `json:"ports"`
 }
 
 // reasonAnswer is a check that is not ok.
 type reasonAnswer struct {
-	Check  string `json:"check"`
-	Level  string `json:"level"`
-	Reason string `json:"reason"`
+	Namespace string `json:"namespace,omitempty"`
+	Check     string `json:"check"`
+	Level     string `json:"level"`
+	Reason    string `json:"reason"`
 }
 
 // countAnswer is how many ports there are. Those that are present are up, down or admin_down.
@@ -105,11 +114,12 @@ type countAnswer struct {
 
 // worstAnswer is a port to look at.
 type worstAnswer struct {
-	Port   string  `json:"port"`
-	Alias  string  `json:"alias"`
-	Why    string  `json:"why"` // one of whys
-	Since  *string `json:"since"`
-	Detail string  `json:"detail"`
+	Namespace string  `json:"namespace,omitempty"`
+	Port      string  `json:"port"`
+	Alias     string  `json:"alias"`
+	Why       string  `json:"why"` // one of whys
+	Since     *string `json:"since"`
+	Detail    string  `json:"detail"`
 }
 
 // Why a port is to be looked at, the worst first.
@@ -123,6 +133,7 @@ var whys = []string{whyDown, whyFlapping, whyPending}
 
 // portAnswer is a port. What only an interface has is null where there is none.
 type portAnswer struct {
+	Namespace  string  `json:"namespace,omitempty"`
 	Port       string  `json:"port"`
 	Alias      string  `json:"alias"`
 	Configured bool    `json:"configured"`
@@ -152,53 +163,124 @@ const portInitCheck = "port_init_done"
 
 // status makes the answer from what is published.
 func (a *api) status(now time.Time) *statusAnswer {
-	ports := a.ports(now)
-	s := &statusAnswer{
-		Version: a.m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(a.m.process.started.Load())),
-		Standalone: a.standalone, Reasons: []reasonAnswer{}, WaitingFor: []string{}, Worst: []worstAnswer{},
-		PortConfigDone: a.m.portConfigDone.Load() == 1, PortInitDone: a.m.portInitDone.Load() == 1,
-		Overruns: a.m.overruns.Load(), Repairs: a.m.repairChanged.Load() + a.m.repairLost.Load() +
-			a.m.repairStale.Load() + a.m.repairLate.Load(),
+	if !a.box.several {
+		return a.box.units()[0].status(now, a.standalone)
 	}
-	s.Role, s.Writers, s.Differs = roleWriter, []otherDaemon{}, []differAnswer{}
-	if a.daemons != nil {
-		s.Role, s.Writers = roleObserver, a.daemons.find(now)
+	all := newStatus(a.box.m, now, a.standalone)
+	all.PortConfigDone, all.PortInitDone, all.Databases.Connected = true, true, true
+	all.judge(a.box.health, "", now, a.box.m.process.ReadMemory())
+	var of []level
+	for _, u := range a.box.units() {
+		s := u.status(now, a.standalone)
+		of = append(of, s.level)
+		all.join(s, u.namespace)
 	}
-	for _, d := range a.health.differ.lasting(now) {
-		s.Differs = append(s.Differs, differAnswer{d.port, d.says, utc(d.since)})
+	if len(of) == 0 {
+		all.PortConfigDone, all.PortInitDone, all.Databases.Connected = false, false, false
 	}
-	s.Databases.Connected = a.m.redisConnected.Load() == 1
-	s.Databases.Error = a.health.databaseError()
+	all.orderWorst()
+	all.conclude(max(all.level, together(of)))
+	return all
+}
+
+// newStatus is the part of an answer that is about the process.
+func newStatus(m *metrics, now time.Time, standalone bool) *statusAnswer {
+	return &statusAnswer{
+		Version: m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(m.process.started.Load())),
+		Standalone: standalone, Reasons: []reasonAnswer{}, WaitingFor: []string{}, Worst: []worstAnswer{},
+		Role: roleWriter, Writers: []otherDaemon{}, Differs: []differAnswer{},
+	}
+}
+
+// conclude sets the verdict.
+func (s *statusAnswer) conclude(l level) { s.level, s.Verdict = l, l.String() }
+
+// judge takes the checks of a health table that are not ok.
+func (s *statusAnswer) judge(h *health, namespace string, now time.Time, resident float64) {
+	worst := s.level
+	for _, c := range h.Checks(now, resident) {
+		if c.level != ok {
+			worst = max(worst, c.level)
+			s.Reasons = append(s.Reasons, reasonAnswer{namespace, c.name, c.level.String(), c.reason})
+		}
+	}
+	s.conclude(worst)
+}
+
+// join adds the answer for one namespace.
+func (s *statusAnswer) join(u *statusAnswer, namespace string) {
+	s.Reasons = append(s.Reasons, u.Reasons...)
+	s.WaitingFor = append(s.WaitingFor, u.WaitingFor...)
+	s.Worst = append(s.Worst, u.Worst...)
+	s.Role, s.Writers, s.Differs = u.Role, append(s.Writers, u.Writers...), append(s.Differs, u.Differs...)
+	s.Overruns += u.Overruns
+	s.Repairs += u.Repairs
+	s.Ports.add(&u.Ports)
+	s.PortConfigDone = s.PortConfigDone && u.PortConfigDone
+	s.PortInitDone = s.PortInitDone && u.PortInitDone
+	s.Databases.Connected = s.Databases.Connected && u.Databases.Connected
+	if why := u.Databases.Error; why != "" {
+		if s.Databases.Error != "" {
+			s.Databases.Error += "; "
+		}
+		s.Databases.Error += namespace + ": " + why
+	}
+	s.Namespaces = append(s.Namespaces, namespaceAnswer{namespace, u.Verdict, u.PortConfigDone, u.PortInitDone,
+		u.Databases.Connected, u.Ports})
+}
+
+func (s *statusAnswer) orderWorst() {
+	sort.SliceStable(s.Worst, func(i, j int) bool {
+		return slices.Index(whys, s.Worst[i].Why) < slices.Index(whys, s.Worst[j].Why)
+	})
+}
+
+// status is the answer for one namespace.
+func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
+	s := newStatus(u.m, now, standalone)
+	s.PortConfigDone, s.PortInitDone = u.m.portConfigDone.Load() == 1, u.m.portInitDone.Load() == 1
+	s.Overruns = u.m.overruns.Load()
+	s.Repairs = u.m.repairChanged.Load() + u.m.repairLost.Load() + u.m.repairStale.Load() + u.m.repairLate.Load()
+	if u.daemons != nil {
+		s.Role, s.Writers = roleObserver, append(s.Writers, u.daemons.find(now)...)
+	}
+	for _, d := range u.health.differ.lasting(now) {
+		s.Differs = append(s.Differs, differAnswer{u.namespace, d.port, d.says, utc(d.since)})
+	}
+	s.Databases.Connected = u.m.redisConnected.Load() == 1
+	s.Databases.Error = u.health.databaseError()
+	ports := u.ports(now)
 	for i := range ports {
 		p := &ports[i]
 		s.Ports.count(p)
-		if p.Pending && !s.PortInitDone && !a.standalone {
+		if p.Pending && !s.PortInitDone && !standalone {
 			s.WaitingFor = append(s.WaitingFor, p.Port)
 		}
 		if w := p.trouble(); w != nil {
 			s.Worst = append(s.Worst, *w)
 		}
 	}
-	sort.SliceStable(s.Worst, func(i, j int) bool {
-		return slices.Index(whys, s.Worst[i].Why) < slices.Index(whys, s.Worst[j].Why)
-	})
-	worst := ok
-	for _, c := range a.health.Checks(now, a.m.process.ReadMemory()) {
-		if c.level != ok {
-			worst = max(worst, c.level)
-			s.Reasons = append(s.Reasons, reasonAnswer{c.name, c.level.String(), c.reason})
-		}
-	}
-	if !s.PortInitDone && !a.standalone {
-		worst = max(worst, degraded)
+	s.orderWorst()
+	s.judge(u.health, u.namespace, now, u.m.process.ReadMemory())
+	if !s.PortInitDone && !standalone {
 		reason := "PortInitDone is not sent yet"
 		if n := len(s.WaitingFor); n > 0 {
 			reason = fmt.Sprintf("PortInitDone waits for the interfaces of %d ports", n)
 		}
-		s.Reasons = append(s.Reasons, reasonAnswer{portInitCheck, degraded.String(), reason})
+		s.Reasons = append(s.Reasons, reasonAnswer{u.namespace, portInitCheck, degraded.String(), reason})
+		s.conclude(max(s.level, degraded))
 	}
-	s.Verdict = worst.String()
 	return s
+}
+
+// add adds the counts of another namespace.
+func (c *countAnswer) add(o *countAnswer) {
+	c.Configured += o.Configured
+	c.Present += o.Present
+	c.Up += o.Up
+	c.Down += o.Down
+	c.AdminDown += o.AdminDown
+	c.Pending += o.Pending
 }
 
 // count counts one port.
@@ -228,7 +310,7 @@ func (p *portAnswer) down() bool { return p.Present && *p.Admin == "up" && *p.Op
 
 // trouble is why a port is to be looked at, nil: it is not.
 func (p *portAnswer) trouble() *worstAnswer {
-	w := &worstAnswer{Port: p.Port, Alias: p.Alias, Since: p.Since}
+	w := &worstAnswer{Namespace: p.Namespace, Port: p.Port, Alias: p.Alias, Since: p.Since}
 	switch {
 	case p.flapping:
 		w.Why = whyFlapping
@@ -246,13 +328,22 @@ func (p *portAnswer) trouble() *worstAnswer {
 	return w
 }
 
+// ports is every port of every namespace, these in order.
+func (a *api) ports(now time.Time) (all []portAnswer) {
+	for _, u := range a.box.units() {
+		all = append(all, u.ports(now)...)
+	}
+	return all
+}
+
 // ports is every port in natural order.
-func (a *api) ports(now time.Time) []portAnswer {
-	all := a.m.ports.all()
+func (u *unit) ports(now time.Time) []portAnswer {
+	all := u.m.ports.all()
 	slices.SortFunc(all, func(a, b *portSeries) int { return comparePorts(a.name, b.name) })
 	answers := make([]portAnswer, 0, len(all))
 	for _, s := range all {
-		p := portAnswer{Port: s.name, Configured: s.configured.Load(), Present: s.present.Load(), Flaps: s.flaps.Load()}
+		p := portAnswer{Namespace: u.namespace, Port: s.name, Configured: s.configured.Load(),
+			Present: s.present.Load(), Flaps: s.flaps.Load()}
 		if alias := s.alias.Load(); alias != nil {
 			p.Alias = *alias
 		}
@@ -310,9 +401,11 @@ func (a *api) serveDiff(w http.ResponseWriter, r *http.Request) {
 		answerJSON(w, http.StatusServiceUnavailable, errorAnswer{"another diff is under way; ask again soon"})
 		return
 	}
-	o := a.look
-	o.ports = r.URL.Query()["port"]
-	report, err := diff(r.Context(), &o, a.lookCosts(), func() { <-a.looking })
+	var looks []diffOptions
+	for _, u := range a.box.units() {
+		looks = append(looks, u.look)
+	}
+	report, err := diffAll(r.Context(), looks, r.URL.Query()["port"], a.lookCosts(), func() { <-a.looking })
 	switch {
 	case errors.Is(err, errNoPort):
 		answerJSON(w, http.StatusNotFound, errorAnswer{err.Error()})

@@ -31,3 +31,19 @@ func command[options any](name string, args []string, stderr io.Writer,
 	}
 	return code
 }
+
+// inBrackets is text behind a name, if there is any.
+func inBrackets(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}
+
+// qualified is a name, behind that of the namespace if there are several.
+func qualified(namespace, name string) string {
+	if namespace == "" {
+		return name
+	}
+	return namespace + " " + name
+}

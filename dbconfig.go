@@ -63,25 +63,35 @@ type dbConfig struct {
 type dbConfigFile struct {
 	path   string
 	now    func() time.Time
-	broken time.Time // since when it has been no valid JSON, zero: it is, or is not there
+	broken brokenSince
+}
+
+// brokenSince is since when a file has been no valid JSON; zero: it is, or is not there.
+type brokenSince struct{ time.Time }
+
+// judge takes what reading the file gave for one that is being written (errNoDBConfig), or for broken (errConfig).
+func (b *brokenSince) judge(err error, now time.Time) error {
+	if !errors.Is(err, errNotJSON) {
+		b.Time = time.Time{}
+		return err
+	}
+	if b.IsZero() {
+		b.Time = now
+	}
+	if now.Sub(b.Time) < halfWrittenLimit {
+		return fmt.Errorf("%w: %v", errNoDBConfig, err)
+	}
+	return fmt.Errorf("%w: %v", errConfig, err)
 }
 
 // read reads the file. errNoDBConfig: come again; errConfig: what it says makes no sense, or it has not become valid
 // JSON in halfWrittenLimit.
 func (f *dbConfigFile) read() (*dbConfig, error) {
 	c, err := readDBConfig(f.path)
-	if !errors.Is(err, errNotJSON) {
-		f.broken = time.Time{}
-		return c, err
+	if err = f.broken.judge(err, f.now()); err != nil {
+		return nil, err
 	}
-	now := f.now()
-	if f.broken.IsZero() {
-		f.broken = now
-	}
-	if now.Sub(f.broken) < halfWrittenLimit {
-		return nil, fmt.Errorf("%w: %v", errNoDBConfig, err)
-	}
-	return nil, fmt.Errorf("%w: %v", errConfig, err)
+	return c, nil
 }
 
 // readDBConfig reads database_config.json. A file that does not exist gives errNoDBConfig; one that is no JSON,

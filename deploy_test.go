@@ -292,12 +292,12 @@ func sh(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-const unit = "deploy/systemd/portsyncd.service"
+const unitFile = "deploy/systemd/portsyncd.service"
 
 // TestUnitIsSafe has systemd judge the unit's sandbox.
 func TestUnitIsSafe(t *testing.T) {
 	needTool(t, "systemd-analyze")
-	sh(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unit)
+	sh(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unitFile)
 }
 
 // TestConfined runs the daemon as the unit would where there is no systemd: another user, the unit's capability alone, no new privileges, and its system
@@ -311,7 +311,7 @@ func TestConfined(t *testing.T) {
 	for _, file := range []string{s.Dir, s.Redis[0].Socket} {
 		s.must(os.Chmod(file, 0o777))
 	}
-	text, err := os.ReadFile(unit)
+	text, err := os.ReadFile(unitFile)
 	s.must(err)
 	allowed := filepath.Join(s.Dir, "allowed")
 	s.must(os.WriteFile(allowed, []byte(strings.Join(unitSyscalls(t, string(text)), " ")), 0o644))

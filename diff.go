@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,10 +22,13 @@ import (
 type diffReport struct {
 	Checked int        `json:"checked"` // ports
 	Ports   []portDiff `json:"ports"`   // those that differ
+
+	unknown []string // ports that are asked for, and are nowhere
 }
 
 // portDiff is a port about which the sources disagree.
 type portDiff struct {
+	Namespace   string       `json:"namespace,omitempty"` // of several
 	Port        string       `json:"port"`
 	Since       float64      `json:"seen_for_seconds"` // at least so long
 	Sides       sides        `json:"sides"`
@@ -36,6 +40,8 @@ type diffOptions struct {
 	dbConfig, netns string
 	json            bool
 	ports           []string // empty: all
+	namespace       string   // of several, empty: the only one
+	dbGlobal        string   // where these are listed
 }
 
 func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
@@ -44,6 +50,7 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&o.dbConfig, "db.config", defaultDBConfig, dbConfigUsage)
 	f.StringVar(&o.netns, "netns", "", netnsUsage)
+	f.StringVar(&o.dbGlobal, "db.global", "", dbGlobalUsage)
 	f.BoolVar(&o.json, "json", false, "print JSON instead of text")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: %s diff [flags] [port...]\n\nShows where the kernel, STATE_DB, APPL_DB and "+
@@ -67,7 +74,11 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 func runDiff(args []string, stdout, stderr io.Writer) int {
 	return command("diff", args, stderr, parseDiff, func(ctx context.Context, o *diffOptions) (int, error) {
 		redis.SetLogger(quiet{})
-		report, err := diff(ctx, o, newMetrics(""), func() {})
+		looks, err := o.each()
+		if err != nil {
+			return exitUnsure, err
+		}
+		report, err := diffAll(ctx, looks, o.ports, newMetrics(""), func() {})
 		if err != nil {
 			return exitUnsure, err
 		}
@@ -78,12 +89,70 @@ func runDiff(args []string, stdout, stderr io.Writer) int {
 	})
 }
 
+// each is one for every namespace: those of -db.global, or the only one.
+func (o *diffOptions) each() ([]diffOptions, error) {
+	namespaces, err := listNamespaces(o.dbGlobal)
+	if err != nil || namespaces == nil {
+		return []diffOptions{*o}, err
+	}
+	var all []diffOptions
+	for _, n := range namespaces {
+		all = append(all, diffOptions{dbConfig: n.dbConfig, netns: n.name, namespace: n.name})
+	}
+	return all, nil
+}
+
+// diffAll is diff for each namespace, at the same time, in one report; errNoPort: a port that is asked for is in none.
+func diffAll(ctx context.Context, looks []diffOptions, ports []string, m *metrics, over func()) (*diffReport, error) {
+	reports, errs := make([]*diffReport, len(looks)), make([]error, len(looks))
+	var done, left sync.WaitGroup
+	left.Add(len(looks))
+	go func() {
+		left.Wait()
+		over()
+	}()
+	for i := range looks {
+		o := looks[i]
+		o.ports = ports
+		done.Go(func() { reports[i], errs[i] = diff(ctx, &o, m, left.Done) })
+	}
+	done.Wait()
+	all := &diffReport{Ports: []portDiff{}}
+	for i, r := range reports {
+		err := errs[i]
+		if err != nil && looks[i].namespace != "" {
+			err = fmt.Errorf("%s: %w", looks[i].namespace, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all.add(r, looks[i].namespace)
+	}
+	for _, name := range ports {
+		has := func(r *diffReport) bool { return !slices.Contains(r.unknown, name) }
+		if !slices.ContainsFunc(reports, has) {
+			return nil, fmt.Errorf("%w %q, neither in the kernel nor in a database; names are those of "+
+				"CONFIG_DB's PORT table, such as Ethernet0", errNoPort, name)
+		}
+	}
+	return all, nil
+}
+
+// add adds the report about a namespace.
+func (r *diffReport) add(of *diffReport, namespace string) {
+	for i := range of.Ports {
+		of.Ports[i].Namespace = namespace
+	}
+	r.Checked += of.Checked
+	r.Ports = append(r.Ports, of.Ports...)
+}
+
 // errNoPort says that nobody knows a port that was asked for.
 var errNoPort = errors.New("no port")
 
-// diff looks at everything, and again after settleTime where something differs; errNoPort: a port that is asked for is
-// nowhere. What it costs is counted in m. over is called when nothing of it is left: where the kernel holds a thread
-// that lists the links, that is long after it has returned.
+// diff looks at everything, and again after settleTime where something differs. What it costs is counted in m. over is
+// called when nothing of it is left: where the kernel holds a thread that lists the links, that is long after it has
+// returned.
 func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffReport, error) {
 	sockets, err := openKernelLinks(o.netns, 0)
 	if err != nil {
@@ -107,13 +176,12 @@ func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffRe
 		return nil, err
 	}
 	seen := time.Now()
+	report := &diffReport{Ports: []portDiff{}}
 	for _, name := range o.ports {
 		if ports[name] == nil {
-			return nil, fmt.Errorf("%w %q, neither in the kernel nor in a database; names are those of "+
-				"CONFIG_DB's PORT table, such as Ethernet0", errNoPort, name)
+			report.unknown = append(report.unknown, name)
 		}
 	}
-	report := &diffReport{Ports: []portDiff{}}
 	report.take(ports, o.ports)
 	if len(report.Ports) == 0 {
 		return report, nil
@@ -168,7 +236,8 @@ func (r *diffReport) print(o *diffOptions, w io.Writer) error {
 		return e.Encode(r)
 	}
 	for _, p := range r.Ports {
-		fmt.Fprintf(w, "%s differs, for %d s or longer\n%s", p.Port, int(p.Since), p.Sides.columns())
+		fmt.Fprintf(w, "%s differs, for %d s or longer\n%s", p.Port+inBrackets(p.Namespace),
+			int(p.Since), p.Sides.columns())
 		for _, d := range p.Differences {
 			fmt.Fprintf(w, "  %s.\n    %s.\n", d.Says, d.Do)
 		}

@@ -15,7 +15,7 @@ import (
 // databases answer.
 func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
 	s.courier.send(s.work, e, job, func(err error) {
-		if errors.Is(err, errConfig) {
+		if errors.Is(err, errConfig) || errors.Is(err, errFabric) {
 			s.failure = err
 			return
 		}
@@ -33,6 +33,9 @@ func (s *mirror) do(e errand, job func(context.Context) error, done func(error))
 	})
 }
 
+// errFabric says that an ASIC connects others, and has no portsyncd (SONIC.md, "Several ASICs").
+var errFabric = errors.New("its switch_type is fabric")
+
 // load reads the configuration that a start needs, and what the run before left.
 func (s *mirror) load() {
 	var loaded *switchConfig
@@ -46,6 +49,9 @@ func (s *mirror) load() {
 		}
 		if loaded, err = s.db.Load(ctx); err != nil {
 			return err
+		}
+		if s.options.noFabric && loaded.switchType == "fabric" {
+			return errFabric
 		}
 		if filled := loaded.logger.filled(); filled != loaded.logger && !s.options.observe {
 			if err := s.db.SetLogger(ctx, filled); err != nil {

@@ -3,13 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"slices"
 	"strings"
 	"time"
 )
@@ -68,29 +64,21 @@ const followInterval = 200 * time.Millisecond
 
 // showEvents prints what happened, and with -follow what happens.
 func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
-	reader, file, err := openRecordReader(o.file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: no daemon has recorded there; "+
-			"-recorder.file names another place, and a recorder in memory only "+
-			"answers under %s on the control socket", err, eventsPath)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: try it as root (sudo), or as a member of the file's group", err)
-	case err != nil:
+	files, err := openRecords(o.file)
+	if err != nil {
 		return err
 	}
-	defer func() { file.Close() }()
-	if err := knownPorts(reader, o.ports); err != nil {
+	defer files.close()
+	if err := files.know(o.ports); err != nil {
 		return err
 	}
 	after := time.Time{}
 	if o.since > 0 {
 		after = time.Now().Add(-o.since)
 	}
-	wanted := func(port string) bool { return len(o.ports) == 0 || slices.Contains(o.ports, port) }
-	out := eventPrinter{w: w, json: o.json, told: map[string]toldEvent{}}
+	out := eventPrinter{w: w, json: o.json, told: map[[2]string]toldEvent{}}
 	for {
-		all, err := reader.read(wanted, len(o.ports) == 0, after, 0)
+		all, torn, err := files.read(o.ports, after)
 		if err != nil {
 			return err
 		}
@@ -101,59 +89,23 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 			return err
 		}
 		if !o.follow {
-			return out.end(reader.torn)
+			return out.end(torn)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(followInterval):
 		}
-		if next, other := replaced(o.file, file); other != nil {
-			file.Close()
-			reader, file = next, other
-		}
+		files.renew()
 	}
-}
-
-// replaced opens what has taken the place of a file, nil: nothing has, or not yet.
-func replaced(path string, file *os.File) (*recordReader, *os.File) {
-	was, err := file.Stat()
-	is, gone := os.Stat(path)
-	if err != nil || gone != nil || os.SameFile(was, is) {
-		return nil, nil
-	}
-	reader, other, err := openRecordReader(path)
-	if err != nil {
-		return nil, nil
-	}
-	return reader, other
-}
-
-// knownPorts refuses names of ports of which nothing is recorded, and says which there are.
-func knownPorts(reader *recordReader, asked []string) error {
-	known, err := reader.ports()
-	if err != nil {
-		return err
-	}
-	for _, name := range asked {
-		if slices.Contains(known, name) {
-			continue
-		}
-		some := strings.Join(known[:min(len(known), 8)], " ")
-		if len(known) > 8 {
-			some += fmt.Sprintf(" and %d more", len(known)-8)
-		}
-		return fmt.Errorf("nothing is recorded of %s; there are: %s", name, some)
-	}
-	return nil
 }
 
 // eventPrinter prints what it has not printed yet.
 type eventPrinter struct {
 	w    io.Writer
 	json bool
-	told map[string]toldEvent // the newest one, by port
-	last time.Duration        // the machine's clock at the line before, 0: there is none
+	told map[[2]string]toldEvent // the newest one, by namespace and port
+	last time.Duration           // the machine's clock at the line before, 0: there is none
 	n    int
 }
 
@@ -167,10 +119,11 @@ type toldEvent struct {
 func (p *eventPrinter) print(all []happened) error {
 	for i := range all {
 		h := &all[i]
-		if told, any := p.told[h.Port]; any && !newer(h.number, told.number) && h.Since <= told.since {
+		of := [2]string{h.Namespace, h.Port}
+		if told, any := p.told[of]; any && !newer(h.number, told.number) && h.Since <= told.since {
 			continue
 		}
-		p.told[h.Port] = toldEvent{h.number, h.Since}
+		p.told[of] = toldEvent{h.number, h.Since}
 		p.n++
 		if p.json {
 			if err := json.NewEncoder(p.w).Encode(h); err != nil {
@@ -206,10 +159,13 @@ func (p *eventPrinter) end(torn int) (err error) {
 }
 
 func (h *happened) who() string {
-	if h.Port == "" {
-		return appName
+	switch {
+	case h.Port != "":
+		return h.Port
+	case h.Namespace != "":
+		return h.Namespace
 	}
-	return h.Port
+	return appName
 }
 
 // line is an event for people.

@@ -21,9 +21,28 @@ const followLimit = 8 * time.Second
 const eventsMost = 4096
 
 // events are what happened, in order: to the ports that are asked for, or to all and the daemon; younger than since,
-// and after a time of the machine's clock, if that is not 0.
-func (a *api) events(ports []string, since time.Time, after time.Duration, most int) ([]happened, error) {
-	reader, err := a.record.reader()
+// and after a time of the machine's clock, if that is not 0. Where one of several namespaces has no recorder, the
+// others' are told.
+func (a *api) events(ports []string, since time.Time, after time.Duration, most int) (all []happened, err error) {
+	units := a.box.units()
+	for _, u := range units {
+		of, failed := u.events(ports, since, after, most)
+		if failed != nil {
+			err = failed
+		}
+		all = append(all, of...)
+	}
+	if len(units) > 1 {
+		all = newest(all, most)
+	}
+	if len(all) > 0 {
+		err = nil
+	}
+	return all, err
+}
+
+func (u *unit) events(ports []string, since time.Time, after time.Duration, most int) ([]happened, error) {
+	reader, err := u.record.reader()
 	if err != nil {
 		return nil, err
 	}
@@ -32,9 +51,21 @@ func (a *api) events(ports []string, since time.Time, after time.Duration, most 
 	if after > machineClock() { // it is of another boot
 		after = 0
 	} else if after != 0 {
-		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != a.record.boot })
+		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != u.record.boot })
+	}
+	for i := range all {
+		all[i].Namespace = u.namespace
+		all[i].boot -= u.record.boot // each recorder counts for itself
 	}
 	return all, err
+}
+
+// changed grows with whatever is recorded.
+func (a *api) changed() (n uint64) {
+	for _, u := range a.box.units() {
+		n += u.record.changed()
+	}
+	return n
 }
 
 // serveEvents answers with what happened. ?port= may be repeated; since= is a duration, after= the next of an answer
@@ -68,7 +99,7 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 	var all []happened
 	read, held := uint64(0), true // how much had changed at the last look, and whether something was kept back then
 	for limit := time.Now().Add(followLimit); ; {
-		if changes := a.record.changed(); held || changes != read {
+		if changes := a.changed(); held || changes != read {
 			recent, err := a.events(ports, since, time.Duration(after), eventsMost)
 			if err != nil {
 				answerJSON(w, http.StatusServiceUnavailable, errorAnswer{err.Error()})
@@ -95,13 +126,23 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 
 // stranger is the first of some ports of which nothing is recorded, empty: there is none.
 func (a *api) stranger(ports []string) string {
-	reader, err := a.record.reader()
-	if err != nil || len(ports) == 0 {
-		return "" // what is asked next says why
+	if len(ports) == 0 {
+		return ""
 	}
-	names, err := reader.ports()
+	var names []string
+	for _, u := range a.box.units() {
+		reader, err := u.record.reader()
+		if err != nil {
+			return "" // what is asked next says why
+		}
+		known, err := reader.ports()
+		if err != nil {
+			return ""
+		}
+		names = append(names, known...)
+	}
 	for _, port := range ports {
-		if err == nil && !slices.Contains(names, port) {
+		if !slices.Contains(names, port) {
 			return readable(port)
 		}
 	}

@@ -25,7 +25,7 @@ import (
 func askEvents(t *testing.T, r *recorder, query string) (answer eventsAnswer, code int) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	a := newAPI(newMetrics("test"), new(health), r, true, diffOptions{})
+	a := newAPI(newBox(&unit{m: newMetrics("test"), health: new(health), record: r}), true)
 	a.serveEvents(w, httptest.NewRequest(http.MethodGet, eventsPath+query, nil))
 	if w.Code == http.StatusOK {
 		must(t, json.Unmarshal(w.Body.Bytes(), &answer))

@@ -177,6 +177,7 @@ type family struct {
 type exposition struct {
 	families []family
 	heads    []string // HELP and TYPE lines, one string a family
+	base     string   // the rendered label set of values that have none of their own
 }
 
 func newExposition(families []family) *exposition {
@@ -192,7 +193,7 @@ func newExposition(families []family) *exposition {
 func (e *exposition) Append(b []byte) []byte {
 	for i := range e.families {
 		b = append(b, e.heads[i]...)
-		b = e.families[i].value.appendSamples(b, e.families[i].name, "")
+		b = e.families[i].value.appendSamples(b, e.families[i].name, e.base)
 	}
 	return b
 }

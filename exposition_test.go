@@ -255,7 +255,7 @@ func TestHistogramStaysConsistent(t *testing.T) {
 func filledMetrics(n int) *metrics {
 	m := newMetrics("test")
 	for i := range n {
-		s := newPortSeries(fmt.Sprintf("Ethernet%d", 4*i), uint64(i))
+		s := m.newPort(fmt.Sprintf("Ethernet%d", 4*i), uint64(i))
 		m.showLink(s)
 		m.showPending(s)
 		s.operUp.SetBool(i%2 == 0)

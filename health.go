@@ -305,14 +305,20 @@ func (h *health) Alive(now time.Time) (failing []string) {
 	return failing
 }
 
-// Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
-// PortInitDone waits for.
-func (h *health) Ready(now time.Time, pending []string) (failing []string) {
+// unready returns the checks that keep anybody from relying on what is published.
+func (h *health) unready(now time.Time) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
 		if c.level != ok && c.name != "reconcile" && c.name != "web" {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}
+	return failing
+}
+
+// Ready returns why the switch cannot rely on what is published, a line for each reason. pending are the ports that
+// PortInitDone waits for.
+func (h *health) Ready(now time.Time, pending []string) (failing []string) {
+	failing = h.unready(now)
 	switch {
 	case h.noDB.Load() || h.initDone.Load():
 	case len(pending) > 0:

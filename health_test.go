@@ -137,10 +137,10 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 // newWatchdog is one on a bench: it ticks by hand and its exit is caught.
 func newWatchdog(t *testing.T) (w *watchdog, exited *int, out *lockedBuffer) {
 	exited, out = new(int), new(lockedBuffer)
-	w = &watchdog{health: new(health), m: newMetrics(""), log: slog.New(newLineLog(out, slog.LevelDebug)),
+	w = &watchdog{box: newBox(&unit{m: newMetrics(""), health: new(health)}), log: slog.New(newLineLog(out, slog.LevelDebug)),
 		flush: func(time.Duration) {}, notify: new(notifier),
 		exit: func() { *exited = exitFailed }}
-	w.health.listed.Store(true)
+	w.box.health.listed.Store(true)
 	return w, exited, out
 }
 
@@ -149,7 +149,7 @@ func TestStuckLoopEndsTheDaemon(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for range 5 {
 		now = now.Add(time.Second)
-		w.health.turn(now, time.Time{})
+		w.box.health.turn(now, time.Time{})
 		w.tick(now, time.Second)
 	}
 	now = now.Add(time.Hour) // the process was stopped, and the watchdog with it
@@ -199,16 +199,16 @@ func TestSystemdIsTold(t *testing.T) {
 	turn := func(turns bool) []string {
 		now = now.Add(time.Second)
 		if turns {
-			w.health.turn(now, time.Time{})
+			w.box.health.turn(now, time.Time{})
 		}
 		w.tick(now, time.Second)
 		return heard()
 	}
-	w.health.listed.Store(false)
+	w.box.health.listed.Store(false)
 	if got := strings.Join(turn(true), "|"); strings.Contains(got, "READY") {
 		t.Errorf("ready before the links are listed: %s", got)
 	}
-	w.health.listed.Store(true)
+	w.box.health.listed.Store(true)
 	if got := strings.Join(turn(true), "|"); !strings.Contains(got, "READY=1") || !strings.Contains(got, "STATUS=ok") {
 		t.Errorf("told was %s", got)
 	}

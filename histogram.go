@@ -38,15 +38,21 @@ func (h *histogram) ObserveN(d time.Duration, n uint64) {
 	h.sum.Add(uint64(d) * n)
 }
 
-func (h *histogram) appendSamples(b []byte, name, _ string) []byte {
+func (h *histogram) appendSamples(b []byte, name, labels string) []byte {
 	var total uint64
 	for i := range h.counts {
 		total += h.counts[i].Load()
-		b = append(append(append(append(b, name...), "_bucket"...), h.les[i]...), ' ')
+		b = append(append(append(b, name...), "_bucket"...), labels...)
+		le := h.les[i]
+		if labels != "" { // one label set of two
+			b[len(b)-1] = ','
+			le = le[1:]
+		}
+		b = append(append(b, le...), ' ')
 		b = append(appendUint(b, total), '\n')
 	}
-	b = append(append(b, name...), "_sum "...)
+	b = append(append(append(append(b, name...), "_sum"...), labels...), ' ')
 	b = append(appendFraction(b, h.sum.Load(), uint64(time.Second)), '\n')
-	b = append(append(b, name...), "_count "...)
+	b = append(append(append(append(b, name...), "_count"...), labels...), ' ')
 	return append(appendUint(b, total), '\n')
 }

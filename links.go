@@ -241,7 +241,7 @@ func (t *linkTable) port(name string) *port {
 	if p != nil {
 		return p
 	}
-	p = &port{name: name, series: newPortSeries(name, t.flaps[name])}
+	p = &port{name: name, series: t.m.newPort(name, t.flaps[name])}
 	delete(t.flaps, name)
 	t.ports[name] = p
 	if n := len(t.free); n > 0 {

@@ -7,14 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -38,35 +36,13 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// options are the command line.
-type options struct {
-	dbConfig   string
-	netns      string
-	standalone bool
-	observe    bool
-	links      globs
-	listen     addresses
-	control    string
-	tls        tlsFiles
-	buffer     memorySize
-	old        string
-	reconcile  time.Duration
-	memory     memorySize
-	recorder   string // the flight recorder's file
-	recordSize memorySize
-	logLevel   slog.Level
-	logOutput  string
-	eoiu       time.Duration
-	version    bool
-	given      map[string]bool // flags that are on the command line
-}
-
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := new(options)
 	f := flag.NewFlagSet(appName, flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.dbConfig, "db.config", defaultDBConfig, dbConfigUsage)
 	f.StringVar(&o.netns, "netns", "", netnsUsage)
+	f.StringVar(&o.dbGlobal, "db.global", "", dbGlobalUsage)
 	o.buffer = 4 << 20
 	f.Var(&o.buffer, "netlink.receive-buffer",
 		"`size` of the socket's receive buffer, such as 4MiB; what the kernel grants is in the log")
@@ -141,6 +117,10 @@ func (o *options) validate() error {
 	}
 	if err := validateControl(o.control); err != nil {
 		return err
+	}
+	if o.dbGlobal != "" && (o.standalone || o.netns != "" || o.given["db.config"]) {
+		return errors.New("-db.global says itself which databases and namespaces there are: leave -db.config, -netns " +
+			"and -standalone away")
 	}
 	if !slices.Equal(o.links, globs{"*"}) && !o.standalone {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
@@ -227,12 +207,6 @@ func serve(o *options, stderr io.Writer) error {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
 	}
 	defer log.Flush(logTail)
-	status := &health{memoryLimit: uint64(o.memory), beats: make(chan struct{}, 1), begun: make(chan struct{})}
-	// before anything that takes time: what exists by now is old
-	source, noLinks := openKernelLinks(o.netns, int(o.buffer))
-	if noLinks != nil && !errors.Is(noLinks, errNoNetNS) {
-		return noLinks
-	}
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
@@ -243,75 +217,27 @@ func serve(o *options, stderr io.Writer) error {
 		runtime.GOMAXPROCS(parallel)
 	}
 	redis.SetLogger(quiet{})
-	record := openRecorder(o.recorder, int(o.recordSize), m, log.Logger)
-	record.note(ownStarted, "portsyncd "+version, time.Now())
-	defer func() { record.note(ownStopped, "", time.Now()) }()
-	status.record = record
-	notify := openNotifier()
-	defer context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })()
-	guard := &watchdog{health: status, m: m, log: log.Logger, flush: log.Flush, notify: notify,
-		exit: func() { os.Exit(exitFailed) }}
-	go guard.Run(ctx)
-	answers := newAPI(m, status, record, o.standalone, diffOptions{dbConfig: o.dbConfig, netns: o.netns})
-	if o.observe {
-		answers.observes(o.netns)
+	d := &daemon{options: o, log: log, m: m, health: &health{memoryLimit: uint64(o.memory),
+		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
+	several, err := d.namespaces(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
 	}
-	where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
-	defer startWeb(ctx, where, answers, log.Logger)()
-	if noLinks != nil {
-		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
-		status.await(noLinks)
-		if source, err = awaitKernelLinks(ctx, o.netns, int(o.buffer)); errors.Is(err, context.Canceled) {
-			return nil
-		} else if err != nil {
-			return err
+	run := d.one
+	if several != nil {
+		run = several.run
+	}
+	return run(ctx, func(b *box) (stop func()) {
+		notify := openNotifier()
+		stopping := context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })
+		guard := &watchdog{box: b, log: log.Logger, flush: log.Flush, notify: notify,
+			exit: func() { os.Exit(exitFailed) }}
+		go guard.Run(ctx)
+		where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
+		drain := startWeb(ctx, where, newAPI(b, o.standalone), log.Logger)
+		return func() {
+			drain()
+			stopping()
 		}
-		status.await(nil)
-	}
-	defer source.Close()
-	source.status, source.observe = status, o.observe
-	if o.observe {
-		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
-			describeDaemons(answers.daemons.find(time.Now())))
-	}
-	log.Log(ctx, levelNotice, "listening to link messages", "version", version, "receive_buffer_bytes", source.rcvbuf)
-	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: log.Follow,
-		recorder: record, observe: o.observe}
-	config := &dbConfigFile{path: o.dbConfig, now: time.Now}
-	openDB := func(slow func()) (database, error) {
-		db, err := openSonicDB(config, m, slow)
-		if err == nil && o.observe {
-			return observed(db), nil
-		}
-		return db, err
-	}
-	if o.standalone {
-		rules.links, openDB = o.links, nil
-	}
-	return newSyncer(rules, source, openDB, m, status, log.Logger, time.Now).Run(ctx)
-}
-
-// memorySize is a flag in bytes, with or without a unit.
-type memorySize uint64
-
-func (m *memorySize) String() string {
-	if *m%(1<<20) == 0 {
-		return strconv.FormatUint(uint64(*m)>>20, 10) + "MiB"
-	}
-	return strconv.FormatUint(uint64(*m), 10)
-}
-
-func (m *memorySize) Set(text string) error {
-	number, shift := text, 0
-	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
-		if rest, found := strings.CutSuffix(text, unit); found {
-			number, shift = rest, bits
-		}
-	}
-	n, err := strconv.ParseUint(number, 10, 32)
-	if err != nil || n<<shift > 1<<30 {
-		return errors.New("give a number of bytes, or of KiB, MiB or GiB, up to 1GiB")
-	}
-	*m = memorySize(n << shift)
-	return nil
+	})
 }

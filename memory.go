@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 )
 
 // heapSpare is how much free heap may stay with the process.
@@ -40,4 +43,29 @@ func trimHeap() {
 	if m.HeapIdle-m.HeapReleased > heapSpare {
 		debug.FreeOSMemory()
 	}
+}
+
+// memorySize is a flag in bytes, with or without a unit.
+type memorySize uint64
+
+func (m *memorySize) String() string {
+	if *m%(1<<20) == 0 {
+		return strconv.FormatUint(uint64(*m)>>20, 10) + "MiB"
+	}
+	return strconv.FormatUint(uint64(*m), 10)
+}
+
+func (m *memorySize) Set(text string) error {
+	number, shift := text, 0
+	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if rest, found := strings.CutSuffix(text, unit); found {
+			number, shift = rest, bits
+		}
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n<<shift > 1<<30 {
+		return errors.New("give a number of bytes, or of KiB, MiB or GiB, up to 1GiB")
+	}
+	*m = memorySize(n << shift)
+	return nil
 }

@@ -10,6 +10,12 @@ import (
 // checkNames are the rows of the health table, and the values of the label check.
 var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "loop", "memory", "web"}
 
+// ofProcess says that a row of the health table is about the process, not about a namespace.
+func ofProcess(check string) bool { return check == "memory" || check == "web" }
+
+// onlyOfNamespaces says that it is about namespaces only. The process's own netlink is about their list.
+func onlyOfNamespaces(check string) bool { return check != "netlink" && !ofProcess(check) }
+
 // The states of a warm restart, as the field state of WARM_RESTART_TABLE|portsyncd has them. A cold start writes disabled, as intfmgrd,
 // vrfmgrd, buffermgrd and fpmsyncd do.
 const (
@@ -25,11 +31,13 @@ var warmStates = [...]string{warmDisabled, warmInitialized, warmRestored, warmRe
 // a test holds docs/metrics.md against it. The rest of the daemon only sets fields, and all of them are atomic.
 type metrics struct {
 	*exposition
-	version string
+	version   string
+	namespace string // of the ports; empty: the process looks after one only
 
 	eventsProcessed, eventsFailed counter
 	queueDepth, health            gauge
 	healthChecks                  [len(checkNames)]gauge
+	checked                       *vector // of these
 	redisConnected                gauge
 	netlinkConnected              gauge
 	eventLatency, redisLatency    *histogram
@@ -59,14 +67,33 @@ type metrics struct {
 	process *process
 }
 
+// newMetrics makes the set of a process that looks after one namespace.
 func newMetrics(version string) *metrics {
+	return newMetricSet(version, "", openProcess(), checkNames[:])
+}
+
+// newUnitMetrics makes the set of one namespace of several, beside that of the process. What the process has once is not
+// rendered from here.
+func newUnitMetrics(all *metrics, namespace string) *metrics {
+	return newMetricSet(all.version, namespace, all.process, slices.DeleteFunc(slices.Clone(checkNames[:]), ofProcess))
+}
+
+// newProcessMetrics makes the set that a process has beside those of its namespaces.
+func newProcessMetrics(version string) *metrics {
+	return newMetricSet(version, "", openProcess(), slices.DeleteFunc(slices.Clone(checkNames[:]), onlyOfNamespaces))
+}
+
+// newMetricSet makes the set that has these rows of the health table.
+func newMetricSet(version, namespace string, process *process, checks []string) *metrics {
 	const ms = time.Millisecond
 	m := &metrics{
 		version:      version,
+		namespace:    namespace,
 		eventLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms, 500*ms, 1000*ms),
 		redisLatency: newHistogram(ms, 5*ms, 10*ms, 50*ms, 100*ms),
-		process:      openProcess(),
+		process:      process,
 	}
+	m.checked = m.checks(checks)
 	port, reason := []string{"port"}, []string{"reason"}
 	m.exposition = newExposition([]family{
 		{"portsyncd_events_processed_total", counterKind, nil, "Link messages of ports whose outcome is durable: written and acknowledged, or found to need no write.", &m.eventsProcessed},
@@ -86,15 +113,15 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &m.portLastChange},
 		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &m.portPending},
 
-		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checks()},
+		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checked},
 		{"portsyncd_netlink_messages_total", counterKind, nil, "Datagrams received from the kernel's link subscription.", &m.messages},
-		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", byLabel("reason", map[string]*counter{
+		{"portsyncd_netlink_ignored_total", counterKind, reason, "Link messages that do not count, by the rule that says so.", m.byLabel("reason", map[string]*counter{
 			"not_a_port": &m.ignoredName, "bridge_family": &m.ignoredBridge, "team": &m.ignoredTeam, "old_interface": &m.ignoredOld, "has_master": &m.ignoredMaster})},
 		{"portsyncd_netlink_malformed_total", counterKind, nil, "Messages dropped because they made no sense or did not come from the kernel.", &m.malformed},
 		{"portsyncd_netlink_overruns_total", counterKind, nil, "Times the kernel had to drop link messages because they were not read in time.", &m.overruns},
-		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", byLabel("reason", map[string]*counter{
+		{"portsyncd_resyncs_total", counterKind, reason, "Dumps of all links taken, by reason.", m.byLabel("reason", map[string]*counter{
 			"start": &m.resyncStart, "overrun": &m.resyncOverrun, "interrupted": &m.resyncInterrupted, "failed": &m.resyncFailed, "namespace": &m.resyncNamespace, "reconcile": &m.resyncReconcile})},
-		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", byLabel("kind", map[string]*counter{
+		{"portsyncd_repairs_total", counterKind, []string{"kind"}, "Entries found wrong by comparison and put right.", m.byLabel("kind", map[string]*counter{
 			"changed": &m.repairChanged, "lost": &m.repairLost, "stale": &m.repairStale, "late_port": &m.repairLate})},
 		{"portsyncd_recorder_events_total", counterKind, []string{"cause"}, "What the flight recorder took down of ports, by cause.", m.recordedVector()},
 		{"portsyncd_redis_commands_total", counterKind, nil, "Commands sent to the databases.", &m.redisCommands},
@@ -107,14 +134,14 @@ func newMetrics(version string) *metrics {
 		{"portsyncd_warm_start", gaugeKind, nil, "Whether this start was warm.", &m.warmStart},
 
 		{"portsyncd_warm_restart_state", gaugeKind, []string{"state"}, "1 for the state that the warm restart is in, as in WARM_RESTART_TABLE|portsyncd.", m.warmStateVector()},
-		{"portsyncd_warm_restart_entries_total", counterKind, []string{"outcome"}, "Entries of STATE_DB that a warm start found and what became of them.", byLabel("outcome", map[string]*counter{
+		{"portsyncd_warm_restart_entries_total", counterKind, []string{"outcome"}, "Entries of STATE_DB that a warm start found and what became of them.", m.byLabel("outcome", map[string]*counter{
 			"kept": &m.warmKept, "repaired": &m.warmRepaired, "removed": &m.warmGone})},
 		{"portsyncd_eoiu_reached", gaugeKind, nil, "Whether the initial update has ended: the kernel's links were listed to the end.", &m.eoiuReached},
 		{"portsyncd_eoiu_seconds", gaugeKind, nil, "How long the initial update took.", &m.eoiuSeconds},
 		{"portsyncd_http_connections", gaugeKind, nil, "Open connections to the metrics server.", &m.httpConnections},
 		{"portsyncd_http_closed_total", counterKind, reason,
 			"Connections closed for want of a slot: the one idle longest, or the new one if all of its peer's are at work.",
-			byLabel("reason", map[string]*counter{"evicted": &m.httpEvicted, "refused": &m.httpRefused})},
+			m.byLabel("reason", map[string]*counter{"evicted": &m.httpEvicted, "refused": &m.httpRefused})},
 		{"portsyncd_http_panics_total", counterKind, nil, "Requests whose handler panicked.", &m.httpPanics},
 		{"portsyncd_tls_refused_total", counterKind, nil, "Clients turned away in the TLS handshake; the log says why.", &m.tlsRefused},
 		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},
@@ -137,14 +164,25 @@ func newMetrics(version string) *metrics {
 		{"go_memstats_heap_inuse_bytes", gaugeKind, nil, "Number of heap bytes that are in use.", &m.process.heapInuse},
 		{"go_memstats_sys_bytes", gaugeKind, nil, "Number of bytes obtained from system.", &m.process.sys},
 	})
+	if namespace != "" {
+		m.base = m.labels()
+	}
 	return m
 }
 
+// labels renders label, value pairs behind that of the namespace.
+func (m *metrics) labels(pairs ...string) string {
+	if m.namespace != "" {
+		pairs = append([]string{"namespace", m.namespace}, pairs...)
+	}
+	return labelSet(pairs...)
+}
+
 // byLabel makes the vector of a family whose only label has a fixed set of values.
-func byLabel(label string, counters map[string]*counter) *vector {
+func (m *metrics) byLabel(label string, counters map[string]*counter) *vector {
 	v := new(vector)
 	for value, c := range counters {
-		v.Add(labelSet(label, value), c)
+		v.Add(m.labels(label, value), c)
 	}
 	return v
 }
@@ -153,16 +191,18 @@ func byLabel(label string, counters map[string]*counter) *vector {
 func (m *metrics) recordedVector() *vector {
 	v := new(vector)
 	for i, name := range causes {
-		v.Add(labelSet("cause", strings.ReplaceAll(strings.ToLower(name), " ", "_")), &m.recorded[i])
+		v.Add(m.labels("cause", strings.ReplaceAll(strings.ToLower(name), " ", "_")), &m.recorded[i])
 	}
 	return v
 }
 
-// checks makes the vector of the health table.
-func (m *metrics) checks() *vector {
+// checks makes the vector of rows of the health table.
+func (m *metrics) checks(names []string) *vector {
 	v := new(vector)
 	for i, name := range checkNames {
-		v.Add(labelSet("check", name), &m.healthChecks[i])
+		if slices.Contains(names, name) {
+			v.Add(m.labels("check", name), &m.healthChecks[i])
+		}
 	}
 	return v
 }
@@ -171,7 +211,7 @@ func (m *metrics) checks() *vector {
 func (m *metrics) warmStateVector() *vector {
 	v := new(vector)
 	for i, name := range warmStates {
-		v.Add(labelSet("state", name), &m.warmState[i])
+		v.Add(m.labels("state", name), &m.warmState[i])
 	}
 	return v
 }
@@ -182,6 +222,17 @@ func constant(labels ...string) *vector {
 	one.Set(1)
 	v.Add(labelSet(labels...), one)
 	return v
+}
+
+// ofProcess says that a family is about the process, and there once however many namespaces it looks after.
+func (f *family) ofProcess() bool {
+	for _, prefix := range []string{"process_", "go_", "portsyncd_http_", "portsyncd_tls_", "portsyncd_log_",
+		"portsyncd_build_", "portsyncd_memory_", "portsyncd_health_status"} {
+		if strings.HasPrefix(f.name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // Append renders everything, after reading what the process itself has to say.
@@ -223,13 +274,18 @@ func (m *metrics) hidePending(s *portSeries) {
 	m.ports.note(s)
 }
 
+// newPort makes a port's series; they are shown when there is something to show.
+func (m *metrics) newPort(name string, flaps uint64) *portSeries {
+	return newPortSeries(name, m.labels("port", name), flaps)
+}
+
 // Pending names the configured ports that have no interface yet.
 func (m *metrics) Pending() (ports []string) {
-	m.portPending.each(func(s series) {
-		if g, ok := s.value.(*gauge); ok && g.Load() == 1 {
-			ports = append(ports, strings.TrimSuffix(strings.TrimPrefix(s.labels, `{port="`), `"}`))
+	for _, s := range m.ports.all() {
+		if s.configured.Load() && s.pending.Load() == 1 {
+			ports = append(ports, s.name)
 		}
-	})
+	}
 	slices.SortFunc(ports, comparePorts)
 	return ports
 }

@@ -33,6 +33,7 @@ type syncOptions struct {
 	spawn     func(func())      // runs what takes its time beside the loop; nil: goroutines
 	end       func()            // ends what spawn runs, from inside; nil: a goroutine
 	random    random            // for jitter; nil: the library's
+	noFabric  bool              // an ASIC whose switch_type is fabric has no ports: errFabric
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
 }

@@ -49,22 +49,11 @@ type linkSource interface {
 	Follow() (moved bool, err error)
 }
 
-// Receive buffers: the kernel sends one message a datagram on a multicast group, and fills what it is
-// given (up to 32 KiB) in a dump. A link message is 1 to 2 KiB.
 const (
-	batchLen      = 16
-	batchBufLen   = 8 << 10
-	dumpBufLen    = 32 << 10
 	readsPerTurn  = 64 // reads of one Receive, so that other work gets its turn in a storm
 	readErrors    = 16 // in a row that make a socket dead
 	requestExpiry = 2 * time.Second
 )
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-}
 
 // kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine.
 type kernelLinks struct {
@@ -83,22 +72,21 @@ type kernelLinks struct {
 	asked    int     // bytes of receive buffer,
 	rcvbuf   int     // and what the kernel granted
 	errors   int     // of the subscription since it was last read to its end
-	headers  [batchLen]mmsghdr
-	iovecs   [batchLen]unix.Iovec
-	senders  [batchLen]unix.RawSockaddrNetlink
-	buf      []byte
 	parsed   linkMessage
 	dumpSeq  uint32
 	dumping  bool
 	dumpIntr bool
 	dumpHeld bool    // the kernel is still at one that was given up: ours is asked for again at its end
 	status   *health // is told of system calls that wait for rtnl; nil: nobody
+
+	*receiveBuffer              // while something is received
+	buffers        *bufferShare // where it is from
 }
 
 // openKernelLinks opens the sockets in a network namespace: a name under /run/netns, a path, or empty for our own.
 // buffer is the size in bytes to ask for the receive buffer.
 func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
-	k := &kernelLinks{netns: netns, event: -1, timer: -1, asked: buffer, buf: make([]byte, batchLen*batchBufLen)}
+	k := &kernelLinks{netns: netns, event: -1, timer: -1, asked: buffer, buffers: new(bufferShare)}
 	var err error
 	if k.linkSockets, err = openLinkSockets(netns); err != nil {
 		return nil, err
@@ -108,13 +96,6 @@ func openKernelLinks(netns string, buffer int) (*kernelLinks, error) {
 		return nil, err
 	}
 	k.rcvbuf = setReceiveBuffer(k.sub, buffer)
-	for i := range k.headers {
-		k.iovecs[i].Base = &k.buf[i*batchBufLen]
-		k.iovecs[i].SetLen(batchBufLen)
-		h := &k.headers[i].hdr
-		h.Iov, h.Name = &k.iovecs[i], (*byte)(unsafe.Pointer(&k.senders[i]))
-		h.SetIovlen(1)
-	}
 	return k, nil
 }
 
@@ -177,6 +158,8 @@ func (k *kernelLinks) Close() {
 }
 
 func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
+	k.receiveBuffer = k.buffers.take()
+	defer k.buffers.give(k.receiveBuffer)
 	for range readsPerTurn {
 		n, err := k.readBatch()
 		switch err {

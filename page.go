@@ -80,7 +80,8 @@ func writeVerdict(b *bytes.Buffer, s *statusAnswer) {
 	if len(s.Reasons) > 0 {
 		b.WriteString("<ul>\n")
 		for _, r := range s.Reasons {
-			fmt.Fprintf(b, "<li><b>%s</b>: %s</li>\n", html.EscapeString(r.Check), html.EscapeString(r.Reason))
+			fmt.Fprintf(b, "<li><b>%s</b>: %s</li>\n", html.EscapeString(qualified(r.Namespace, r.Check)),
+				html.EscapeString(r.Reason))
 		}
 		b.WriteString("</ul>\n")
 	}
@@ -120,19 +121,19 @@ func sentOrNot(sent bool) string {
 	return "not sent"
 }
 
-func inBrackets(text string) string {
-	if text == "" {
-		return ""
-	}
-	return " (" + text + ")"
-}
-
 // writePanel draws the front panel: Ethernet ports in two rows, what else there is behind them.
 func writePanel(b *bytes.Buffer, ports []portAnswer, asked string) {
 	b.WriteString("<h2>Front panel</h2>\n<nav class=\"panel\" aria-label=\"ports\">\n")
 	var others []portAnswer
-	n := 0
+	n, namespace := 0, ""
 	for i := range ports {
+		if ports[i].Namespace != namespace { // each begins with its name
+			if n > 0 {
+				b.WriteString("</div>\n")
+			}
+			n, namespace = 0, ports[i].Namespace
+			fmt.Fprintf(b, "<h3>%s</h3>\n", html.EscapeString(namespace))
+		}
 		if !strings.HasPrefix(ports[i].Port, "Ethernet") {
 			others = append(others, ports[i])
 			continue

@@ -29,9 +29,9 @@ type portSeries struct {
 	lostCarrier         [flapMemory]atomic.Int64 // when, in Unix milliseconds, the latest last; 0: never
 }
 
-// newPortSeries makes a port's series; they are shown when there is something to show.
-func newPortSeries(port string, flaps uint64) *portSeries {
-	s := &portSeries{name: readable(port), labels: labelSet("port", port)}
+// newPortSeries makes the series of a port under rendered labels.
+func newPortSeries(port, labels string, flaps uint64) *portSeries {
+	s := &portSeries{name: readable(port), labels: labels}
 	s.flaps.Add(flaps)
 	return s
 }

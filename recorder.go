@@ -45,8 +45,7 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
 	file, image, aside, err := (*os.File)(nil), []byte(nil), "", errNoRecorder
 	if path != "" {
-		file, image, aside, err = openRecord(path, size)
-		if aside != "" {
+		if file, image, aside, err = openRecord(path, size); aside != "" {
 			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
 				"now", aside)
 		}
@@ -72,10 +71,32 @@ func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot
 	return r
 }
 
+// again is the recorder for another set of ports, those of a loop that begins anew. The loop before has ended.
+func (r *recorder) again(m *metrics) *recorder {
+	if r.off() {
+		return r
+	}
+	r.m, r.rows, r.byName, r.idle, r.sorted = m, rows[recordRow]{}, map[string]int{}, nil, false
+	r.list()
+	r.note(ownStarted, "portsyncd "+m.version, time.Now())
+	return r
+}
+
 // find looks what is in the image.
 func (r *recorder) find(boot string) {
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.boot = bootCount(r.image, boot)
+	r.list()
+	for i, first := uint32(0), true; i < ownEvents; i++ {
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
+			r.own, first = e.number, false
+		}
+	}
+}
+
+// list finds the rings that have a name, and the idle ones.
+func (r *recorder) list() {
+	defer r.guard(debug.SetPanicOnFault(true))
 	var named []int
 	for i := range rings(r.image) {
 		if name := ringName(ringOf(r.image, i)); name != "" {
@@ -86,11 +107,8 @@ func (r *recorder) find(boot string) {
 		}
 	}
 	r.idle = append(r.idle, named...)
-	first := true
-	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
-			r.own, first = e.number, false
-		}
+	if r.file != nil {
+		_ = unix.Madvise(r.image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
 	}
 }
 
@@ -405,31 +423,4 @@ func (r *recorder) forget(p *port) {
 		r.idle = append(r.idle, r.byName[p.name])
 	}
 	r.rows.drop(p)
-}
-
-// reader reads what is recorded, for anybody.
-func (r *recorder) reader() (*recordReader, error) {
-	if r == nil || r.file == nil {
-		return nil, errNoRecorder
-	}
-	return newRecordReader(r.file)
-}
-
-// changed grows with whatever is written, for anybody.
-func (r *recorder) changed() uint64 {
-	if r == nil {
-		return 0
-	}
-	return r.changes.Load()
-}
-
-// close lets go of the file.
-func (r *recorder) close() {
-	if r == nil || r.file == nil {
-		return
-	}
-	r.dead.Store(true)
-	_ = unix.Munmap(r.image)
-	r.file.Close()
-	r.file = nil
 }

@@ -254,6 +254,8 @@ func wholeHead(head []byte, size int) bool {
 		recordOrder.Uint32(head[12:]) == recordVersion && int(recordOrder.Uint32(head[16:])) == size
 }
 
+const asideSuffix = ".aside"
+
 // openRecord opens a recorder's file of so many bytes, or makes it, and maps it. A file that is none, or of another
 // size, is set aside: aside is its new name then. Of two daemons only the first records to it.
 func openRecord(path string, size int) (file *os.File, image []byte, aside string, err error) {
@@ -270,7 +272,7 @@ func openRecord(path string, size int) (file *os.File, image []byte, aside strin
 			break
 		}
 		file.Close()
-		aside = path + ".aside"
+		aside = path + asideSuffix
 		if err := os.Rename(path, aside); err != nil {
 			return nil, nil, "", fmt.Errorf("%w, and cannot be set aside: %w", errNoRecorder, err)
 		}

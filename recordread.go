@@ -17,21 +17,22 @@ import (
 // happened is one thing that happened, to a port or, without a port's name, to the daemon. Of a port's record without
 // an interface, the state is what it was.
 type happened struct {
-	Time     time.Time     `json:"time"`
-	Since    time.Duration `json:"since_boot_ns"`
-	Port     string        `json:"port,omitempty"`
-	What     string        `json:"what"`
-	Text     string        `json:"text,omitempty"`
-	Ifindex  int32         `json:"ifindex,omitempty"`
-	Now      *linkSide     `json:"now,omitempty"`
-	Before   *linkSide     `json:"before,omitempty"`
-	Carrier  *carriers     `json:"carrier,omitempty"`
-	Missed   uint32        `json:"missed_losses"`
-	Outcome  string        `json:"outcome,omitempty"`
-	Sent     *int64        `json:"sent_after_us,omitempty"`
-	Answered *int64        `json:"acknowledged_after_us,omitempty"`
+	Time      time.Time     `json:"time"`
+	Since     time.Duration `json:"since_boot_ns"`
+	Namespace string        `json:"namespace,omitempty"` // of several
+	Port      string        `json:"port,omitempty"`
+	What      string        `json:"what"`
+	Text      string        `json:"text,omitempty"`
+	Ifindex   int32         `json:"ifindex,omitempty"`
+	Now       *linkSide     `json:"now,omitempty"`
+	Before    *linkSide     `json:"before,omitempty"`
+	Carrier   *carriers     `json:"carrier,omitempty"`
+	Missed    uint32        `json:"missed_losses"`
+	Outcome   string        `json:"outcome,omitempty"`
+	Sent      *int64        `json:"sent_after_us,omitempty"`
+	Answered  *int64        `json:"acknowledged_after_us,omitempty"`
 
-	boot   byte
+	boot   byte // as it is counted; a larger one is later
 	number uint32
 }
 
@@ -105,6 +106,13 @@ func newRecordReader(file *os.File) (*recordReader, error) {
 		return nil, errNoRecorder
 	}
 	return &recordReader{from: file, rings: (int(info.Size()) - recordFixed) / portRing}, nil
+}
+
+// boot is how often the machine was booted since the file was made.
+func (r *recordReader) boot() (byte, error) {
+	var boots [1]byte
+	_, err := r.from.ReadAt(boots[:], headBoots)
+	return boots[0], err
 }
 
 // records reads part of the file, as often as it takes until no record in it is being written.

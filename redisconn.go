@@ -57,7 +57,8 @@ const (
 	// two connections are used at most, one for each lane of the courier; but after so many dials that failed the
 	// client would not dial for a second
 	poolSize    = 256
-	pipelineLen = 1024 // commands written before their answers are read
+	pipelineLen = 1024    // commands written before their answers are read
+	eventBuffer = 1 << 10 // of a subscription's connection: an event has less than 100 bytes
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
@@ -89,7 +90,9 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 			},
 		}
 	}
-	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(options(nil))}
+	events := options(nil)
+	events.ReadBufferSize, events.WriteBufferSize = eventBuffer, eventBuffer
+	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(events)}
 }
 
 // quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for

@@ -30,11 +30,10 @@ const (
 
 // server serves one metric set on any number of listeners.
 type server struct {
-	http   http.Server
-	m      *metrics
-	health *health
-	log    *slog.Logger
-	slots  *slots
+	http  http.Server
+	box   *box
+	log   *slog.Logger
+	slots *slots
 
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
 	zip    packer
@@ -49,12 +48,12 @@ type page struct {
 
 // newServer makes a server of what a knows. keep is nil for plain HTTP.
 func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
-	m, h := a.m, a.health
-	s := &server{m: m, health: h, log: log, slots: slots, spares: make(chan *page, 1)}
+	b := a.box
+	s := &server{box: b, log: log, slots: slots, spares: make(chan *page, 1)}
 	pages := routes{
 		"/metrics": s.serveMetrics,
-		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Alive(time.Now())) },
-		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, h.Ready(time.Now(), m.Pending())) },
+		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Alive(time.Now())) },
+		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Ready(time.Now())) },
 	}
 	a.register(pages)
 	s.http = http.Server{
@@ -62,7 +61,7 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeaderBytes,
 		ConnState:      s.slots.state,
-		ErrorLog:       stdlog.New(&refusals{m: m, log: log, now: time.Now}, "", 0),
+		ErrorLog:       stdlog.New(&refusals{m: b.m, log: log, now: time.Now}, "", 0),
 		// no HTTP/2: a scrape does not need it
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
@@ -99,10 +98,10 @@ func (s *server) render(zipped bool) *page {
 	default:
 		p = new(page)
 	}
-	s.health.Update(time.Now(), s.m, s.log)
+	s.box.Update(time.Now(), s.log)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.text = s.m.Append(p.text[:0])
+	p.text = s.box.Append(p.text[:0])
 	p.zipped = p.zipped[:0]
 	if zipped {
 		p.zipped = s.zip.Pack(p.zipped, p.text)
@@ -127,7 +126,7 @@ func (s *server) contain(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if why := recover(); why != nil {
-				s.m.httpPanics.Inc()
+				s.box.m.httpPanics.Inc()
 				s.log.Error("a request handler panicked", "path", r.URL.Path, "peer", r.RemoteAddr, "panic", why,
 					"stack", string(debug.Stack()))
 				http.Error(w, "internal error", http.StatusInternalServerError)

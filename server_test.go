@@ -61,7 +61,7 @@ func (b *lockedBuffer) String() string {
 }
 
 func newTestServer(m *metrics, h *health, log *slog.Logger, keep *keeper) *server {
-	return newServer(newAPI(m, h, nil, false, diffOptions{}), log, keep, newSlots(m))
+	return newServer(newAPI(newBox(&unit{m: m, health: h}), false), log, keep, newSlots(m))
 }
 
 func newWebTest(t *testing.T, keep func(*metrics, *slog.Logger) *keeper) *webTest {
@@ -165,22 +165,22 @@ func TestProbes(t *testing.T) {
 	}
 	check("/healthz", 200, "ok")
 	check("/readyz", 503, "first listing", "PortInitDone: not sent")
-	w.health.listed.Store(true)
-	s := newPortSeries("Ethernet400", 0)
+	w.box.health.listed.Store(true)
+	s := w.box.m.newPort("Ethernet400", 0)
 	s.pending.Set(1)
-	w.m.showPending(s)
+	w.box.m.showPending(s)
 	check("/readyz", 503, "1 ports", "Ethernet400")
 	s.pending.Set(0)
-	w.health.initDone.Store(true)
+	w.box.health.initDone.Store(true)
 	check("/readyz", 200, "ok")
-	w.health.database(errors.New("connection refused"), time.Now().Add(-time.Second))
+	w.box.health.database(errors.New("connection refused"), time.Now().Add(-time.Second))
 	check("/readyz", 503, "redis: connection refused")
-	w.health.database(nil, time.Now())
-	w.health.turn(time.Now(), time.Now().Add(-3*time.Second))
+	w.box.health.database(nil, time.Now())
+	w.box.health.turn(time.Now(), time.Now().Add(-3*time.Second))
 	check("/readyz", 503, "wait to be written")
-	w.health.turn(time.Now(), time.Time{})
+	w.box.health.turn(time.Now(), time.Time{})
 	check("/readyz", 200)
-	w.health.turn(time.Now().Add(-time.Minute), time.Time{})
+	w.box.health.turn(time.Now().Add(-time.Minute), time.Time{})
 	check("/healthz", 503, "has not turned")
 	check("/readyz", 503, "has not turned")
 }
@@ -191,8 +191,8 @@ func TestPanicIsContained(t *testing.T) {
 	if response, _ := w.do("GET", "/"); response.StatusCode != 500 {
 		t.Errorf("status %d", response.StatusCode)
 	}
-	if w.m.httpPanics.Load() != 1 || !strings.Contains(w.log.String(), "panic=test") {
-		t.Errorf("%d panics counted; the log is %s", w.m.httpPanics.Load(), w.log)
+	if w.box.m.httpPanics.Load() != 1 || !strings.Contains(w.log.String(), "panic=test") {
+		t.Errorf("%d panics counted; the log is %s", w.box.m.httpPanics.Load(), w.log)
 	}
 }
 
@@ -229,14 +229,14 @@ func TestSlowClientsCostLittle(t *testing.T) {
 		slow = append(slow, c)
 	}
 	must(t, switchtest.WaitFor(patience, "all of the peer's slots to be taken", func() bool {
-		return w.m.httpConnections.Load() == maxPerPeer
+		return w.box.m.httpConnections.Load() == maxPerPeer
 	}))
 	start := time.Now()
 	if response, _ := w.do("GET", "/healthz"); response.StatusCode != 200 {
 		t.Errorf("a client behind the slow ones got %d", response.StatusCode)
 	}
 	t.Logf("a client behind %d slow ones was served after %v", len(slow), time.Since(start).Round(time.Millisecond))
-	if got := w.m.httpConnections.Load(); got > maxPerPeer {
+	if got := w.box.m.httpConnections.Load(); got > maxPerPeer {
 		t.Errorf("%v connections", got)
 	}
 }
@@ -773,11 +773,11 @@ func TestConcurrentScrapes(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		s := newPortSeries(fmt.Sprintf("Ethernet%d", 1000+i%7), 0)
-		w.m.showLink(s)
+		s := w.box.m.newPort(fmt.Sprintf("Ethernet%d", 1000+i%7), 0)
+		w.box.m.showLink(s)
 		s.flaps.Inc()
 		runtime.Gosched()
-		w.m.hideLink(s)
+		w.box.m.hideLink(s)
 	}
 	clients.Wait()
 }

@@ -146,9 +146,9 @@ func TestOnePeerTakesHalfOfTheSlotsAtMost(t *testing.T) {
 		defer c.Close()
 	}
 	must(t, switchtest.WaitFor(patience, "the crowd to be let in", func() bool {
-		return w.m.httpEvicted.Load() == 4*maxConnections-maxPerPeer
+		return w.box.m.httpEvicted.Load() == 4*maxConnections-maxPerPeer
 	}))
-	if got := w.m.httpConnections.Load(); got != maxPerPeer+1 {
+	if got := w.box.m.httpConnections.Load(); got != maxPerPeer+1 {
 		t.Errorf("%v connections are open, want %d of one peer and one of another", got, maxPerPeer)
 	}
 	askOn(t, quiet, "/healthz")
@@ -213,7 +213,7 @@ func TestUnixPeersAreNotOnePeer(t *testing.T) {
 	for range maxConnections {
 		<-entered
 	}
-	if w.m.httpRefused.Load() != 0 || w.m.httpEvicted.Load() != 0 {
+	if w.box.m.httpRefused.Load() != 0 || w.box.m.httpEvicted.Load() != 0 {
 		t.Error("a peer on a unix socket was turned away")
 	}
 	close(leave)

@@ -304,7 +304,7 @@ func TestAPIDiffWhileLinksAreHeld(t *testing.T) {
 
 // TestFlapping: three losses of carrier within five minutes, however they are told of.
 func TestFlapping(t *testing.T) {
-	s, at := newPortSeries("Ethernet0", 7), time.Unix(1e9, 0)
+	s, at := newMetrics("").newPort("Ethernet0", 7), time.Unix(1e9, 0)
 	for _, c := range []struct {
 		flaps uint64
 		after time.Duration

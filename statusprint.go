@@ -68,7 +68,7 @@ func (s *statusAnswer) text(colours bool) string {
 	p := &paper{colours: colours}
 	p.line(colourOf(s.Verdict), "%s", s.Verdict)
 	for _, r := range s.Reasons {
-		p.line(colourOf(r.Level), "  %s: %s; %s", r.Check, r.Reason, remedy(r.Check))
+		p.line(colourOf(r.Level), "  %s: %s; %s", qualified(r.Namespace, r.Check), r.Reason, remedy(r.Check))
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
 	if s.Role == roleObserver {
@@ -82,6 +82,9 @@ func (s *statusAnswer) text(colours bool) string {
 	}
 	p.line("", "overruns       %d", s.Overruns)
 	p.line("", "repairs        %d", s.Repairs)
+	if len(s.Namespaces) > 0 {
+		p.line("", "namespaces     %s", s.namespaces())
+	}
 	c := &s.Ports
 	p.line("", "ports          %d configured, %d present: %d up, %d down, %d set down; %d pending",
 		c.Configured, c.Present, c.Up, c.Down, c.AdminDown, c.Pending)
@@ -92,7 +95,7 @@ func (s *statusAnswer) text(colours bool) string {
 	p.line("", "")
 	rows := make([][]string, shown)
 	for i, w := range s.Worst[:shown] {
-		rows[i] = []string{w.Port, w.Alias, w.Why, ago(w.Since, now), w.Detail}
+		rows[i] = []string{w.Namespace, w.Port, w.Alias, w.Why, ago(w.Since, now), w.Detail}
 	}
 	for _, row := range columns(rows) {
 		p.line("", "%s", row)
@@ -101,6 +104,16 @@ func (s *statusAnswer) text(colours bool) string {
 		p.line("", "and %d more ports to look at, the rest is well: portsyncd status -ports", more)
 	}
 	return p.String()
+}
+
+// namespaces says how each is.
+func (s *statusAnswer) namespaces() string {
+	var all []string
+	for _, n := range s.Namespaces {
+		all = append(all, fmt.Sprintf("%s %s (%d of %d ports up)", n.Namespace, n.Verdict, n.Ports.Up,
+			n.Ports.Configured))
+	}
+	return strings.Join(all, ", ")
 }
 
 // initDone says whom PortInitDone waits for.
@@ -133,21 +146,24 @@ func (s *statusAnswer) databases() string {
 
 // portList is a line for each port.
 func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
-	rows := [][]string{{"PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", ""}}
+	rows := [][]string{{"", "PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", ""}}
 	for _, p := range ports {
-		row := []string{p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), ""}
+		row := []string{p.Namespace, p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), ""}
+		if p.Namespace != "" {
+			rows[0][0] = "NAMESPACE"
+		}
 		if p.Present {
-			row[2], row[3], row[4] = *p.Admin, *p.Oper, fmt.Sprint(*p.MTU)
+			row[3], row[4], row[5] = *p.Admin, *p.Oper, fmt.Sprint(*p.MTU)
 		}
 		if p.Since != nil {
-			row[5] = *p.Since
+			row[6] = *p.Since
 		}
 		if p.Pending {
-			row[7] = "no interface yet"
+			row[8] = "no interface yet"
 		} else if !p.Present {
-			row[7] = "its interface is gone"
+			row[8] = "its interface is gone"
 		} else if !p.Configured && !s.Standalone {
-			row[7] = "not in CONFIG_DB"
+			row[8] = "not in CONFIG_DB"
 		}
 		rows = append(rows, row)
 	}

@@ -57,15 +57,14 @@ func (n *notifier) Tell(assignments ...string) {
 
 // watchdog looks after the loop from a goroutine of its own.
 type watchdog struct {
-	health *health
-	m      *metrics
+	box    *box
 	log    *slog.Logger
 	flush  func(limit time.Duration) // of the log
 	notify *notifier
 	exit   func() // ends the process, for a supervisor to start it again
 
-	turns uint64
-	// between ticks of ours without a turn of the loop: a stopped process, where we stop, too, is no stuck loop
+	turns uint64 // of all loops: as long as one namespace's turns, ending would hurt it
+	// between ticks of ours without a turn of a loop: a stopped process, where we stop, too, is no stuck loop
 	stuck  time.Duration
 	status string
 	ready  bool
@@ -87,10 +86,10 @@ func (w *watchdog) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.health.beats:
+		case <-w.box.health.beats:
 			well = w.tick(time.Now(), 0)
-			if w.heap.beat(w.m.messages.Load()) {
-				trimHeap()
+			if w.heap.beat(w.box.messages()) {
+				w.box.trim()
 			}
 		case now := <-time.After(every):
 			well = w.tick(now, every)
@@ -102,28 +101,23 @@ func (w *watchdog) Run(ctx context.Context) {
 // systemd. every is the time since the last one, if the watchdog was waiting for nothing else. It returns whether
 // nothing is wrong.
 func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
-	if turns := w.health.turns.Load(); turns != w.turns || w.health.excused() {
+	if turns := w.box.turns(); turns != w.turns || w.box.excused() {
 		w.turns, w.stuck = turns, 0
 	} else if w.stuck += every; w.stuck >= stuckAfter {
 		w.giveUp()
 		return false
 	}
-	checks, worst := w.health.Update(now, w.m, w.log)
-	if !w.ready && w.health.listed.Load() {
+	reasons, worst := w.box.Update(now, w.log)
+	if !w.ready && w.box.listed() {
 		w.ready = true
 		w.notify.Tell("READY=1")
 	}
-	status := "STATUS=" + worst.String()
-	for _, c := range checks {
-		if c.level != ok {
-			status += "; " + c.name + ": " + c.reason
-		}
-	}
+	status := "STATUS=" + strings.Join(append([]string{worst.String()}, reasons...), "; ")
 	if status != w.status {
 		w.status = status
 		w.notify.Tell(status)
 	}
-	if !w.ready && w.health.excused() {
+	if !w.ready && w.box.excused() {
 		w.notify.Tell(extendStart)
 	}
 	if w.notify.every > 0 {

@@ -77,11 +77,11 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 			conn, err := net.Dial("unixgram", path)
 			must(t, err)
 			w.notify = &notifier{conn: conn, every: time.Second}
-			k := &slowKernel{status: w.health, block: make(chan string, 1),
+			k := &slowKernel{status: w.box.health, block: make(chan string, 1),
 				blocked: make(chan struct{}), release: make(chan struct{})}
 			k.block <- where
 			rules := syncOptions{eoiu: time.Minute, links: globs{"*"}}
-			syncer := newSyncer(rules, k, nil, w.m, w.health, slog.New(slog.DiscardHandler), time.Now)
+			syncer := newSyncer(rules, k, nil, w.box.m, w.box.health, slog.New(slog.DiscardHandler), time.Now)
 			ended := make(chan error, 1)
 			go func() { ended <- syncer.Run(t.Context()) }()
 			<-k.blocked
@@ -94,10 +94,10 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 					t.Fatalf("ended after %d s in the kernel", second)
 				}
 				readDatagrams(t, systemd, "the watchdog's word", func(m string) bool { return m == "WATCHDOG=1" })
-				if got := w.health.Alive(now); len(got) > 0 {
+				if got := w.box.health.Alive(now); len(got) > 0 {
 					t.Fatalf("/healthz says after %d s: %v", second, got)
 				}
-				check := w.health.Checks(now, 0)[0]
+				check := w.box.health.Checks(now, 0)[0]
 				since := fmt.Sprintf("for %ds: ", second)
 				said := strings.Contains(check.reason, since) && strings.Contains(check.reason, "rtnl")
 				if second > 3 && (check.level != degraded || !said) {
@@ -107,8 +107,8 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 			k.block <- "loop"
 			k.release <- struct{}{}
 			<-k.blocked
-			w.health.listed.Store(true)
-			if check := w.health.Checks(time.Now(), 0)[0]; check.level != ok {
+			w.box.health.listed.Store(true)
+			if check := w.box.health.Checks(time.Now(), 0)[0]; check.level != ok {
 				t.Errorf("afterwards netlink is %v (%s)", check.level, check.reason)
 			}
 			for range 12 {
@@ -126,12 +126,12 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 // patience either.
 func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 	w, exited, _ := newWatchdog(t)
-	w.health.listed.Store(false)
+	w.box.health.listed.Store(false)
 	systemd, path := openSystemd(t)
 	conn, err := net.Dial("unixgram", path)
 	must(t, err)
 	w.notify = &notifier{conn: conn, every: time.Second}
-	w.health.await(fmt.Errorf("%w: asic0", errNoNetNS))
+	w.box.health.await(fmt.Errorf("%w: asic0", errNoNetNS))
 	now := time.Now()
 	for range 60 {
 		now = now.Add(time.Second)
@@ -142,11 +142,11 @@ func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 			return extended && m == "WATCHDOG=1"
 		})
 	}
-	check := w.health.Checks(now, 0)[0]
+	check := w.box.health.Checks(now, 0)[0]
 	if *exited != 0 || check.level != degraded || !strings.Contains(check.reason, "asic0") {
 		t.Errorf("exit code %d; netlink is %v (%s)", *exited, check.level, check.reason)
 	}
-	w.health.await(nil)
+	w.box.health.await(nil)
 	for range 10 {
 		w.tick(now, time.Second)
 	}
@@ -293,8 +293,8 @@ func TestGarbageCollectorDoesNotWaitForHeldLinks(t *testing.T) {
 // TestHeapIsTrimmedDuringAnOutage: trimming needs no health, and who is above -memory-limit needs it most.
 func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	w, _, _ := newWatchdog(t)
-	w.health.beats = make(chan struct{})
-	w.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
+	w.box.health.beats = make(chan struct{})
+	w.box.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { defer close(done); w.Run(ctx) }()
@@ -305,8 +305,8 @@ func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	ballast = nil
 	runtime.GC()
 	for range trimAfter + 1 {
-		w.health.turn(time.Now(), time.Time{})
-		w.health.beats <- struct{}{}
+		w.box.health.turn(time.Now(), time.Time{})
+		w.box.health.beats <- struct{}{}
 	}
 	cancel()
 	<-done

@@ -48,12 +48,12 @@ type webOptions struct {
 
 // startWeb has what a knows served as soon as that can be, and returns at once. stop lets requests under way finish.
 func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) (stop func()) {
-	w := &web{health: a.health, log: log, after: time.After, troubles: make(map[string]string)}
+	w := &web{health: a.box.health, log: log, after: time.After, troubles: make(map[string]string)}
 	w.doors = doors(o.listen, o.sockets)
 	if o.tls.enabled() {
-		w.keep = newKeeper(o.tls, a.m, log)
+		w.keep = newKeeper(o.tls, a.box.m, log)
 	}
-	w.server = newServer(a, log, w.keep, newSlots(a.m))
+	w.server = newServer(a, log, w.keep, newSlots(a.box.m))
 	w.socket = newServer(a, log, nil, newSlots(new(metrics))) // the metrics are of the others
 	if o.control != "" {
 		entry := controlDoor(o.control)

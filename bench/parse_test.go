@@ -62,7 +62,7 @@ func FuzzParsedBack(f *testing.F) {
 // TestWholeSetIsParsed reads the daemon's whole metric set: every family with its type and help, and the values that were set.
 func TestWholeSetIsParsed(t *testing.T) {
 	m := newMetrics("test")
-	s := newPortSeries("Ethernet8", 41)
+	s := m.newPort("Ethernet8", 41)
 	m.showLink(s)
 	m.showPending(s)
 	s.flaps.Inc()

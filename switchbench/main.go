@@ -54,12 +54,21 @@ func main() {
 			}
 			return err
 		})
+	flag.IntVar(&o.asics, "asics", 0, "measure instead a box of so many ASICs, -ports each: one process for all, and one for each")
 	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
 	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, [2]string{*daemon, *versus}, *file, os.Stdout); err != nil {
+	var err error
+	if o.asics != 0 {
+		if err = o.validate(); err == nil {
+			err = runBox(ctx, o, strings.Fields(*daemon), strings.Fields(*versus), os.Stdout)
+		}
+	} else {
+		err = run(ctx, o, [2]string{*daemon, *versus}, *file, os.Stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "switchbench:", err)
 		os.Exit(1)
 	}
@@ -67,6 +76,7 @@ func main() {
 
 type options struct {
 	ports, runs, rounds, changes int
+	asics                        int // 0: no box
 	idle, limit, quietTime       time.Duration
 	verbose                      bool
 	scraped                      rate // 0: no
@@ -87,6 +97,9 @@ func (o *options) validate() error {
 	}
 	if o.scraped > 0 && len(o.rates) > 0 {
 		return errors.New("-scraped: it is a measurement of its own: leave -rates out")
+	}
+	if o.asics != 0 && (o.asics < 2 || o.asics > 16 || o.scraped > 0 || len(o.rates) > 0) {
+		return errors.New("-asics: give 2 to 16, and neither -rates nor -scraped")
 	}
 	return o.sweepOptions.validate()
 }

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The files that portsyncd events reads: the recorder's, or with -db.global one for each namespace.
+
+// recordFiles are the open ones.
+type recordFiles []*openedRecord
+
+// openedRecord is one of them.
+type openedRecord struct {
+	namespace, path string
+	reader          *recordReader
+	file            *os.File
+	boot            byte // of the machine, as this file counted when it was opened
+}
+
+func (o *openedRecord) open() (err error) {
+	if o.reader, o.file, err = openRecordReader(o.path); err != nil {
+		return err
+	}
+	o.boot, err = o.reader.boot()
+	return err
+}
+
+// openRecords opens the file of that name, and those whose names go on with a dot and a namespace.
+func openRecords(path string) (files recordFiles, err error) {
+	single := &openedRecord{path: path}
+	if err = single.open(); err == nil {
+		files = append(files, single)
+	}
+	others, _ := filepath.Glob(globQuoted.Replace(path) + ".*")
+	slices.SortFunc(others, comparePorts)
+	for _, other := range others {
+		if strings.HasSuffix(other, asideSuffix) {
+			continue
+		}
+		o := &openedRecord{namespace: strings.TrimPrefix(other, path+"."), path: other}
+		if broken := o.open(); broken == nil {
+			files = append(files, o)
+		}
+	}
+	switch {
+	case len(files) > 0:
+		return files, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: no daemon has recorded there; "+
+			"-recorder.file names another place, and a recorder in memory only "+
+			"answers under %s on the control socket", err, eventsPath)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: try it as root (sudo), or as a member of the file's group", err)
+	}
+	return nil, err
+}
+
+var globQuoted = strings.NewReplacer("*", "\\*", "?", "\\?", "[", "\\[", "\\", "\\\\")
+
+func (f recordFiles) close() {
+	for _, o := range f {
+		o.file.Close()
+	}
+}
+
+// read returns what happened to the ports that are asked for, or to all and the daemon, in order, and how many records
+// are only half written.
+func (f recordFiles) read(asked []string, after time.Time) (all []happened, torn int, err error) {
+	wanted := func(port string) bool { return len(asked) == 0 || slices.Contains(asked, port) }
+	for _, o := range f {
+		of, err := o.reader.read(wanted, len(asked) == 0, after, 0)
+		if err != nil {
+			return nil, 0, err
+		}
+		for i := range of {
+			of[i].Namespace = o.namespace
+			of[i].boot -= o.boot // each file counts for itself
+		}
+		all, torn = append(all, of...), torn+o.reader.torn
+	}
+	return newest(all, 0), torn, nil
+}
+
+// know refuses names of ports of which nothing is recorded, and says which there are.
+func (f recordFiles) know(asked []string) error {
+	var known []string
+	for _, o := range f {
+		names, err := o.reader.ports()
+		if err != nil {
+			return err
+		}
+		known = append(known, names...)
+	}
+	for _, name := range asked {
+		if slices.Contains(known, name) {
+			continue
+		}
+		some := strings.Join(known[:min(len(known), 8)], " ")
+		if len(known) > 8 {
+			some += fmt.Sprintf(" and %d more", len(known)-8)
+		}
+		return fmt.Errorf("nothing is recorded of %s; there are: %s", name, some)
+	}
+	return nil
+}
+
+// renew opens what has taken the place of a file meanwhile.
+func (f recordFiles) renew() {
+	for _, o := range f {
+		was, err := o.file.Stat()
+		is, gone := os.Stat(o.path)
+		if err != nil || gone != nil || os.SameFile(was, is) {
+			continue
+		}
+		next := &openedRecord{namespace: o.namespace, path: o.path}
+		if next.open() == nil {
+			o.file.Close()
+			*o = *next
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// How a namespace is looked after: from its sockets to the end of its loop.
+
+// options are the command line.
+type options struct {
+	dbConfig   string
+	netns      string
+	dbGlobal   string
+	standalone bool
+	observe    bool
+	links      globs
+	listen     addresses
+	control    string
+	tls        tlsFiles
+	buffer     memorySize
+	old        string
+	reconcile  time.Duration
+	memory     memorySize
+	recorder   string // the flight recorder's file
+	recordSize memorySize
+	logLevel   slog.Level
+	logOutput  string
+	eoiu       time.Duration
+	version    bool
+	given      map[string]bool // flags that are on the command line
+}
+
+// daemon is what the flags have come to.
+type daemon struct {
+	options *options
+	log     *logControl
+	m       *metrics // of the process
+	health  *health  // of the process
+	buffers bufferShare
+}
+
+// one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends
+// it.
+func (d *daemon) one(ctx context.Context, start func(b *box) (stop func())) error {
+	o := d.options
+	// before anything that takes time: what exists by now is old
+	source, noLinks := openKernelLinks(o.netns, int(o.buffer))
+	if noLinks != nil && !errors.Is(noLinks, errNoNetNS) {
+		return noLinks
+	}
+	u := &unit{m: d.m, health: d.health, log: d.log.Logger,
+		look: diffOptions{dbConfig: o.dbConfig, netns: o.netns}}
+	u.observes(o.observe)
+	u.record = d.openRecorder(u, o.recorder)
+	defer start(newBox(u))()
+	return d.mirror(ctx, u, source, noLinks, d.log.Follow)
+}
+
+// openRecorder opens a namespace's flight recorder.
+func (d *daemon) openRecorder(u *unit, path string) *recorder {
+	record := openRecorder(path, int(d.options.recordSize), u.m, u.log)
+	u.health.record = record
+	record.note(ownStarted, "portsyncd "+u.m.version, time.Now())
+	return record
+}
+
+// mirror keeps a namespace in step until ctx ends. Where the namespace is not there yet, there is no source, but why.
+// follow takes what its CONFIG_DB says about the log.
+func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLinks error,
+	follow func(logSettings)) error {
+	defer func() { u.record.note(ownStopped, "", time.Now()) }()
+	o, log := d.options, u.log
+	if noLinks != nil {
+		log.Warn("the network namespace is not there yet, waiting for it", "err", noLinks)
+		u.health.await(noLinks)
+		var err error
+		if source, err = awaitKernelLinks(ctx, u.look.netns, int(o.buffer)); errors.Is(err, context.Canceled) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		u.health.await(nil)
+	}
+	defer source.Close()
+	source.status, source.buffers, source.observe = u.health, &d.buffers, o.observe
+	if o.observe {
+		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
+			describeDaemons(u.daemons.find(time.Now())))
+	}
+	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
+		source.rcvbuf)
+	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
+		noFabric: u.namespace != "", observe: o.observe}
+	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
+	var opened atomic.Pointer[sonicDB]
+	openDB := func(slow func()) (database, error) {
+		db, err := openSonicDB(config, u.m, slow)
+		opened.Store(db)
+		if err == nil && o.observe {
+			return observed(db), nil
+		}
+		return db, err
+	}
+	defer func() {
+		if db := opened.Load(); db != nil {
+			db.Close()
+		}
+	}()
+	if o.standalone {
+		rules.links, openDB = o.links, nil
+	}
+	return newSyncer(rules, source, openDB, u.m, u.health, log, time.Now).Run(ctx)
+}

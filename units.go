@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+)
+
+// Several namespaces in one process (-db.global): each is looked after by itself, and nothing that happens to one is
+// waited for by another. The file that lists them is looked at with every beat.
+
+// unitPause is the time before a namespace whose loop has ended is looked after again: its configuration is broken, or
+// its sockets were.
+const unitPause = 5 * time.Second
+
+// several is the namespaces of -db.global.
+type several struct {
+	*daemon
+	file *dbGlobalFile
+	box  *box
+	now  func() time.Time
+
+	running   map[string]*runningUnit
+	recorders map[string]*recorder // of namespaces that were there once, for their return
+	ended     sync.WaitGroup
+
+	mu   sync.Mutex
+	logs map[string]logSettings // of each CONFIG_DB
+}
+
+// runningUnit is a namespace that is looked after, until its context ends.
+type runningUnit struct {
+	namespaceConfig
+	cancel context.CancelFunc
+	over   chan struct{}
+	// what it publishes; another one after its loop has ended. nil: nothing, for it is a fabric ASIC's
+	published *unit
+}
+
+// namespaces is what -db.global comes to, nil: one namespace is looked after. A file that is not there yet, or is being
+// written, is waited for; one that is broken is an error.
+func (d *daemon) namespaces(ctx context.Context) (*several, error) {
+	path := d.options.dbGlobal
+	if path == autoDBGlobal {
+		listed, err := listNamespaces(path)
+		if listed == nil || err != nil {
+			return nil, err
+		}
+		path = defaultDBGlobal
+	}
+	if path == "" {
+		return nil, nil
+	}
+	s := &several{daemon: d, file: &dbGlobalFile{path: path, now: time.Now}, now: time.Now,
+		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
+	s.daemon.m = newProcessMetrics(d.m.version)
+	s.box = newSeveral(s.daemon.m, d.health)
+	return s, nil
+}
+
+// run looks after them until ctx ends, and then lets each end by itself.
+func (s *several) run(ctx context.Context, start func(b *box) (stop func())) error {
+	defer start(s.box)()
+	defer s.ended.Wait()
+	for first := true; ; first = false {
+		err := s.look(ctx)
+		if err != nil && len(s.running) == 0 && errors.Is(err, errConfig) {
+			return err
+		}
+		if first {
+			go s.tellBegun(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(untilBeat(s.now())):
+		}
+	}
+}
+
+// tellBegun closes the process's begun when all loops of now have turned.
+func (s *several) tellBegun(ctx context.Context) {
+	for _, u := range s.box.units() {
+		select {
+		case <-u.health.begun:
+		case <-ctx.Done():
+			return
+		}
+	}
+	close(s.health.begun)
+}
+
+// look takes up what the file says.
+func (s *several) look(ctx context.Context) error {
+	listed, err := s.file.read()
+	s.health.await(err)
+	if err != nil {
+		return err
+	}
+	for name, u := range s.running {
+		if !slices.Contains(listed, u.namespaceConfig) {
+			s.log.Log(ctx, levelNotice, "a namespace is not listed any more", "namespace", name)
+			u.cancel()
+			<-u.over
+			delete(s.running, name)
+		}
+	}
+	var begun sync.WaitGroup
+	for _, n := range listed {
+		if s.running[n.name] == nil {
+			s.begin(ctx, n, &begun)
+		}
+	}
+	begun.Wait()
+	s.publish()
+	return nil
+}
+
+// begin looks after a namespace, beside the caller. begun is done when it can be published.
+func (s *several) begin(ctx context.Context, n namespaceConfig, begun *sync.WaitGroup) {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &runningUnit{namespaceConfig: n, cancel: cancel, over: make(chan struct{})}
+	s.running[n.name] = r
+	begun.Add(1)
+	s.ended.Go(func() {
+		defer close(r.over)
+		defer cancel()
+		// before anything that takes time: what exists by now is old
+		source, noLinks := openKernelLinks(n.name, int(s.options.buffer))
+		u := s.newUnit(r)
+		begun.Done()
+		s.keep(ctx, r, u, source, noLinks)
+	})
+}
+
+// newUnit makes what a namespace publishes, in place of what it did before.
+func (s *several) newUnit(r *runningUnit) *unit {
+	u := &unit{namespace: r.name, m: newUnitMetrics(s.m, r.name), log: s.log.With("namespace", r.name),
+		health: &health{beats: s.health.beats, begun: make(chan struct{})},
+		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
+	u.observes(s.options.observe)
+	s.mu.Lock()
+	record, before := s.recorders[r.name]
+	s.mu.Unlock()
+	if before {
+		u.record = record.again(u.m)
+		u.health.record = u.record
+	} else if path := s.options.recorder; path != "" {
+		u.record = s.openRecorder(u, recorderOf(path, r.name))
+	} else {
+		u.record = s.openRecorder(u, "")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recorders[r.name], r.published = u.record, u
+	return u
+}
+
+// keep looks after a namespace again whenever its loop has ended, until ctx ends.
+func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *kernelLinks, noLinks error) {
+	for {
+		err := noLinks
+		if err == nil || errors.Is(err, errNoNetNS) {
+			err = s.mirror(ctx, u, source, noLinks, s.follow(r.name))
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errFabric):
+			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err)
+			s.mu.Lock()
+			r.published = nil
+			s.mu.Unlock()
+			s.publish()
+			<-ctx.Done()
+			return
+		}
+		u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
+		u.health.await(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(unitPause):
+		}
+		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
+		u = s.newUnit(r)
+		s.publish()
+	}
+}
+
+// publish puts what runs into the box, in order.
+func (s *several) publish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var units []*unit
+	for _, r := range s.running {
+		if r.published != nil {
+			units = append(units, r.published)
+		}
+	}
+	sort.SliceStable(units, func(i, j int) bool { return comparePorts(units[i].namespace, units[j].namespace) < 0 })
+	s.box.put(units)
+}
+
+// follow takes what a namespace's CONFIG_DB says about the log. There is one log: its level is the most talkative of
+// all, and its output that of the first namespace.
+func (s *several) follow(namespace string) func(logSettings) {
+	return func(l logSettings) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.logs[namespace] = l
+		s.log.Follow(joinLogs(s.logs))
+	}
+}
+
+// joinLogs makes one of several settings. Of levels that make no sense the first is taken, for the log to say so.
+func joinLogs(of map[string]logSettings) (all logSettings) {
+	names := slices.SortedFunc(maps.Keys(of), comparePorts)
+	all = of[names[0]]
+	lowest, err := parseLogLevel(all.level)
+	for _, name := range names[1:] {
+		if level, bad := parseLogLevel(of[name].level); bad == nil && (err != nil || level < lowest) {
+			all.level, lowest, err = of[name].level, level, nil
+		}
+	}
+	return all
+}
+
+// recorderOf is where the events of one namespace of several are recorded.
+func recorderOf(path, namespace string) string { return path + "." + namespace }
