@@ -45,6 +45,7 @@ func newAPI(b *box, standalone bool) *api {
 const (
 	roleWriter   = "writer"
 	roleObserver = "observer"
+	roleStandby  = "standby"
 )
 
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
@@ -241,8 +242,9 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 	s.PortConfigDone, s.PortInitDone = u.m.portConfigDone.Load() == 1, u.m.portInitDone.Load() == 1
 	s.Overruns = u.m.overruns.Load()
 	s.Repairs = u.m.repairChanged.Load() + u.m.repairLost.Load() + u.m.repairStale.Load() + u.m.repairLate.Load()
+	s.Role = u.instance.role()
 	if u.daemons != nil {
-		s.Role, s.Writers = roleObserver, append(s.Writers, u.daemons.find(now)...)
+		s.Writers = append(s.Writers, u.daemons.find(now)...)
 	}
 	for _, d := range u.health.differ.lasting(now) {
 		s.Differs = append(s.Differs, differAnswer{u.namespace, d.port, d.says, utc(d.since)})

@@ -15,7 +15,7 @@ import (
 // databases answer.
 func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
 	s.courier.send(s.work, e, job, func(err error) {
-		if errors.Is(err, errConfig) || errors.Is(err, errFabric) {
+		if errors.Is(err, errConfig) || errors.Is(err, errFabric) || errors.Is(err, errHeld) {
 			s.failure = err
 			return
 		}

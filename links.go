@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"path"
 	"sort"
 	"strings"
 	"time"
@@ -27,8 +26,9 @@ type linkTable struct {
 	free    []int // slots
 	rows    rows[linkRow]
 	byIndex map[int32]*port
-	listed  bool              // the first listing has ended
-	flaps   map[string]uint64 // of ports that were forgotten, for their return
+	listed  bool                   // the first listing has ended
+	flaps   map[string]uint64      // of ports that were forgotten, for their return
+	carried map[string]carriedPort // what was counted before this loop, of ports still to come
 
 	netns      uint64           // the inode of the links' network namespace, 0: the process's own
 	old        map[int32]string // left-over interfaces and their names, rule 5
@@ -95,12 +95,6 @@ func (t *linkTable) line(m *linkMessage, at time.Time) heard {
 		return heard{ignored: ignored}
 	}
 	return t.linked(m, at)
-}
-
-// aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor
-// that a link has left a bridge or a LAG (rule 2).
-func aboutDevice(m *linkMessage) bool {
-	return m.family == unix.AF_UNSPEC && (!m.deleted || m.master == 0)
 }
 
 // noteExisting tells interfaces that were there before the subscription from those that came since, until it is decided
@@ -205,6 +199,48 @@ func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	t.m.portsPresent.Set(float64(len(t.byIndex)))
 	t.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
 	t.apply(p, stateOf(m), at)
+	t.resume(p, row, m, at)
+}
+
+// carry takes what was counted before, in another loop.
+func (t *linkTable) carry(all []carriedPort) {
+	t.carried = make(map[string]carriedPort, len(all))
+	for _, c := range all {
+		t.carried[c.Port], t.flaps[c.Port] = c, c.Flaps
+	}
+}
+
+// resume goes on counting at a port's interface where it was left, if it is still the same.
+func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) {
+	c, known := t.carried[p.name]
+	delete(t.carried, p.name)
+	if !known || c.Ifindex != m.index {
+		return
+	}
+	if c.UpSeen && c.Counted && m.hasCarrier {
+		p.series.flapped(uint64(m.carrierDown-c.CarrierDown), at)
+	}
+	row.upSeen = row.upSeen || c.UpSeen
+	if c.state() == row.state {
+		p.series.lastChange.Set(c.Changed)
+	}
+}
+
+// leave ends what is published of ports, when the loop has ended, and returns what was counted.
+func (t *linkTable) leave() (all []carriedPort) {
+	t.all(func(p *port) {
+		row := t.rows.of(p)
+		t.m.hideLink(p.series)
+		t.m.hidePending(p.series)
+		all = append(all, carriedPort{Port: p.name, Flaps: p.series.flaps.Load(), Ifindex: row.index,
+			CarrierDown: row.carrierDown, Counted: row.hasCarrier, UpSeen: row.upSeen, Admin: row.state.admin,
+			Oper: row.state.oper, MTU: row.state.mtu, Changed: p.series.lastChange.Load()})
+	})
+	for name, flaps := range t.flaps {
+		all = append(all, carriedPort{Port: name, Flaps: flaps})
+	}
+	t.m.portsPresent.Set(0)
+	return all
 }
 
 // deleted handles a real RTM_DELLINK: the interface is gone from the kernel (rule 3). It is the port's own, or one that
@@ -385,10 +421,6 @@ func (t *linkTable) decideOld(isOld func(leftover) bool) (dismissed []*port) {
 	return dismissed
 }
 
-func stateOf(m *linkMessage) portState {
-	return portState{admin: m.flags&unix.IFF_UP != 0, oper: m.flags&unix.IFF_RUNNING != 0, mtu: m.mtu}
-}
-
 // update takes a port's state from a message about the interface that it has.
 func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	row, state := t.rows.of(p), stateOf(m)
@@ -428,16 +460,4 @@ func (t *linkTable) apply(p *port, state portState, at time.Time) {
 
 func (t *linkTable) notice(msg string, args ...any) {
 	t.log.Log(context.Background(), levelNotice, msg, args...)
-}
-
-// globs are the patterns of -links, as path.Match knows them. The loopback interface has to be named in full.
-type globs []string
-
-func (g globs) match(name string) bool {
-	for _, pattern := range g {
-		if ok, _ := path.Match(pattern, name); ok && (name != "lo" || pattern == "lo") {
-			return true
-		}
-	}
-	return false
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,6 @@ import (
 // when its holder dies, and nobody else can take it away.
 
 const (
-	lockName       = "portsyncd.lock"
 	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
 	lockDirUsage   = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
 		"socket, or " + defaultLockDir + ")"
@@ -50,11 +50,13 @@ func (h lockHolder) String() string {
 
 // writerLock is the lock of one namespace. Anybody may use it.
 type writerLock struct {
-	flag string // -lock.dir
-	me   lockHolder
-	now  func() time.Time
+	flag      string // -lock.dir
+	namespace string // of several, which may share a folder; empty: the only one
+	me        lockHolder
+	now       func() time.Time
 
 	mu     sync.RWMutex // whoever writes holds it for reading
+	doubt  atomic.Bool  // it was lost, and taken again, and nothing was to be written since
 	wanted bool         // it was taken, and not released: if its file is removed, it is taken again
 	path   string
 	file   *os.File // nil: it is not held
@@ -73,24 +75,40 @@ func (l *writerLock) folder(c *dbConfig) string {
 	return defaultLockDir
 }
 
+// What is in the folder.
+const (
+	lockSuffix     = ".lock"
+	readySuffix    = ".standby"  // locked by each standby that could take over
+	handoverSuffix = ".handover" // what a holder leaves for the next one
+)
+
+// in is a file's path there. A folder that is not a namespace's own has the files of several.
+func (l *writerLock) in(folder, suffix string) string {
+	name := appName
+	if l.namespace != "" && (folder == l.flag || folder == defaultLockDir) {
+		name += "." + l.namespace
+	}
+	return filepath.Join(folder, name+suffix)
+}
+
 // take takes the lock in a folder, or says who has it.
 func (l *writerLock) take(folder string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path = filepath.Join(folder, lockName)
+	l.path = l.in(folder, lockSuffix)
 	return l.acquire(unix.LOCK_EX | unix.LOCK_NB)
 }
 
 // await takes the lock in a folder as soon as nobody else has it: a call that the kernel holds back until then, and
 // which nothing but the end of the process ends earlier.
 func (l *writerLock) await(folder string) error {
-	waiting := &writerLock{me: l.me, now: l.now, path: filepath.Join(folder, lockName)}
+	waiting := &writerLock{me: l.me, now: l.now, path: l.in(folder, lockSuffix)}
 	if err := waiting.acquire(unix.LOCK_EX); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path, l.file, l.tail, l.wanted = waiting.path, waiting.file, waiting.tail, true
+	l.path, l.file, l.tail, l.me, l.wanted = waiting.path, waiting.file, waiting.tail, waiting.me, true
 	return nil
 }
 
@@ -189,12 +207,15 @@ func (l *writerLock) sign() error {
 // it must not be done. Between a look at it and what is done nothing can take it away but somebody's hand.
 func (l *writerLock) enter() error {
 	l.mu.RLock()
-	if l.file != nil && isBehind(l.file, l.path) {
+	if l.ours() && !l.doubt.Swap(false) {
 		return nil
 	}
 	l.mu.RUnlock()
 	return l.regain()
 }
+
+// ours is asked with the mutex held.
+func (l *writerLock) ours() bool { return l.file != nil && isBehind(l.file, l.path) }
 
 func (l *writerLock) leave() { l.mu.RUnlock() }
 
@@ -206,8 +227,8 @@ func (l *writerLock) regain() error {
 	switch {
 	case !l.wanted:
 		return errLockLost
-	case l.file != nil && isBehind(l.file, l.path):
-		return errLockLost // another goroutine took it again
+	case l.ours():
+		return errLockLost // it was taken again
 	case l.file != nil:
 		l.file.Close()
 		l.file = nil
@@ -232,21 +253,24 @@ func (l *writerLock) release() {
 // beat looks whether the lock is still ours, and shows that we live: whoever waits for it looks at the file's time. It
 // returns an error where another holds it.
 func (l *writerLock) beat() error {
-	err := l.enter()
-	if err == nil {
+	l.mu.RLock()
+	if l.ours() {
 		_, _ = l.file.WriteAt([]byte{'\n'}, l.tail)
-		l.leave()
+		l.mu.RUnlock()
 		return nil
 	}
+	l.mu.RUnlock()
+	err := l.regain()
 	if errors.Is(err, errHeld) {
 		return err
 	}
+	l.doubt.Store(l.held())
 	return nil // what is written next says so
 }
 
 // holder is who has the lock in a folder, as its file says, and when it last showed that it lives.
 func (l *writerLock) holder(folder string) (h lockHolder, sign time.Time) {
-	file, err := os.Open(filepath.Join(folder, lockName))
+	file, err := os.Open(l.in(folder, lockSuffix))
 	if err != nil {
 		return h, sign
 	}
@@ -257,10 +281,25 @@ func (l *writerLock) holder(folder string) (h lockHolder, sign time.Time) {
 	return readHolder(file), sign
 }
 
+// hostName is an instance's name unless it is given another.
+func hostName() string {
+	if name, err := os.Hostname(); err == nil && validateInstance(name) == nil {
+		return name
+	}
+	return appName
+}
+
 // validateInstance finds what is wrong with -instance.
 func validateInstance(name string) error {
 	if name == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return fmt.Errorf("-instance: %q is not a name of 1 to 64 characters without blanks", name)
 	}
 	return nil
+}
+
+// held says that it is ours, as far as is known.
+func (l *writerLock) held() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.file != nil
 }

@@ -49,6 +49,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.BoolVar(&o.standalone, "standalone", false,
 		"no databases: every link that matches -links is a port, and its state is in the metrics")
 	f.BoolVar(&o.observe, "observe", false, observeUsage)
+	o.instanceFlags(f)
 	links := f.String("links", "*",
 		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
@@ -128,6 +129,16 @@ func (o *options) validate() error {
 	if o.observe && o.standalone {
 		return errors.New("-observe compares with databases, and with -standalone there are none: leave one out")
 	}
+	if o.standby && (o.observe || o.standalone) {
+		return errors.New("-standby writes when it takes over, and with -observe or -standalone nothing is written: " +
+			"leave one out")
+	}
+	if o.instance == "" {
+		o.instance = hostName()
+	}
+	if err := validateInstance(o.instance); err != nil {
+		return err
+	}
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
 	}
@@ -137,6 +148,13 @@ func (o *options) validate() error {
 		}
 	}
 	return nil
+}
+
+// instanceFlags are those of one portsyncd among several.
+func (o *options) instanceFlags(f *flag.FlagSet) {
+	f.BoolVar(&o.standby, "standby", false, standbyUsage)
+	f.StringVar(&o.lockDir, "lock.dir", "", lockDirUsage)
+	f.StringVar(&o.instance, "instance", "", instanceUsage)
 }
 
 // recorderFlags are those of the flight recorder.
@@ -153,6 +171,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		switch args[0] {
 		case "diff":
 			return runDiff(args[1:], stdout, stderr)
+		case "handover":
+			return runHandover(args[1:], stdout, stderr)
 		case "events":
 			return runEvents(args[1:], stdout, stderr)
 		case "status":
@@ -233,6 +253,7 @@ func serve(o *options, stderr io.Writer) error {
 		guard := &watchdog{box: b, log: log.Logger, flush: log.Flush, notify: notify,
 			exit: func() { os.Exit(exitFailed) }}
 		go guard.Run(ctx)
+		go b.handOverOn(ctx, func(why string) { log.Warn("SIGUSR2: it is not handed over", "why", why) })
 		where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
 		drain := startWeb(ctx, where, newAPI(b, o.standalone), log.Logger)
 		return func() {

@@ -36,6 +36,9 @@ type syncOptions struct {
 	noFabric  bool              // an ASIC whose switch_type is fabric has no ports: errFabric
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
+	carried   []carriedPort     // what was counted of ports before
+	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
+	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -66,6 +69,7 @@ type mirror struct {
 	begun     time.Time
 	nextCheck time.Time
 	pings     chan struct{} // a beat has come: are the databases still there?
+	ready     bool          // of an observer: it could take over
 	watching  bool          // keyspace events are followed
 	watchLost bool          // or were, before their subscription broke
 	logger    logSettings
@@ -94,6 +98,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 func (s *mirror) wake() {
 	s.begun = s.now()
 	s.links.within(s.source.Home())
+	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{})

@@ -340,7 +340,7 @@ func TestReadingConnRefusesEveryWrite(t *testing.T) {
 			t.Errorf("%v counts as reading", args)
 		}
 	}
-	(&kernelLinks{observe: true}).SetDown(netNSID{}, []int32{1}, func(_ int32, err error) {
+	(&kernelLinks{may: (&instance{observe: true}).may}).SetDown(netNSID{}, []int32{1}, func(_ int32, err error) {
 		if !errors.Is(err, errObserves) {
 			t.Errorf("a link was set down: %v", err)
 		}

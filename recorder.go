@@ -76,10 +76,19 @@ func (r *recorder) again(m *metrics) *recorder {
 	if r.off() {
 		return r
 	}
-	r.m, r.rows, r.byName, r.idle, r.sorted = m, rows[recordRow]{}, map[string]int{}, nil, false
-	r.list()
+	r.m = m
+	r.anew()
 	r.note(ownStarted, "portsyncd "+m.version, time.Now())
 	return r
+}
+
+// anew is for a loop that begins: no port is known.
+func (r *recorder) anew() {
+	if r.off() {
+		return
+	}
+	r.rows, r.byName, r.idle, r.sorted = rows[recordRow]{}, map[string]int{}, nil, false
+	r.list()
 }
 
 // find looks what is in the image.

@@ -35,6 +35,7 @@ var remedies = [...][2]string{
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
 	{"differs", "portsyncd diff says what all sources have; see that the portsyncd that writes runs"},
+	{"lock", "look at the process that holds it: nobody may take it away as long as that lives"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
 	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},

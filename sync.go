@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -158,6 +159,9 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	s.nextBeat = now.Add(wait)
 	s.status.beat()
 	s.home(now)
+	if s.options.beat != nil {
+		s.failure = errors.Join(s.failure, s.options.beat())
+	}
 	select {
 	case s.pings <- struct{}{}:
 	default:

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
+	"os"
 	"time"
 )
 
@@ -17,6 +17,9 @@ type options struct {
 	dbGlobal   string
 	standalone bool
 	observe    bool
+	standby    bool
+	lockDir    string
+	instance   string
 	links      globs
 	listen     addresses
 	control    string
@@ -55,6 +58,7 @@ func (d *daemon) one(ctx context.Context, start func(b *box) (stop func())) erro
 	u := &unit{m: d.m, health: d.health, log: d.log.Logger,
 		look: diffOptions{dbConfig: o.dbConfig, netns: o.netns}}
 	u.observes(o.observe)
+	u.instance = d.newInstance(u)
 	u.record = d.openRecorder(u, o.recorder)
 	defer start(newBox(u))()
 	return d.mirror(ctx, u, source, noLinks, d.log.Follow)
@@ -86,7 +90,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		u.health.await(nil)
 	}
 	defer source.Close()
-	source.status, source.buffers, source.observe = u.health, &d.buffers, o.observe
+	source.status, source.buffers = u.health, &d.buffers
 	if o.observe {
 		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
 			describeDaemons(u.daemons.find(time.Now())))
@@ -94,24 +98,21 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
-		noFabric: u.namespace != "", observe: o.observe}
+		noFabric: u.namespace != ""}
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
-	var opened atomic.Pointer[sonicDB]
-	openDB := func(slow func()) (database, error) {
-		db, err := openSonicDB(config, u.m, slow)
-		opened.Store(db)
-		if err == nil && o.observe {
-			return observed(db), nil
-		}
-		return db, err
-	}
-	defer func() {
-		if db := opened.Load(); db != nil {
-			db.Close()
-		}
-	}()
 	if o.standalone {
-		rules.links, openDB = o.links, nil
+		rules.links = o.links
+		return newSyncer(rules, source, nil, u.m, u.health, log, time.Now).Run(ctx)
 	}
-	return newSyncer(rules, source, openDB, u.m, u.health, log, time.Now).Run(ctx)
+	return u.instance.run(ctx, source, rules, config)
+}
+
+// newInstance is a namespace's portsyncd among others.
+func (d *daemon) newInstance(u *unit) *instance {
+	o := d.options
+	lock := &writerLock{flag: o.lockDir, namespace: u.namespace, now: time.Now,
+		me: lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}}
+	i := &instance{u: u, lock: lock, observe: o.observe}
+	i.standby.Store(o.standby)
+	return i
 }

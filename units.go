@@ -143,6 +143,7 @@ func (s *several) newUnit(r *runningUnit) *unit {
 		health: &health{beats: s.health.beats, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
+	u.instance = s.newInstance(u)
 	s.mu.Lock()
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()

@@ -15,6 +15,25 @@ func (s *mirror) entryTouched(name string) {
 	s.readEntry(p)
 }
 
+// stand tells when the observer becomes able to take over, or unable: it knows the links and the databases, and these
+// answer. That entries differ is a reason to.
+func (s *mirror) stand() {
+	ready := s.start.running() && s.away == nil && s.courier.trouble() == nil && !s.listing.owed()
+	if s.options.standing != nil && ready != s.ready {
+		s.options.standing(ready)
+	}
+	s.ready = ready
+}
+
+// leave ends what the loop has published, when it has ended, and returns what was counted.
+func (s *syncer) leave() []carriedPort {
+	s.m.portConfigDone.Set(0)
+	s.m.portInitDone.Set(0)
+	s.m.queueDepth.Set(0)
+	s.status.anew()
+	return s.links.leave()
+}
+
 // readEntry has a port's entry read and compared with the next flush.
 func (s *mirror) readEntry(p *port) {
 	if s.present(p) {
@@ -29,6 +48,7 @@ func (s *mirror) advanceObserver(now time.Time) time.Duration {
 	if !s.options.observe {
 		return beatInterval
 	}
+	s.stand()
 	for _, p := range s.differ.due(now) {
 		s.readEntry(p)
 	}
