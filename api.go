@@ -41,13 +41,6 @@ func newAPI(b *box, standalone bool) *api {
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
 }
 
-// Roles.
-const (
-	roleWriter   = "writer"
-	roleObserver = "observer"
-	roleStandby  = "standby"
-)
-
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
 type statusAnswer struct {
 	Version        string         `json:"version"`

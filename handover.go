@@ -21,7 +21,8 @@ import (
 // handoverPath is answered on the control socket only.
 const handoverPath = "/api/v1/handover"
 
-// handoverAnswer is the answer to it: the namespaces that are handed over. Without -db.global that is one without a name.
+// handoverAnswer is the answer to it: the namespaces that are handed over. Without -db.global that is one without a
+// name.
 type handoverAnswer struct {
 	HandedOver []string `json:"handed_over"`
 	Errors     []string `json:"errors"`
@@ -78,8 +79,8 @@ func parseHandover(args []string, stderr io.Writer) (*string, error) {
 	f.SetOutput(stderr)
 	socket := f.String("control.socket", defaultControlSocket, "`path` of the daemon's socket, as in its own flag")
 	f.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: %s handover [flags]\n\nHas the running daemon end its writing, and the standby that is "+
-			"ready take over.\nExit code 0: done, 1: it goes on, 2: it cannot tell.\n\n", appName)
+		fmt.Fprintf(stderr, "Usage: %s handover [flags]\n\nHas the running daemon end its writing, and the standby "+
+			"that is ready take over.\nExit code 0: done, 1: it goes on, 2: it cannot tell.\n\n", appName)
 		f.PrintDefaults()
 	}
 	err := f.Parse(args)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,19 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An instance is one of several portsyncd for the same databases: it writes, or stands by (docs/instances.md). Each turn
-// at either has a loop of its own.
+// An instance is one of several portsyncd for the same databases: it writes, or stands by (docs/instances.md). Each
+// turn at either has a loop of its own.
 
 const (
-	standbyUsage = "stand by: keep everything current, write nothing, and take over when the portsyncd that holds the " +
-		"lock ends, dies or hands over"
-	instanceUsage = "`name` of this portsyncd among several, in the lock's file and in logs (default: the host's name)"
+	standbyUsage = "stand by: keep everything current, write nothing, and take over when the portsyncd that " +
+		"holds the lock ends, dies or hands over"
+	instanceUsage = "`name` of this portsyncd among several, in the lock's file (default: the host's name)"
 
 	readyName    = "portsyncd.standby"  // locked by each standby that could take over
 	readyPause   = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook    = 5 * time.Millisecond // between looks whether it has
 	silentAfter  = 15 * time.Second     // a holder that has shown no sign of life for so long does not answer
 	handoverTime = 3 * time.Second      // for a hand-over as a whole
+)
+
+// Roles.
+const (
+	roleWriter   = "writer"
+	roleObserver = "observer"
+	roleStandby  = "standby"
 )
 
 // errNoStandby says that nobody could take over.
@@ -35,7 +43,10 @@ var errNotWriting = errors.New("this portsyncd does not write")
 
 // instance takes turns.
 type instance struct {
-	u       *unit
+	m       *metrics
+	health  *health
+	record  *recorder
+	log     *slog.Logger
 	lock    *writerLock
 	standby atomic.Bool // -standby, or it has handed over: it stands by when it does not write
 	observe bool        // -observe: it never writes
@@ -104,7 +115,7 @@ func (i *instance) run(ctx context.Context, source *kernelLinks, rules syncOptio
 		case ctx.Err() != nil || err != nil && !(i.standby.Load() && errors.Is(err, errHeld)):
 			return err
 		case err != nil:
-			i.u.log.Error("the lock is another's: standing by", "err", err)
+			i.log.Error("the lock is another's: standing by", "err", err)
 		}
 	}
 }
@@ -115,8 +126,8 @@ func (i *instance) free() bool {
 	return err == nil && i.lock.take(i.lock.folder(c)) == nil
 }
 
-// write is a turn at writing, until ctx ends or a hand-over is asked for. The lock is taken as soon as it is known where
-// it is, and released when nothing is under way any more.
+// write is a turn at writing, until ctx ends or a hand-over is asked for. The lock is taken as soon as it is known
+// where it is, and released when nothing is under way any more.
 func (i *instance) write(ctx context.Context) error {
 	turn, end := context.WithCancel(ctx)
 	defer end()
@@ -132,7 +143,7 @@ func (i *instance) write(ctx context.Context) error {
 		if err := i.hold(i.lock.folder(c)); err != nil {
 			return nil, nil, err
 		}
-		db := connectDatabases(c, i.u.m, slow)
+		db := connectDatabases(c, i.m, slow)
 		guard(db, i.lock)
 		return db, db, nil
 	})
@@ -158,12 +169,12 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 	i.mu.Unlock()
 	if i.lock.held() {
 		if err := leaveRecord(i.lock.in(*i.folder.Load(), handoverSuffix), i.carried); err != nil {
-			i.u.log.Warn("what was counted of ports is not handed over", "err", err)
+			i.log.Warn("what was counted of ports is not handed over", "err", err)
 		}
 		if asked != nil || ctx.Err() == nil {
-			i.u.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
+			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
 		}
-		i.u.record.note(ownLock, "released", time.Now())
+		i.record.note(ownLock, "released", time.Now())
 	}
 	i.lock.release()
 	if asked != nil {
@@ -175,7 +186,7 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 func (i *instance) stand(ctx context.Context, yield bool) error {
 	turn, end := context.WithCancel(ctx)
 	defer end()
-	i.u.log.Log(ctx, levelNotice, "standing by: nothing is written")
+	i.log.Log(ctx, levelNotice, "standing by: nothing is written")
 	var begin sync.Once
 	err := i.turn(turn, true, func(slow func()) (*sonicDB, database, error) {
 		c, err := i.config.read()
@@ -185,7 +196,7 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 		folder := i.lock.folder(c)
 		i.folder.Store(&folder)
 		begin.Do(func() { go i.await(folder, yield, end) })
-		db := connectDatabases(c, i.u.m, slow)
+		db := connectDatabases(c, i.m, slow)
 		return db, observed(db), nil
 	})
 	i.standing(false)
@@ -197,8 +208,8 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 	}
 	theirs, err := findRecord(i.lock.in(*i.folder.Load(), handoverSuffix))
 	i.carried, i.again = joinCarried(i.carried, theirs), true
-	i.u.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
-	i.u.record.note(ownLock, "taken over", time.Now())
+	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
+	i.record.note(ownLock, "taken over", time.Now())
 	return nil
 }
 
@@ -222,12 +233,12 @@ func (i *instance) yield(folder string) {
 			return
 		}
 	}
-	i.u.log.Warn("nobody has taken over")
+	i.log.Warn("nobody has taken over")
 }
 
 // openObserved is an observer's databases.
 func (i *instance) openObserved(slow func()) (*sonicDB, database, error) {
-	db, err := openSonicDB(i.config, i.u.m, slow)
+	db, err := openSonicDB(i.config, i.m, slow)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -254,13 +265,13 @@ func (i *instance) turn(ctx context.Context, observe bool,
 		}
 		return as, err
 	}
-	s := newSyncer(rules, i.source, openDB, i.u.m, i.u.health, i.u.log, time.Now)
+	s := newSyncer(rules, i.source, openDB, i.m, i.health, i.log, time.Now)
 	err := s.Run(ctx)
 	if db := opened.Load(); db != nil {
 		db.Close()
 	}
 	i.carried = s.leave()
-	i.u.record.anew()
+	i.record.anew()
 	return err
 }
 
@@ -281,7 +292,7 @@ func (i *instance) standing(ready bool) {
 		}
 		file.Close()
 	}
-	i.u.log.Warn("nobody is told that this standby is ready", "err", err)
+	i.log.Warn("nobody is told that this standby is ready", "err", err)
 }
 
 // someoneReady says that a standby could take over.
@@ -308,12 +319,12 @@ func (i *instance) watchHolder() error {
 	}
 	silent := now.Sub(i.signAt)
 	if silent < silentAfter {
-		i.u.health.lock.Store(nil)
+		i.health.lock.Store(nil)
 		return nil
 	}
 	why := fmt.Sprintf("the holder (%s) does not answer for %v; it keeps the lock until it ends", holder,
 		silent.Round(time.Second))
-	i.u.health.lock.Store(&why)
+	i.health.lock.Store(&why)
 	return nil
 }
 

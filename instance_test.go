@@ -294,11 +294,11 @@ func TestHolderThatDoesNotAnswer(t *testing.T) {
 	dir := t.TempDir()
 	holder := &writerLock{me: lockHolder{Instance: "a", PID: 1}, now: time.Now}
 	must(t, holder.take(dir))
-	i := &instance{u: &unit{health: new(health)}, lock: &writerLock{now: time.Now}}
+	i := &instance{health: new(health), lock: &writerLock{now: time.Now}}
 	i.folder.Store(&dir)
 	trouble := func() string {
 		must(t, i.watchHolder())
-		if why := i.u.health.lock.Load(); why != nil {
+		if why := i.health.lock.Load(); why != nil {
 			return *why
 		}
 		return ""

@@ -6,7 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a link message says by itself.
+// What a link message says by itself, and what comes of it.
+
+// heard is what a link message, or a line of a listing, meant.
+type heard struct {
+	ignored  *counter // it does not count, by this rule, nil: it does
+	port     *port    // whose present state it tells, nil: none
+	appeared bool     // port has an interface that it did not have before
+	gone     [2]*port // ports that lost their interface by it: deleted, renamed, or their name taken over; nil: none
+}
 
 // aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor
 // that a link has left a bridge or a LAG (rule 2).

@@ -52,14 +52,6 @@ type linkRow struct {
 // goneFlapsMax is how many ports that are gone are remembered for their flap counts.
 const goneFlapsMax = 4096
 
-// heard is what a link message, or a line of a listing, meant.
-type heard struct {
-	ignored  *counter // it does not count, by this rule, nil: it does
-	port     *port    // whose present state it tells, nil: none
-	appeared bool     // port has an interface that it did not have before
-	gone     [2]*port // ports that lost their interface by it: deleted, renamed, or their name taken over; nil: none
-}
-
 func newLinkTable(g globs, m *metrics, log *slog.Logger) *linkTable {
 	return &linkTable{
 		globs: g, m: m, log: log, ports: make(map[string]*port), byIndex: make(map[int32]*port),
@@ -230,11 +222,10 @@ func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) 
 func (t *linkTable) leave() (all []carriedPort) {
 	t.all(func(p *port) {
 		row := t.rows.of(p)
-		t.m.hideLink(p.series)
-		t.m.hidePending(p.series)
-		all = append(all, carriedPort{Port: p.name, Flaps: p.series.flaps.Load(), Ifindex: row.index,
-			CarrierDown: row.carrierDown, Counted: row.hasCarrier, UpSeen: row.upSeen, Admin: row.state.admin,
-			Oper: row.state.oper, MTU: row.state.mtu, Changed: p.series.lastChange.Load()})
+		t.m.hide(p.series)
+		c := carriedOf(p, row.state)
+		c.Ifindex, c.CarrierDown, c.Counted, c.UpSeen = row.index, row.carrierDown, row.hasCarrier, row.upSeen
+		all = append(all, c)
 	})
 	for name, flaps := range t.flaps {
 		all = append(all, carriedPort{Port: name, Flaps: flaps})
@@ -436,8 +427,8 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
 		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
-			"oper", upDown(state.oper),
-			"mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp, "carrier_down", m.carrierDown)
+			"oper", upDown(state.oper), "mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp,
+			"carrier_down", m.carrierDown)
 	}
 	if state == row.state {
 		return
@@ -452,10 +443,7 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 // apply sets a port's state, also in the metrics.
 func (t *linkTable) apply(p *port, state portState, at time.Time) {
 	t.rows.of(p).state = state
-	p.series.operUp.SetBool(state.oper)
-	p.series.adminUp.SetBool(state.admin)
-	p.series.mtu.Set(float64(state.mtu))
-	p.series.lastChange.SetTime(at)
+	p.series.show(state.admin, state.oper, state.mtu, at)
 }
 
 func (t *linkTable) notice(msg string, args ...any) {

@@ -260,6 +260,12 @@ func (m *metrics) hideLink(s *portSeries) {
 	m.ports.note(s)
 }
 
+// hide puts all series of a port out.
+func (m *metrics) hide(s *portSeries) {
+	m.hideLink(s)
+	m.hidePending(s)
+}
+
 // showPending and hidePending are for the series that exists while the port is configured.
 func (m *metrics) showPending(s *portSeries) {
 	m.portPending.Add(s.labels, &s.pending)

@@ -35,8 +35,8 @@ func (c readingConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	return c.redisConn.Exec(ctx, commands)
 }
 
-// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts it is the one
-// that reads CONFIG_DB.
+// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts it is the
+// one that reads CONFIG_DB.
 func onlyReads(args []any) bool {
 	name, _ := args[0].(string)
 	switch name {

@@ -47,6 +47,14 @@ func (s *portSeries) flapped(n uint64, at time.Time) {
 	}
 }
 
+// show publishes a state, since a time.
+func (s *portSeries) show(admin, oper bool, mtu uint32, since time.Time) {
+	s.operUp.SetBool(oper)
+	s.adminUp.SetBool(admin)
+	s.mtu.Set(float64(mtu))
+	s.lastChange.SetTime(since)
+}
+
 // flapping tells whether the carrier was lost flapMemory times within flapWindow.
 func (s *portSeries) flapping(now time.Time) bool {
 	return now.UnixMilli()-s.lostCarrier[0].Load() <= flapWindow.Milliseconds()

@@ -114,7 +114,8 @@ func (o *statusOptions) page(colours bool) (string, int, error) {
 func askDaemon(socket, path string, deadline time.Time) ([]byte, error) {
 	status, text, err := sendDaemon(socket, "GET "+path, deadline)
 	if err == nil && !strings.HasSuffix(status, " 200 OK") {
-		err = fmt.Errorf("what listens on %s answers %q to %s: is it a portsyncd of this version?", socket, status, path)
+		err = fmt.Errorf("what listens on %s answers %q to %s: is it a portsyncd of this version?", socket, status,
+			path)
 	}
 	return text, err
 }
@@ -137,7 +138,8 @@ func sendDaemon(socket, request string, deadline time.Time) (status string, text
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "", nil, unanswered(socket, c)
 	case err != nil || !whole:
-		return "", nil, fmt.Errorf("the daemon behind %s has broken off its answer: it may be ending, ask again", socket)
+		return "", nil, fmt.Errorf("the daemon behind %s has broken off its answer: it may be ending, ask again",
+			socket)
 	}
 	return status, text, nil
 }

@@ -282,3 +282,12 @@ func (s *syncer) finish() error {
 		}
 	}
 }
+
+// leave ends what the loop has published, when it has ended, and returns what was counted.
+func (s *syncer) leave() []carriedPort {
+	s.m.portConfigDone.Set(0)
+	s.m.portInitDone.Set(0)
+	s.m.queueDepth.Set(0)
+	s.status.anew()
+	return s.links.leave()
+}

@@ -104,6 +104,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		rules.links = o.links
 		return newSyncer(rules, source, nil, u.m, u.health, log, time.Now).Run(ctx)
 	}
+	u.instance.record = u.record
 	return u.instance.run(ctx, source, rules, config)
 }
 
@@ -112,7 +113,7 @@ func (d *daemon) newInstance(u *unit) *instance {
 	o := d.options
 	lock := &writerLock{flag: o.lockDir, namespace: u.namespace, now: time.Now,
 		me: lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}}
-	i := &instance{u: u, lock: lock, observe: o.observe}
+	i := &instance{m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
 	i.standby.Store(o.standby)
 	return i
 }

@@ -25,15 +25,6 @@ func (s *mirror) stand() {
 	s.ready = ready
 }
 
-// leave ends what the loop has published, when it has ended, and returns what was counted.
-func (s *syncer) leave() []carriedPort {
-	s.m.portConfigDone.Set(0)
-	s.m.portInitDone.Set(0)
-	s.m.queueDepth.Set(0)
-	s.status.anew()
-	return s.links.leave()
-}
-
 // readEntry has a port's entry read and compared with the next flush.
 func (s *mirror) readEntry(p *port) {
 	if s.present(p) {
