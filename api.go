@@ -61,7 +61,8 @@ type statusAnswer struct {
 	Repairs  uint64         `json:"repairs"`
 	Ports    countAnswer    `json:"ports"`
 	Worst    []worstAnswer  `json:"worst"`
-	Role     string         `json:"role"`    // writer or observer
+	Role     string         `json:"role"`    // writer, observer or standby
+	Holder   string         `json:"holder"`  // who holds the lock, as its file says; empty: not known
 	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
 	Differs  []differAnswer `json:"differs"`
 	// of several, each by itself; what is above is of all of them together
@@ -235,7 +236,7 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 	s.PortConfigDone, s.PortInitDone = u.m.portConfigDone.Load() == 1, u.m.portInitDone.Load() == 1
 	s.Overruns = u.m.overruns.Load()
 	s.Repairs = u.m.repairChanged.Load() + u.m.repairLost.Load() + u.m.repairStale.Load() + u.m.repairLate.Load()
-	s.Role = u.instance.role()
+	s.Role, s.Holder = u.instance.role(), u.instance.holder()
 	if u.daemons != nil {
 		s.Writers = append(s.Writers, u.daemons.find(now)...)
 	}

@@ -330,7 +330,7 @@ func TestConfined(t *testing.T) {
 		return errors.Join(os.Mkdir("/run/portsyncd", 0o755), os.Chown("/run/portsyncd", 65534, 65534))
 	}))
 	d, err := s.StartInside("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all,+net_admin",
-		"--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", files[os.Args[0]], files[plainDaemon(t)[0]], "-log.output", "stderr", "-reconcile-interval", "1s")
+		"--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", files[os.Args[0]], files[plainDaemon(t)[0]], "-lock.dir", "/run/portsyncd", "-log.output", "stderr", "-reconcile-interval", "1s")
 	s.must(err)
 	defer func() {
 		d.Stop()

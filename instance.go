@@ -84,6 +84,19 @@ func (i *instance) role() string {
 	return roleWriter
 }
 
+// holder is who has the lock, for people; empty: it is not known where that is.
+func (i *instance) holder() string {
+	if i == nil {
+		return ""
+	}
+	folder := i.folder.Load()
+	if folder == nil {
+		return ""
+	}
+	h, _ := i.lock.holder(*folder)
+	return h.String()
+}
+
 // may is asked before a link is set down.
 func (i *instance) may() (over func(), err error) {
 	if !i.writing.Load() {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"sort"
 	"strings"
@@ -447,5 +446,5 @@ func (t *linkTable) apply(p *port, state portState, at time.Time) {
 }
 
 func (t *linkTable) notice(msg string, args ...any) {
-	t.log.Log(context.Background(), levelNotice, msg, args...)
+	t.log.Log(ctxNone, levelNotice, msg, args...)
 }

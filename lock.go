@@ -187,7 +187,7 @@ func readHolder(file *os.File) (h lockHolder) {
 
 // sign writes who we are.
 func (l *writerLock) sign() error {
-	l.me.Since = utc(l.now())
+	l.me.Since = l.now().UTC().Format(time.RFC3339)
 	text, err := json.Marshal(l.me)
 	if err == nil {
 		text = append(text, '\n')

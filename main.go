@@ -83,7 +83,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands, diff, "+
-			"events and status, come before theirs", f.Arg(0))
+			"events, handover and status, come before theirs", f.Arg(0))
 	}
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {

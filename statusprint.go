@@ -72,6 +72,9 @@ func (s *statusAnswer) text(colours bool) string {
 		p.line(colourOf(r.Level), "  %s: %s; %s", qualified(r.Namespace, r.Check), r.Reason, remedy(r.Check))
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
+	if s.Role == roleStandby {
+		p.line("", "role           standby, which writes nothing; the lock is held by %s", s.Holder)
+	}
 	if s.Role == roleObserver {
 		p.line("", "role           observer, which writes nothing; %s", describeDaemons(s.Writers))
 	}
