@@ -227,6 +227,9 @@ func (s *mirror) publish() {
 	s.compare.askList()
 	s.start.wantLook(false) // what was changed since the ports were read
 	s.compare.plan(s.now())
+	if s.options.takenOver {
+		s.compare.soon(s.now())
+	}
 	w := watcher{
 		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },

@@ -46,6 +46,7 @@ type instance struct {
 	m       *metrics
 	health  *health
 	record  *recorder
+	file    string // of the recorder, whoever writes; empty: none
 	log     *slog.Logger
 	lock    *writerLock
 	standby atomic.Bool // -standby, or it has handed over: it stands by when it does not write
@@ -188,6 +189,9 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
 		}
 		i.record.note(ownLock, "released", time.Now())
+		if i.file != "" && ctx.Err() == nil {
+			i.record.move("") // the file is for the next one
+		}
 	}
 	i.lock.release()
 	if asked != nil {
@@ -222,6 +226,9 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 	theirs, err := findRecord(i.lock.in(*i.folder.Load(), handoverSuffix))
 	i.carried, i.again = joinCarried(i.carried, theirs), true
 	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
+	if i.file != "" {
+		i.record.move(i.file)
+	}
 	i.record.note(ownLock, "taken over", time.Now())
 	return nil
 }
@@ -264,7 +271,7 @@ func (i *instance) turn(ctx context.Context, observe bool,
 	rules := i.rules
 	rules.observe, rules.carried = observe, i.carried
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
-		rules.old = "auto"
+		rules.old, rules.takenOver = "auto", !observe
 	}
 	rules.beat, rules.standing = i.lock.beat, nil
 	if observe {

@@ -187,6 +187,10 @@ func TestHandOverInAStorm(t *testing.T) {
 	}
 	s.must(s.IP("link", "set", "Ethernet0", "mtu", "2000"))
 	s.waitEntry("Ethernet0", fields("up", "up", 2000))
+	out := sh(t, s.program[0], "events", "-recorder.file", s.Recorder()) // which all of them wrote, one after the other
+	if n := strings.Count(out, "taken over"); n != 2**handovers || !strings.Contains(out, "MTU 2000") {
+		t.Errorf("the recorder tells of %d hand-overs:\n%s", n, tail(out))
+	}
 }
 
 // standby0 starts the first of several.
@@ -235,11 +239,11 @@ func TestColdStartMeanwhileIsSeenByTheStandby(t *testing.T) {
 	s.must(writer.Signal(syscall.SIGSTOP))
 	s.must(s.Appl.FlushDB(t.Context()).Err())
 	s.must(s.State.Del(t.Context(), s.StateKey("Ethernet0"), s.StateKey("Ethernet4")).Err())
-	o := s.orchagent(false)
 	s.must(writer.Signal(syscall.SIGKILL))
-	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	has := func(signal string) bool { return s.Appl.Exists(t.Context(), "PORT_TABLE:"+signal).Val() == 1 }
+	s.waitFor("PortConfigDone", func() bool { return has(portConfigDone) })
 	s.waitFor("the old interfaces to be down", func() bool { return !s.adminUp("Ethernet0") && !s.adminUp("Ethernet4") })
-	if o.Signal("PortInitDone") != nil || standby.Logged("start decided", `why="cold start"`) != 1 {
+	if has(portInitDone) || standby.Logged("start decided", `why="cold start"`) != 1 {
 		t.Error("it is not seen as a cold start")
 	}
 }

@@ -37,6 +37,7 @@ type syncOptions struct {
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
 	carried   []carriedPort     // what was counted of ports before
+	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
 	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody
 }

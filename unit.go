@@ -114,6 +114,9 @@ func (d *daemon) newInstance(u *unit) *instance {
 	lock := &writerLock{flag: o.lockDir, namespace: u.namespace, now: time.Now,
 		me: lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}}
 	i := &instance{m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
+	if i.file = o.recorder; i.file != "" && u.namespace != "" {
+		i.file = recorderOf(i.file, u.namespace)
+	}
 	i.standby.Store(o.standby)
 	return i
 }
