@@ -51,7 +51,8 @@ func (u *unit) events(ports []string, since time.Time, after time.Duration, most
 	if after > machineClock() { // it is of another boot
 		after = 0
 	} else if after != 0 {
-		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != u.record.bootNumber() })
+		boot := u.record.bootNumber()
+		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != boot })
 	}
 	for i := range all {
 		all[i].Namespace = u.namespace

@@ -120,3 +120,6 @@ func (d *daemon) newInstance(u *unit) *instance {
 	i.standby.Store(o.standby)
 	return i
 }
+
+// recorderOf is where the events of one namespace of several are recorded.
+func recorderOf(path, namespace string) string { return path + "." + namespace }

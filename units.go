@@ -230,6 +230,3 @@ func joinLogs(of map[string]logSettings) (all logSettings) {
 	}
 	return all
 }
-
-// recorderOf is where the events of one namespace of several are recorded.
-func recorderOf(path, namespace string) string { return path + "." + namespace }
