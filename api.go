@@ -121,10 +121,11 @@ type worstAnswer struct {
 const (
 	whyDown     = "down"
 	whyFlapping = "flapping"
+	whyDiffers  = "differs"
 	whyPending  = "pending"
 )
 
-var whys = []string{whyDown, whyFlapping, whyPending}
+var whys = []string{whyDown, whyFlapping, whyDiffers, whyPending}
 
 // portAnswer is a port. What only an interface has is null where there is none.
 type portAnswer struct {
@@ -138,6 +139,9 @@ type portAnswer struct {
 	MTU        *int    `json:"mtu"`
 	Since      *string `json:"since"`
 	Flaps      uint64  `json:"flaps"`
+	FlapsHour  uint64  `json:"flaps_last_hour"`
+	LastCause  string  `json:"last_cause"`
+	Differs    string  `json:"differs"`
 	Pending    bool    `json:"pending"`
 
 	flapping bool
@@ -316,6 +320,8 @@ func (p *portAnswer) trouble() *worstAnswer {
 		w.Why, w.Detail = whyPending, "it is in CONFIG_DB and has no interface yet"
 	case p.Configured && !p.Present:
 		w.Why, w.Detail = whyDown, "it is in CONFIG_DB and its interface is gone"
+	case p.Differs != "":
+		w.Why, w.Detail = whyDiffers, p.Differs
 	case p.down():
 		w.Why, w.Detail = whyDown, "it is set up and has no carrier"
 	default:
@@ -339,7 +345,11 @@ func (u *unit) ports(now time.Time) []portAnswer {
 	answers := make([]portAnswer, 0, len(all))
 	for _, s := range all {
 		p := portAnswer{Namespace: u.namespace, Port: s.name, Configured: s.configured.Load(),
-			Present: s.present.Load(), Flaps: s.flaps.Load()}
+			Present: s.present.Load(), Flaps: s.flaps.Load(), FlapsHour: s.flapsLastHour(now),
+			LastCause: s.lastCause()}
+		if says := s.differs.Load(); says != nil {
+			p.Differs = *says
+		}
 		if alias := s.alias.Load(); alias != nil {
 			p.Alias = *alias
 		}

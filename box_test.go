@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -171,9 +172,9 @@ func TestOneASICsTroubleIsItsOwn(t *testing.T) {
 	}
 	hurt, well := b.asics[0], b.asics[1:]
 	troubles := []struct {
-		what         string
-		begin, end   func()
-		check        string // of the one that is hurt
+		what       string
+		begin, end func()
+		check      string // of the one that is hurt
 	}{
 		{"its Redis is killed", func() { hurt.Redis[0].Stop() }, func() {
 			must(t, hurt.StartRedis())
@@ -356,4 +357,26 @@ func TestTogether(t *testing.T) {
 			t.Errorf("%v is %v, want %v", c.of, got, c.want)
 		}
 	}
+}
+
+// TestUnitsShareNothing plays switches beside each other in one process: what happens to one never changes another's
+// history.
+func TestUnitsShareNothing(t *testing.T) {
+	const units = 8
+	alone := make([]string, units)
+	for i := range alone {
+		_, alone[i], _ = newScenario(uint64(1000 + i)).run(true)
+		if !strings.Contains(alone[i], "orchagent") {
+			t.Fatalf("nothing happened:\n%s", alone[i])
+		}
+	}
+	var all sync.WaitGroup
+	for i := range alone {
+		all.Go(func() {
+			if _, together, _ := newScenario(uint64(1000 + i)).run(true); together != alone[i] {
+				t.Errorf("beside others unit %d does this:\n%s\nalone:\n%s", i, together, alone[i])
+			}
+		})
+	}
+	all.Wait()
 }

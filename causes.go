@@ -1,5 +1,7 @@
 package main
 
+import "strconv"
+
 // The words of the flight recorder.
 
 // cause is why a port's state changed, as far as the kernel says. It is never guessed.
@@ -50,11 +52,39 @@ const (
 var outcomes = [...]string{"pending", "written", "no difference", "not in APPL_DB", "deleted",
 	"written with a later one", "failed, trying again", "ignored: bridge or LAG", "ignored: left-over"}
 
+// final says that nothing else follows: a port that APPL_DB does not have may enter it.
+func (o outcomeKind) final() bool {
+	return o != outcomePending && o != outcomeFailed && o != outcomeAbsent
+}
+
 func (o outcomeKind) String() string {
 	if int(o) < len(outcomes) {
 		return outcomes[o]
 	}
 	return outcomes[outcomePending]
+}
+
+// faults are orchagent's words for why a port went down, a bit each, as SAI numbers them (saiport.h,
+// sai_port_error_status_t).
+type faults uint16
+
+// faultWords are what orchagent calls them (portsorch.cpp of sonic-swss).
+var faultWords = [...]string{"mac_local_fault", "mac_remote_fault", "fec_sync_loss", "fec_alignment_loss",
+	"high_ser_error", "high_ber_error", "crc_rate", "data_unit_crc_error", "data_unit_size",
+	"data_unit_misalignment_error", "code_group_error", "signal_local_error", "no_rx_reachability"}
+
+// words are all of them; one that has no name here has its number.
+func (f faults) words() (words []string) {
+	for i := range 16 {
+		switch {
+		case f&(1<<i) == 0:
+		case i < len(faultWords):
+			words = append(words, faultWords[i])
+		default:
+			words = append(words, "error_"+strconv.Itoa(i))
+		}
+	}
+	return words
 }
 
 // ownKind is what happened to the daemon.

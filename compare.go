@@ -20,6 +20,7 @@ type comparison struct {
 	list    bool      // STATE_DB's entries are to be listed
 	signals bool      // PortConfigDone is to be looked for
 	repairs int       // since the last one began
+	fights  []*port   // over whose entries another program and we are fighting
 }
 
 // compareRow is what is known of a port from comparisons.
@@ -28,6 +29,8 @@ type compareRow struct {
 	absent   bool // APPL_DB did not have the port when it was asked
 	repairs  int  // in a row, each time it was compared
 	rest     int  // comparisons to sit out, in a fight with another writer
+	asked    bool // it took part in the last comparison,
+	struck   bool // and had to be repaired since that began
 }
 
 const (
@@ -62,9 +65,12 @@ func (c *comparison) wait(now time.Time) time.Duration {
 
 // begin has every port compared, the list of all entries, and the signals. What was left of the one before is dropped.
 func (c *comparison) begin(all func(each func(p *port))) {
+	c.endFights()
 	c.waiting = c.waiting[:0]
 	all(func(p *port) {
-		if row := c.rows.of(p); row.rest > 0 {
+		row := c.rows.of(p)
+		row.struck = false
+		if row.asked = row.rest == 0; !row.asked {
 			row.rest--
 			return
 		}
@@ -73,6 +79,16 @@ func (c *comparison) begin(all func(each func(p *port))) {
 	slices.SortFunc(c.waiting, func(a, b *port) int { return comparePorts(a.name, b.name) })
 	c.askAll()
 	c.repairs = 0
+}
+
+// endFights ends those over ports whose entries the last comparison did not have to repair, or found nothing of.
+func (c *comparison) endFights() {
+	for _, p := range slices.Clone(c.fights) {
+		if row := c.rows.of(p); row.asked && !row.struck {
+			row.repairs = 0
+			c.fights = without(c.fights, p)
+		}
+	}
 }
 
 // askList has the entries listed with the next flush, askSignals the signals looked for.
@@ -89,6 +105,14 @@ func (c *comparison) ask() (list, signals bool) {
 // unanswered notes that what was asked has no answer.
 func (c *comparison) unanswered(list, signals bool) {
 	c.list, c.signals = c.list || list, c.signals || signals
+}
+
+// fight is the first of the ports that are fought over, and how many there are.
+func (c *comparison) fight() (first string, ports int) {
+	if len(c.fights) > 0 {
+		first = c.fights[0].name
+	}
+	return first, len(c.fights)
 }
 
 // outcome is how many repairs a comparison needed, and whether it is over.
@@ -115,6 +139,7 @@ func (c *comparison) believe(p *port, right bool) { c.rows.of(p).believed = righ
 // forget drops a port.
 func (c *comparison) forget(p *port) {
 	c.rows.drop(p)
+	c.fights = without(c.fights, p)
 	c.waiting = without(c.waiting, p)
 }
 
@@ -144,6 +169,7 @@ func (c *comparison) judge(p *port, w *portWrite, gone, begun bool) (why cause) 
 		}
 	case believed && w.same:
 		row.repairs = 0
+		c.fights = without(c.fights, p)
 	case believed && w.written && w.found == nothingFound:
 		return c.repair(p, &c.m.repairLost, "an entry was lost", w.found, w.describe())
 	case believed && w.written:
@@ -159,6 +185,7 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) c
 	c.repairs++
 	row := c.rows.of(p)
 	row.repairs++
+	row.struck = true
 	switch {
 	case row.repairs < fightAfter:
 		c.log.Warn("repaired: "+what, "port", p.name, "found", found, "right", right)
@@ -166,6 +193,7 @@ func (c *comparison) repair(p *port, kind *counter, what, found, right string) c
 		c.log.Error("another program keeps changing this port's entry: repairing it less and less often",
 			"port", p.name, "found", found, "right", right)
 		row.rest = 1
+		c.fights = append(c.fights, p)
 	default:
 		row.rest = restOf(row.repairs)
 	}
@@ -180,6 +208,15 @@ func restOf(repairs int) int {
 		rest = min(2*rest, restAtMost)
 	}
 	return rest
+}
+
+// again has ports compared once more, before the next comparison.
+func (c *comparison) again(ports []*port) {
+	for _, p := range ports {
+		if c.rows.of(p).rest == 0 && !slices.Contains(c.waiting, p) {
+			c.waiting = append(c.waiting, p)
+		}
+	}
 }
 
 // entered notes that a port is in APPL_DB (again), which an event has told.

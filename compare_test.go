@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -210,4 +211,44 @@ func TestSignalsAgainAfterAdoption(t *testing.T) {
 	if !slices.Contains(b.db.done, "PortConfigDone 2") || !slices.Contains(b.db.done, "PortInitDone") {
 		t.Errorf("the databases got %v", b.db.done)
 	}
+}
+
+// TestFightEndsWhenNothingIsFound: over the entry of a port without an interface, too, which a comparison finds only as
+// long as it is there.
+func TestFightEndsWhenNothingIsFound(t *testing.T) {
+	c := &comparison{m: newMetrics(""), log: discard()}
+	ports := []*port{{name: "Ethernet0"}, {name: "Ethernet4", slot: 1}}
+	all := func(each func(p *port)) {
+		for _, p := range ports {
+			each(p)
+		}
+	}
+	stale := &portWrite{del: delIfOurs, outcome: outcome{deleted: true, found: "ok up up 9100"}}
+	for range fightAfter {
+		c.begin(all)
+		c.judge(ports[0], stale, true, false)
+	}
+	for i := range 2 { // it begins with a rest of one comparison
+		if first, n := c.fight(); n != 1 || first != "Ethernet0" {
+			t.Fatalf("comparison %d: %d fights, over %q", i, n, first)
+		}
+		c.begin(all)
+	}
+	if _, n := c.fight(); n != 1 { // it takes part by now
+		t.Errorf("%d fights", n)
+	}
+	c.begin(all)
+	if _, n := c.fight(); n != 0 {
+		t.Errorf("%d fights, and nothing was found", n)
+	}
+	h := new(health)
+	h.fighting("Ethernet0", 1)
+	if h.fighting("Ethernet4", 1); !strings.Contains(h.reconcileReason(), "Ethernet4") {
+		t.Error(h.reconcileReason())
+	}
+}
+
+func (h *health) reconcileReason() string {
+	_, why := h.reconcile()
+	return why
 }

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // portsyncd diff: where the kernel and the databases disagree about a port. It needs no daemon, and writes nothing.
@@ -73,7 +71,7 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 // runDiff is the command without the process: it returns the exit code.
 func runDiff(args []string, stdout, stderr io.Writer) int {
 	return command("diff", args, stderr, parseDiff, func(ctx context.Context, o *diffOptions) (int, error) {
-		redis.SetLogger(quiet{})
+		hushRedis()
 		looks, err := o.each()
 		if err != nil {
 			return exitUnsure, err

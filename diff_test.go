@@ -45,6 +45,7 @@ func (s *testSwitch) settled(n int) *switchtest.Daemon {
 // TestDiffNamesEveryDisagreement: one fault a port, all found in one run, each by what disagrees, and nothing is written.
 // The two of sonic-buildimage#22257 and #24689 are those of Ethernet8 and Ethernet12: oper_status and the kernel's.
 func TestDiffNamesEveryDisagreement(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d := s.settled(12)
 	if code, out, said := s.diff(); code != exitAgree || !strings.Contains(out, "agree about 12 ports") {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ type disagreeKind int
 
 const (
 	stateDisagrees disagreeKind = iota // STATE_DB is not what the kernel says: an observer
+	operDisagrees                      // orchagent's oper_status is not: everybody
 	disagreeKinds
 )
 
@@ -48,6 +50,14 @@ func (d *disagreements) lasting(now time.Time) (all []disagreement) {
 	}
 	sort.SliceStable(all, func(i, j int) bool { return comparePorts(all[i].port, all[j].port) < 0 })
 	return all
+}
+
+// lasts says that there are some of one kind.
+func (d *disagreements) lasts(kind disagreeKind, now time.Time) bool {
+	told := d.of[kind].Load()
+	return told != nil && slices.ContainsFunc(*told, func(one disagreement) bool {
+		return now.Sub(one.since) >= settleTime
+	})
 }
 
 // differing says how many ports differ, and which is the first; empty: none does.

@@ -60,6 +60,11 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, switchtest.HoldLinks(port, holdLimit))
 		return 1
 	}
+	if report := os.Getenv(listenerVariable); report != "" {
+		fmt.Fprintln(os.Stderr, listenToSupervisor(report, os.Args[1:], os.Stdin, os.Stdout))
+		return 1
+	}
+	hushRedis() // before tests beside each other ask for it
 	var err error
 	if scratch, err = os.MkdirTemp("", "portsyncd-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -468,6 +473,7 @@ func TestPortEntersAPPLDBAfterItsLink(t *testing.T) {
 }
 
 func TestDatabasesElsewhere(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]switchtest.Options{"two instances": {Split: true}, "over TCP": {TCP: true}, "other ids and separators": {Odd: true}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwitch(t, o)

@@ -234,12 +234,30 @@ func (s *mirror) publish() {
 		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.start.wantLook(event) }) },
+		fault:     func(name string, seen faults) { s.post(func() { s.faulted(name, seen) }) },
 		connected: func(up bool, err error) { s.post(func() { s.watchChanged(up, err) }) },
 	}
 	if s.options.observe {
 		w.state = func(port string) { s.post(func() { s.entryTouched(port) }) }
 	}
 	s.beside(func() { s.db.Watch(s.work, w) })
+}
+
+// mendRecorder has a recorder that failed opened again, beside the loop.
+func (s *mirror) mendRecorder(now time.Time) {
+	if open := s.record.mend(now, s.links.all); open != nil {
+		s.beside(func() {
+			place := open()
+			s.post(func() { s.record.mended(place) })
+		})
+	}
+}
+
+// faulted takes what orchagent says of a port that went down.
+func (s *mirror) faulted(name string, seen faults) {
+	if p := s.links.known(name); p != nil {
+		s.record.faulted(p, seen, s.now())
+	}
 }
 
 // lookAgain reads what may have changed in CONFIG_DB.
@@ -321,13 +339,18 @@ func (s *mirror) flush(signal bool) {
 	now := s.now()
 	for _, p := range s.compare.take() {
 		if s.present(p) { // what has no interface is found in the list
-			s.compare.believe(p, s.outbox.doubt(p))
+			s.compare.believe(p, s.outbox.inspect(p))
+		} else {
+			s.opers.gone(p)
 		}
 	}
 	f := s.outbox.send(now)
 	s.outbox.underWay(func(p *port) { s.record.sent(p, now) })
 	f.initDone, f.warm = signal, s.warm.owes()
-	f.list, f.signals = s.compare.ask()
+	if f.list, f.signals = s.compare.ask(); f.signals {
+		s.ready.doubt() // what is asked there is asked here, too
+	}
+	f.ready, f.readyAt = s.ready.owes(s.start.done()), now
 	version, _ := s.links.unwritten()
 	if f.record = s.owesRecord(); f.record {
 		f.old = s.links.leftovers()
@@ -361,9 +384,13 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 			s.record.repaired(p, why, w.found, s.now())
 		}
 		s.warm.judge(p, w)
+		s.heardOper(p, w)
 		s.forget(p)
 	}
 	s.tellDiffering()
+	if all, news := s.opers.news(); news {
+		s.status.differ.tell(operDisagrees, all)
+	}
 	if f.missing {
 		s.links.all(s.outbox.askAgain)
 	}
@@ -372,6 +399,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		return
 	}
 	s.warm.acknowledged(f.warm)
+	s.ready.landed(f.ready, f.unready)
 	if f.record {
 		s.links.written(version)
 	}
@@ -383,6 +411,22 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.showInitDone()
 	}
 	s.compared(f)
+}
+
+// heardOper compares what orchagent says of a port with what the kernel does. Its other words for a port that is not
+// up, such as not_present, are no difference.
+func (s *mirror) heardOper(p *port, w *portWrite) {
+	if !w.oper || !w.heard || w.err != nil || !s.present(p) {
+		return
+	}
+	says := ""
+	switch {
+	case w.applUp == "up" && !w.state.oper:
+		says = "orchagent's oper_status is up, the kernel's down"
+	case w.applUp != "up" && w.applUp != "" && w.state.oper:
+		says = "orchagent's oper_status is " + w.applUp + ", the kernel's up"
+	}
+	s.opers.look(p, says, p.series.lastChange.Load(), s.now())
 }
 
 // compared takes in what a flush found out beside its writes.
@@ -402,4 +446,5 @@ func (s *mirror) compared(f *flush) {
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
 	}
+	s.status.fighting(s.compare.fight())
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -76,7 +78,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 	if o.since > 0 {
 		after = time.Now().Add(-o.since)
 	}
-	out := eventPrinter{w: w, json: o.json, told: map[[2]string]toldEvent{}}
+	out := eventPrinter{w: bufio.NewWriterSize(w, 64<<10), json: o.json, told: map[[2]string]toldEvent{}}
 	for {
 		all, torn, err := files.read(o.ports, after)
 		if err != nil {
@@ -102,7 +104,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 
 // eventPrinter prints what it has not printed yet.
 type eventPrinter struct {
-	w    io.Writer
+	w    *bufio.Writer
 	json bool
 	told map[[2]string]toldEvent // the newest one, by namespace and port
 	last time.Duration           // the machine's clock at the line before, 0: there is none
@@ -141,7 +143,7 @@ func (p *eventPrinter) print(all []happened) error {
 			return err
 		}
 	}
-	return nil
+	return p.w.Flush()
 }
 
 // end says that there was nothing, or that records are broken.
@@ -155,7 +157,7 @@ func (p *eventPrinter) end(torn int) (err error) {
 	if torn > 0 {
 		_, err = fmt.Fprintf(p.w, "%d events are only half written, and are left out\n", torn)
 	}
-	return err
+	return cmp.Or(err, p.w.Flush())
 }
 
 func (h *happened) who() string {
@@ -210,6 +212,9 @@ func (h *happened) state() string {
 		words = append(words, "- 1 more loss of carrier in between")
 	} else if h.Missed > 1 {
 		words = append(words, fmt.Sprintf("- %d more losses of carrier in between", h.Missed))
+	}
+	if len(h.Faults) > 0 {
+		words = append(words, "- orchagent says "+strings.Join(h.Faults, ", "))
 	}
 	return strings.Join(words, " ")
 }

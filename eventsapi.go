@@ -118,8 +118,8 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		select {
-		case <-r.Context().Done():
-			return
+		case <-r.Context().Done(): // the client has gone, or the daemon ends
+			limit = time.Time{}
 		case <-time.After(followInterval):
 		}
 	}

@@ -123,6 +123,7 @@ func TestStoppedDaemonCatchesUp(t *testing.T) {
 
 // TestRedisReturnsEmpty kills the server in a storm and starts it again with nothing in it; CONFIG_DB is loaded again as a switch does, or not.
 func TestRedisReturnsEmpty(t *testing.T) {
+	t.Parallel()
 	for name, refill := range map[string]bool{"and CONFIG_DB is loaded again": true, "and stays empty": false} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwitch(t, switchtest.Options{})
@@ -186,6 +187,7 @@ func TestRedisReturnsWithOldData(t *testing.T) {
 
 // TestRedisHangs stops the server for a while under a storm: links are taken in all the same, and memory does not grow with them.
 func TestRedisHangs(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.program = plainDaemon(t)
 	const n = 64

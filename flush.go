@@ -37,6 +37,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	if err == nil && f.warm != "" {
 		err = d.setWarmState(ctx, f.warm)
 	}
+	if err == nil && f.ready != readyUnsaid {
+		f.unready, err = d.setReady(ctx, f.ready, f.readyAt)
+	}
 	return err
 }
 
@@ -49,6 +52,13 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 			d.filter.doubt(w.port)
 			commands = append(commands, redis.NewIntCmd(ctx, "exists", d.keyInAppl(w)))
 			asked = append(asked, w)
+		}
+	}
+	var heard []*portWrite
+	for _, w := range f.writes {
+		if w.oper {
+			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInAppl(w), "oper_status"))
+			heard = append(heard, w)
 		}
 	}
 	if len(f.confirm) > 0 {
@@ -69,6 +79,10 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		w.exists, w.err = intOf(commands[i]) > 0, commands[i].Err()
 	}
 	rest := commands[len(asked):]
+	for i, w := range heard {
+		w.heard, w.applUp = rest[i].Err() == nil, fieldsOf(rest[i], 1)[0]
+	}
+	rest = rest[len(heard):]
 	if len(f.confirm) > 0 {
 		f.missing = rest[0].Err() != nil || intOf(rest[0]) != int64(len(f.confirm))
 		rest = rest[1:]

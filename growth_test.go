@@ -41,7 +41,7 @@ type crowd struct {
 
 func newCrowd(b *testing.B, size int) *crowd {
 	c := &crowd{size: size, wake: make(chan struct{}, 1), next: size, turn: size}
-	for _, m := range split(b, readRecording(b)) {
+	for _, m := range split(b, readRecording(b, "links")) {
 		if kind := binary.NativeEndian.Uint16(m[4:]); kind == unix.RTM_NEWLINK && len(m) > len(c.from) {
 			c.from = m
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,18 +41,6 @@ type check struct {
 	reason string
 }
 
-// epoch is where instants are counted from. It is no state: any moment would do.
-var epoch = time.Now()
-
-// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the
-// wall, nothing has lasted any longer for it. It is never 0, which stands for no time.
-func instant(t time.Time) int64 {
-	if d := t.Sub(epoch); d != 0 {
-		return int64(d)
-	}
-	return 1
-}
-
 // health is written by the loop and read by anyone.
 type health struct {
 	turns      atomic.Uint64 // of the loop
@@ -67,14 +56,17 @@ type health struct {
 	noDB       atomic.Bool   // standalone: there are none
 	initDone   atomic.Bool
 	repaired   atomic.Int64 // entries put right by the last reconciliation
+	fights     atomic.Int64 // ports over whose entries another program fights us
+	fightOver  atomic.Value // string: the first of them
 
+	differ  disagreements          // what sources disagree about
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
-	differ  disagreements          // what sources disagree about
 	lock    atomic.Pointer[string] // what is wrong with the lock of whoever writes, nil: nothing
 	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
+	heart       *heart        // prints the loop's beats for supervisord; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
 	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
 	begun       chan struct{} // closed once the loop has turned, and so asked for the first listing; nil: nobody waits
@@ -144,6 +136,7 @@ func (h *health) excused() bool { return h.kernel.Load() != 0 || h.awaited.Load(
 
 // beat notes that the loop is at one of its beats.
 func (h *health) beat() {
+	h.heart.beat()
 	select {
 	case h.beats <- struct{}{}:
 	default:
@@ -215,11 +208,7 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.reason = fmt.Sprintf("ports wait to be written since %s", now.Add(-d).UTC().Format(time.RFC3339))
 			}
 		case "reconcile":
-			if n := h.repaired.Load(); n > 0 {
-				c.level, c.reason = degraded,
-					fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
-						"or they were lost", n)
-			}
+			c.level, c.reason = h.reconcile()
 		case "differs":
 			if c.reason = h.differ.differing(now); c.reason != "" {
 				c.level = degraded
@@ -240,6 +229,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 				c.level, c.reason = degraded, fmt.Sprintf("%.1f MiB are in use, -memory-limit is %.1f MiB",
 					resident/(1<<20), float64(h.memoryLimit)/(1<<20))
 			}
+		case "recorder":
+			if why := h.record.failing(); why != "" {
+				c.level, c.reason = degraded, "nothing is recorded until it is opened again: "+why
+			}
 		case "web":
 			if why := h.web.Load(); why != nil && *why != "" {
 				c.level, c.reason = degraded, *why
@@ -248,6 +241,36 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		checks[i] = c
 	}
 	return checks
+}
+
+// fighting notes over how many ports' entries another program fights us, and which is the first of them.
+func (h *health) fighting(first string, ports int) {
+	if was, _ := h.fightOver.Load().(string); was != first {
+		h.fightOver.Store(first)
+	}
+	h.fights.Store(int64(ports))
+}
+
+// andMore is a name, and how many there are beside it.
+func andMore(first string, more int) string {
+	if more > 0 {
+		return fmt.Sprintf("%s and %d more", first, more)
+	}
+	return first
+}
+
+// reconcile evaluates the check of that name. A fight lasts while its port is left alone, too.
+func (h *health) reconcile() (level, string) {
+	if n := h.fights.Load(); n > 0 {
+		first, _ := h.fightOver.Load().(string)
+		return degraded, fmt.Sprintf("another program keeps changing the entries of %s: they are repaired less and "+
+			"less often", andMore(first, int(n)-1))
+	}
+	if n := h.repaired.Load(); n > 0 {
+		return degraded, fmt.Sprintf("the last comparison put %d entries right: another program writes them, "+
+			"or they were lost", n)
+	}
+	return ok, ""
 }
 
 // netlink evaluates the check of that name. inKernel is how long the kernel has had the loop's request, 0: it has
@@ -325,10 +348,16 @@ func (h *health) Alive(now time.Time) (failing []string) {
 	return failing
 }
 
+// besideReady are the checks that say nothing of what is published: the switch can rely on that.
+var besideReady = [...]string{"reconcile", "web", "recorder"}
+
 // unready returns the checks that keep anybody from relying on what is published.
 func (h *health) unready(now time.Time) (failing []string) {
 	for _, c := range h.Checks(now, 0) {
-		if c.level != ok && c.name != "reconcile" && c.name != "web" {
+		if c.level == ok || c.name == "differs" && !h.differ.lasts(stateDisagrees, now) {
+			continue // what orchagent says of a port is published as it is
+		}
+		if !slices.Contains(besideReady[:], c.name) {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}

@@ -30,10 +30,15 @@ func TestHealthTable(t *testing.T) {
 		"a short queue":           {func(h *health) { h.turn(now, now.Add(-time.Second)) }, "", ok, ""},
 		"the queue does not move": {func(h *health) { h.turn(now, now.Add(-3*time.Second)) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
-		"stuck":                   {func(h *health) { h.turn(now.Add(-11*time.Second), time.Time{}) }, "loop", failed, "11s"},
-		"too much memory":         {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
-		"metrics not served":      {func(h *health) { why := "taken"; h.web.Store(&why) }, "web", degraded, "taken"},
-		"metrics served again":    {func(h *health) { h.web.Store(new(string)) }, "", ok, ""},
+		"ports differ": {func(h *health) {
+			h.differ.tell(operDisagrees, []disagreement{{"Ethernet4", "b", now.Add(-time.Hour)}, {"Ethernet0", "a", now.Add(-time.Minute)}})
+		}, "differs", degraded, "2 ports differ, the first is Ethernet4, since 2001-09-09T00:46:40Z: b"},
+		"a fight":              {func(h *health) { h.fighting("Ethernet8", 2) }, "reconcile", degraded, "entries of Ethernet8 and 1 more:"},
+		"a fight that is over": {func(h *health) { h.fighting("Ethernet8", 2); h.fighting("", 0) }, "", ok, ""},
+		"stuck":                {func(h *health) { h.turn(now.Add(-11*time.Second), time.Time{}) }, "loop", failed, "11s"},
+		"too much memory":      {func(h *health) { h.memoryLimit = 1 << 20 }, "memory", degraded, "2.0 MiB are in use, -memory-limit is 1.0 MiB"},
+		"metrics not served":   {func(h *health) { why := "taken"; h.web.Store(&why) }, "web", degraded, "taken"},
+		"metrics served again": {func(h *health) { h.web.Store(new(string)) }, "", ok, ""},
 	} {
 		h := new(health)
 		h.listed.Store(true)

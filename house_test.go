@@ -62,8 +62,8 @@ func readHouse(t *testing.T) *house {
 func (h *house) file(at token.Pos) string { return h.set.Position(at).Filename }
 
 // rooms are the types that own a part of the syncer's state.
-var rooms = []string{"start", "linkTable", "listing", "outbox", "comparison", "courier", "warmRestart", "keyFilter", "divergence", "divergenceRow",
-	"startRow", "linkRow", "outRow", "compareRow", "warmRow", "rows", "backoff", "pace", "attempt"}
+var rooms = []string{"start", "linkTable", "listing", "outbox", "comparison", "courier", "warmRestart", "readiness", "keyFilter", "divergence", "divergenceRow",
+	"startRow", "linkRow", "outRow", "compareRow", "operLook", "operRow", "warmRow", "rows", "backoff", "pace", "attempt"}
 
 // TestOnlyARoomsOwnFileTouchesItsFields: everybody else asks it.
 func TestOnlyARoomsOwnFileTouchesItsFields(t *testing.T) {

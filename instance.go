@@ -291,7 +291,7 @@ func (i *instance) turn(ctx context.Context, observe bool,
 		db.Close()
 	}
 	i.carried = s.leave()
-	i.record.anew()
+	i.record.forgetPorts()
 	return err
 }
 

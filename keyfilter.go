@@ -17,7 +17,9 @@ type watcher struct {
 	config    func(ports bool)  // CONFIG_DB's ports changed, or false: the log's settings did, or anything may have
 	state     func(port string) // an entry of STATE_DB was written or deleted; nil: nobody wants to know
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
-	pings     <-chan struct{}   // when to ask the servers whether they are there
+	// orchagent says why a port went down; nil: nobody wants to know
+	fault func(port string, seen faults)
+	pings <-chan struct{} // when to ask the servers whether they are there
 }
 
 // keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy

@@ -25,26 +25,41 @@ func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
 		(strings.Contains(set[1], "A") || strings.Contains(set[1], "h") && strings.Contains(set[1], "g"))
 }
 
-// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, and CONFIG_DB's PORT and LOGGER|portsyncd.
+// Watch follows keyspace events until ctx ends: APPL_DB's PORT_TABLE, CONFIG_DB's PORT and LOGGER|portsyncd, and
+// STATE_DB's PORT_OPERR_TABLE.
 // Databases of one server share a subscription.
 func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	filter := d.filter
 	filter.tell(w)
-	ports := filter.ports()
 	configs := []string{keyspace(d.cfgAddr, d.configKey(portConfigTable, "*")),
 		keyspace(d.cfgAddr, d.configKey(loggerTable, appName))}
+	faults := keyspace(d.stateAddr, d.operrKey(""))
+	event := func(channel, payload string) {
+		if port, ofFaults := strings.CutPrefix(channel, faults); ofFaults {
+			if payload == "hset" {
+				d.tellFault(ctx, w, port)
+			}
+			return
+		}
+		filter.event(channel, payload)
+	}
 	var followed sync.WaitGroup
 	var subs []*redis.PubSub
 	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
 		sub := c.Subscribe(ctx, patterns...)
 		subs = append(subs, sub)
-		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, filter.event) })
+		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
 	}
-	appl := []string{ports}
+	onAppl, together := []string{filter.ports()}, d.stateAddr.server() == d.applAddr.server()
+	if together {
+		onAppl = append(onAppl, faults+"*")
+	} else {
+		follow(d.state, func(bool, error) {}, faults+"*")
+	}
 	if w.state != nil {
 		entries := filter.followState(keyspace(d.stateAddr, d.stateKey("")))
-		if d.stateAddr.server() == d.applAddr.server() {
-			appl = append(appl, entries)
+		if together {
+			onAppl = append(onAppl, entries)
 		} else { // what was missed of the one is as if it were of the other
 			follow(d.state, filter.connected, entries)
 		}
@@ -53,10 +68,10 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		follow(d.appl, func(up bool, err error) {
 			filter.connected(up, err)
 			filter.configConnected(up, err)
-		}, append(configs, appl...)...)
+		}, append(configs, onAppl...)...)
 	} else {
 		follow(d.config, filter.configConnected, configs...)
-		follow(d.appl, filter.connected, appl...)
+		follow(d.appl, filter.connected, onAppl...)
 	}
 	for ctx.Err() == nil {
 		select {

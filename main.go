@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // version is set by the linker: -X main.version=…
@@ -75,6 +73,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Var(&o.memory, "memory-limit",
 		"soft `limit` of the memory, such as 64MiB: collected harder near it, degraded health above it; 0: none")
 	o.recorderFlags(f)
+	f.BoolVar(&o.heartbeat, "supervisor.heartbeat", false, heartbeatUsage)
+	f.BoolVar(&o.feature, "feature-status", false, featureUsage)
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -125,6 +125,9 @@ func (o *options) validate() error {
 	}
 	if !slices.Equal(o.links, globs{"*"}) && !o.standalone {
 		return errors.New("-links is for -standalone; with databases SONiC's own rule says which links are ports")
+	}
+	if o.observe && o.feature {
+		return errors.New("-feature-status writes, and -observe does not: leave one out")
 	}
 	if o.observe && o.standalone {
 		return errors.New("-observe compares with databases, and with -standalone there are none: leave one out")
@@ -190,7 +193,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "portsyncd", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 		return exitOK
 	}
-	if err := serve(o, stderr); err != nil {
+	if err := serve(o, stdout, stderr); err != nil {
 		lastWords(stderr, err)
 		if errors.Is(err, errConfig) {
 			return exitUsage
@@ -214,7 +217,7 @@ func lastWords(stderr io.Writer, err error) {
 }
 
 // serve runs the daemon until a signal ends it.
-func serve(o *options, stderr io.Writer) error {
+func serve(o *options, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	// whoever reads stdout or stderr may go, and Go takes that for the end
@@ -236,9 +239,12 @@ func serve(o *options, stderr io.Writer) error {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(parallel)
 	}
-	redis.SetLogger(quiet{})
+	hushRedis()
 	d := &daemon{options: o, log: log, m: m, health: &health{memoryLimit: uint64(o.memory),
 		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
+	if o.heartbeat {
+		d.health.heart = startHeart(stdout)
+	}
 	several, err := d.namespaces(ctx)
 	if err != nil || ctx.Err() != nil {
 		return err

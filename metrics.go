@@ -8,7 +8,7 @@ import (
 )
 
 // checkNames are the rows of the health table, and the values of the label check.
-var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "lock", "loop", "memory", "web"}
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "lock", "loop", "memory", "web", "recorder"}
 
 // ofProcess says that a row of the health table is about the process, not about a namespace.
 func ofProcess(check string) bool { return check == "memory" || check == "web" }

@@ -40,6 +40,7 @@ type syncOptions struct {
 	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
 	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody
+	feature   bool              // tell of readiness in FEATURE|swss
 }
 
 // mirror is the rooms of a syncer and what follows from what happens in them. What is known belongs to the rooms, each
@@ -59,7 +60,9 @@ type mirror struct {
 	listing *listing
 	outbox  outbox
 	compare comparison
+	opers   operLook
 	warm    warmRestart
+	ready   readiness
 	courier courier
 	differ  divergence // of an observer
 	record  *recorder
@@ -70,7 +73,7 @@ type mirror struct {
 	begun     time.Time
 	nextCheck time.Time
 	pings     chan struct{} // a beat has come: are the databases still there?
-	ready     bool          // of an observer: it could take over
+	able      bool          // of an observer: it could take over
 	watching  bool          // keyspace events are followed
 	watchLost bool          // or were, before their subscription broke
 	logger    logSettings
@@ -92,6 +95,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,
+		ready:   readiness{on: o.feature && !o.observe, log: log},
 	}
 }
 
@@ -145,11 +149,13 @@ func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
+			s.opers.gone(p)
 		}
 	}
 	if h.port == nil {
 		return
 	}
+	s.opers.changed(h.port, s.at)
 	_, state := s.links.interfaceOf(h.port)
 	s.outbox.aim(h.port, state)
 	if h.appeared {
@@ -190,6 +196,7 @@ func (s *mirror) dumpDone(interrupted bool, err error) {
 		for _, p := range s.links.dropMissing(s.listing.mentioned) {
 			s.record.gone(p, causeListed, now)
 			s.outbox.drop(p)
+			s.opers.gone(p)
 		}
 	}
 	switch {
@@ -287,6 +294,7 @@ func (s *mirror) forget(p *port) {
 	s.start.forget(p)
 	s.outbox.forget(p)
 	s.compare.forget(p)
+	s.opers.forget(p)
 	s.warm.forget(p)
 	s.record.forget(p)
 	s.links.forget(p)

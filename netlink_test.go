@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -17,25 +18,73 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
-// testdata/links.bin holds real messages of a Linux 6.18 kernel, little-endian, one after the other as the kernel sent them;
-// testdata/links.txt says what they are. `go test -run TestRecordedMessages -record` records them anew.
-var record = flag.Bool("record", false, "record testdata/links.bin from this machine's kernel")
+// testdata/links.bin holds real messages of a Linux 6.18 kernel, little-endian, one after the other as the kernel sent them, and
+// links-kinds.bin those of Debian's 6.1, which has more kinds of links; the .txt files say what they are.
+// `go test -run TestRecordedMessages -record links` records the one anew, `make test-vm RECORD=yes` the other.
+var record = flag.String("record", "", "record testdata/NAME.bin from this machine's kernel: links or links-kinds")
 
-const recording = "testdata/links.bin"
-
-// The life of a port that is recorded.
-var recorded = []string{
-	"link add Ethernet0 type veth peer name far0",
-	"link set Ethernet0 up",
-	"link set far0 up",
-	"link set Ethernet0 mtu 9100",
-	"link add Bridge type bridge",
-	"link set Ethernet0 master Bridge",
-	"link set Ethernet0 nomaster",
-	"link set Ethernet0 down",
-	"link set Ethernet0 name Ethernet4",
-	"link del Ethernet4",
+// recording is what ip(8) and bridge(8) did while the kernel's messages were recorded, and what has to be in it.
+type recording struct {
+	commands, words []string
 }
+
+var recordings = map[string]recording{
+	"links": { // the life of a port
+		[]string{
+			"link add Ethernet0 type veth peer name far0",
+			"link set Ethernet0 up",
+			"link set far0 up",
+			"link set Ethernet0 mtu 9100",
+			"link add Bridge type bridge",
+			"link set Ethernet0 master Bridge",
+			"link set Ethernet0 nomaster",
+			"link set Ethernet0 down",
+			"link set Ethernet0 name Ethernet4",
+			"link del Ethernet4",
+		},
+		[]string{"family=7", "DEL Ethernet0", "DEL Ethernet4", "master=4", "mtu=9100", "kind=veth", "kind=bridge"},
+	},
+	"links-kinds": { // a port under masters of each kind, and what lies on it
+		[]string{
+			"link add Ethernet0 type veth peer name far0",
+			"link set far0 up",
+			"link property add dev Ethernet0 altname Ethernet100 altname a-name-that-is-longer-than-IFNAMSIZ-grants",
+			"link add PortChannel1 type bond mode active-backup miimon 10",
+			"link set Ethernet0 master PortChannel1",
+			"link set PortChannel1 up",
+			"link set Ethernet0 nomaster",
+			"link del PortChannel1",
+			"link add PortChannel2 type team",
+			"link set Ethernet0 down",
+			"link set Ethernet0 master PortChannel2",
+			"link set PortChannel2 up",
+			"link set Ethernet0 nomaster",
+			"link del PortChannel2",
+			"link add Vrf1 type vrf table 1001",
+			"link set Ethernet0 master Vrf1",
+			"link set Ethernet0 nomaster",
+			"link del Vrf1",
+			"link add Bridge type bridge vlan_filtering 1",
+			"link set Ethernet0 up",
+			"link set Ethernet0 master Bridge",
+			"bridge vlan add vid 10-12 dev Ethernet0 tagged",
+			"link add link Bridge name Vlan10 type vlan id 10",
+			"link del Bridge",
+			"link add link Ethernet0 name Ethernet0.10 type vlan id 10",
+			"link del Ethernet0.10",
+			"link add link Ethernet0 name macsec_eth0 type macsec encrypt on",
+			"link del macsec_eth0",
+			"link add Ethernet4 up type dummy",
+			"link set Ethernet4 carrier off",
+			"link del Ethernet4",
+			"link del Ethernet0",
+		},
+		[]string{"family=7", "DEL Ethernet0 ", "DEL Ethernet0.10", "NEW PortChannel1", "kind=bond", "kind=team", "kind=vrf",
+			"kind=vlan", "kind=macsec", "kind=dummy", "kind=bridge"},
+	},
+}
+
+func recordingPath(name string) string { return filepath.Join("testdata", name+".bin") }
 
 // collector is a sink that writes down what it is given.
 type collector struct {
@@ -82,18 +131,25 @@ func (s *testSwitch) receive(k *kernelLinks, c linkSink, what string, holds func
 	})
 }
 
-func recordMessages(t *testing.T) {
+func recordMessages(t *testing.T, name string) {
 	s := newSwitch(t, switchtest.Options{})
 	k := s.openLinks()
-	var all []byte
-	for _, command := range recorded {
-		s.must(s.IP(strings.Fields(command)...))
+	for _, command := range recordings[name].commands {
+		if args, isBridge := strings.CutPrefix(command, "bridge "); isBridge {
+			s.must(s.bridge(strings.Fields(args)...))
+		} else {
+			s.must(s.IP(strings.Fields(command)...))
+		}
 	}
-	s.waitFor("the deletion", func() bool {
+	var all []byte
+	last := []byte("far0\x00") // goes with the last port
+	s.waitFor("the last deletion", func() bool {
 		for {
 			n, err := k.readBatch()
 			if err != nil {
-				return slices.Contains(kinds(t, all), unix.RTM_DELLINK)
+				return slices.ContainsFunc(split(t, all), func(m []byte) bool {
+					return binary.NativeEndian.Uint16(m[4:]) == unix.RTM_DELLINK && bytes.Contains(m, last)
+				})
 			}
 			for i := range n {
 				all = append(all, k.buf[i*batchBufLen:][:k.headers[i].len]...)
@@ -102,13 +158,13 @@ func recordMessages(t *testing.T) {
 	})
 	c := new(collector)
 	takeDatagram(all, new(linkMessage), c)
-	for path, b := range map[string][]byte{recording: all, goldenPath(): []byte(strings.Join(c.lines, "\n") + "\n")} {
+	for path, b := range map[string][]byte{recordingPath(name): all, goldenPath(name): []byte(strings.Join(c.lines, "\n") + "\n")} {
 		s.must(os.MkdirAll(filepath.Dir(path), 0o755))
 		s.must(os.WriteFile(path, b, 0o644))
 	}
 }
 
-func goldenPath() string { return strings.TrimSuffix(recording, ".bin") + ".txt" }
+func goldenPath(name string) string { return filepath.Join("testdata", name+".txt") }
 
 // split cuts a recording into its messages, headers included.
 func split(t testing.TB, b []byte) (messages [][]byte) {
@@ -123,15 +179,8 @@ func split(t testing.TB, b []byte) (messages [][]byte) {
 	return messages
 }
 
-func kinds(t testing.TB, b []byte) (kinds []uint16) {
-	for _, m := range split(t, b) {
-		kinds = append(kinds, binary.NativeEndian.Uint16(m[4:]))
-	}
-	return kinds
-}
-
-func readRecording(t testing.TB) []byte {
-	b, err := os.ReadFile(recording)
+func readRecording(t testing.TB, name string) []byte {
+	b, err := os.ReadFile(recordingPath(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,27 +220,32 @@ func swapAttrs(b []byte, nested bool) {
 }
 
 func TestRecordedMessages(t *testing.T) {
-	if *record {
-		recordMessages(t)
+	if *record != "" {
+		recordMessages(t, *record)
 	}
-	c := new(collector)
-	takeDatagram(readRecording(t), new(linkMessage), c)
-	want, err := os.ReadFile(goldenPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(c.lines, "\n") + "\n"; got != string(want) || len(c.bad) > 0 {
-		t.Errorf("parsed as:\n%swant:\n%serrors: %v", got, want, c.bad)
-	}
-	for _, word := range []string{"family=7", "DEL Ethernet0", "DEL Ethernet4", "master=4", "mtu=9100", "kind=veth", "kind=bridge"} {
-		if !strings.Contains(string(want), word) {
-			t.Errorf("the recording lacks a message with %s", word)
-		}
+	for name, r := range recordings {
+		t.Run(name, func(t *testing.T) {
+			c := new(collector)
+			takeDatagram(readRecording(t, name), new(linkMessage), c)
+			want, err := os.ReadFile(goldenPath(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(c.lines, "\n") + "\n"; got != string(want) || len(c.bad) > 0 {
+				t.Errorf("parsed as:\n%swant:\n%serrors: %v", got, want, c.bad)
+			}
+			for _, word := range r.words {
+				if !strings.Contains(string(want), word) {
+					t.Errorf("the recording lacks a message with %s", word)
+				}
+			}
+		})
 	}
 }
 
 func TestParsingDoesNotAllocate(t *testing.T) {
-	messages, l := split(t, readRecording(t)), new(linkMessage)
+	messages := slices.Concat(split(t, readRecording(t, "links")), split(t, readRecording(t, "links-kinds")))
+	l := new(linkMessage)
 	allocs := testing.AllocsPerRun(100, func() {
 		for _, raw := range messages {
 			m, _, err := nextMessage(raw)
@@ -207,7 +261,7 @@ func TestParsingDoesNotAllocate(t *testing.T) {
 
 // TestBrokenMessages truncates and bends real messages: an error each, never a panic.
 func TestBrokenMessages(t *testing.T) {
-	whole := split(t, readRecording(t))[0]
+	whole := split(t, readRecording(t, "links"))[0]
 	bend := func(at int, to ...byte) []byte { b := slices.Clone(whole); copy(b[at:], to); return b }
 	attr := nlmsgHeaderLen + ifInfoLen
 	big := binary.NativeEndian.AppendUint32(nil, 1<<31)
@@ -268,10 +322,12 @@ func TestOverrunMessage(t *testing.T) {
 }
 
 func FuzzDatagram(f *testing.F) {
-	whole := readRecording(f)
-	f.Add(whole)
-	for _, m := range split(f, whole) {
-		f.Add(m)
+	for name := range recordings {
+		whole := readRecording(f, name)
+		f.Add(whole)
+		for _, m := range split(f, whole) {
+			f.Add(m)
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := slices.Clone(b)
@@ -323,7 +379,7 @@ func TestForeignSender(t *testing.T) {
 	us, err := unix.Getsockname(k.sub)
 	s.must(err)
 	forger := s.openLinks()
-	forged := split(t, readRecording(t))[0]
+	forged := split(t, readRecording(t, "links"))[0]
 	s.must(unix.Sendto(forger.req, forged, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: us.(*unix.SockaddrNetlink).Pid}))
 	c := new(collector)
 	s.receive(k, c, "the forged message", func() bool { return len(c.bad) > 0 })
@@ -400,7 +456,7 @@ func TestWakeEndsWait(t *testing.T) {
 }
 
 func BenchmarkParseLink(b *testing.B) {
-	messages, l := split(b, readRecording(b)), new(linkMessage)
+	messages, l := split(b, readRecording(b, "links")), new(linkMessage)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		m, _, _ := nextMessage(messages[i%len(messages)])

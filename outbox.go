@@ -29,6 +29,7 @@ type outRow struct {
 	held    portState // what STATE_DB holds,
 	known   bool      // if that is known
 	del     deletion  // owed, before anything else
+	askOper bool      // the next write asks what orchagent says
 	inAppl  bool      // APPL_DB has the port; false means unknown, and asked at the next write
 	// times that known or inAppl became doubtful: an answer to what was asked before does not count then
 	doubts uint32
@@ -132,6 +133,12 @@ func (o *outbox) doubt(p *port) (wasRight bool) {
 	row.doubts++
 	o.touch(p)
 	return wasRight
+}
+
+// inspect is doubt that also asks what orchagent says of the port.
+func (o *outbox) inspect(p *port) (wasRight bool) {
+	o.rows.of(p).askOper = true
+	return o.doubt(p)
 }
 
 // appl takes what is heard of a port's entry in APPL_DB. A port that enters it after its link message is published now.
@@ -243,6 +250,7 @@ func (o *outbox) send(now time.Time) *flush {
 		w.ask = w.set && !row.inAppl
 		w.check = w.set && !row.known && w.del == delNone
 		row.dirty, row.inFlight, row.del, row.doubtsSent = false, true, delNone, row.doubts
+		w.oper, row.askOper = row.askOper && row.present, false
 		row.sentAt = row.dirtyAt
 		row.sent, row.waiting = row.waiting, mail{}
 		o.work.writes = append(o.work.writes, w)

@@ -207,3 +207,63 @@ func TestPageInABrowser(t *testing.T) {
 		})
 	}
 }
+
+// TestPageInABrowserOverMutualTLS: make page. A browser with a certificate that the daemon's CA has signed shows the page,
+// and its policy stops nothing; one without sees nothing.
+func TestPageInABrowserOverMutualTLS(t *testing.T) {
+	if *pageBrowser == "" {
+		t.Skip("make page runs this: it needs a Chromium")
+	}
+	needTool(t, "certutil", "pk12util", "openssl", "unshare")
+	d := newTLSDaemon(t, "-links", "lo")
+	d.ca.issue("operator", clientTemplate("operator.example.net"))
+	home := t.TempDir()
+	store := "sql:" + filepath.Join(home, ".pki", "nssdb")
+	at := func(name string) string { return filepath.Join(d.dir, name) }
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+	}
+	must(t, os.MkdirAll(filepath.Join(home, ".pki", "nssdb"), 0o700))
+	run("certutil", "-N", "--empty-password", "-d", store)
+	run("certutil", "-A", "-d", store, "-n", "ca", "-t", "C,,", "-i", at("ca.crt"))
+	page := "https://" + strings.Replace(d.Metrics, "127.0.0.1", "localhost", 1) + "/"
+	etc := filepath.Join(home, "etc")
+	policies := filepath.Join(etc, "policies", "managed")
+	must(t, os.MkdirAll(policies, 0o755))
+	must(t, os.WriteFile(filepath.Join(policies, "portsyncd.json"),
+		[]byte(`{"AutoSelectCertificateForUrls": ["{\"pattern\":\"https://localhost\",\"filter\":{}}"]}`), 0o644))
+	browse := func() string {
+		t.Helper()
+		// policies are read from one place only; nothing is left there
+		cmd := exec.Command("unshare", "--mount", "sh", "-c",
+			`mount --bind "$1" /etc/chromium && shift && exec "$@"`, "sh", etc, *pageBrowser,
+			"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
+			"--user-data-dir="+t.TempDir(), "--virtual-time-budget=9000", "--dump-dom", page)
+		cmd.Env = append(os.Environ(), "HOME="+home)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, &said)
+		}
+		if strings.Contains(said.String(), "Content Security Policy") {
+			t.Errorf("the policy stops something:\n%s", &said)
+		}
+		return string(out)
+	}
+	if text := browse(); strings.Contains(text, "portsyncd <span") {
+		t.Errorf("a browser without a certificate is let in:\n%s", text)
+	}
+	run("openssl", "pkcs12", "-export", "-passout", "pass:", "-name", "operator", "-in", at("operator.crt"), "-inkey",
+		at("operator.key"), "-out", at("operator.p12"))
+	run("pk12util", "-i", at("operator.p12"), "-d", store, "-W", "", "-K", "")
+	text := browse()
+	for _, words := range []string{`portsyncd <span class="verdict ok">ok</span>`, `aria-label="lo: up"`} {
+		if !strings.Contains(text, words) {
+			t.Errorf("no %s in\n%s", words, text)
+		}
+	}
+}

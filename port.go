@@ -38,6 +38,9 @@ func (r *rows[T]) of(p *port) *T {
 	return row
 }
 
+// has says that a port's row was made.
+func (r *rows[T]) has(p *port) bool { return p.slot < len(r.bySlot) && r.bySlot[p.slot] != nil }
+
 // drop forgets a port's row, before its slot becomes another port's.
 func (r *rows[T]) drop(p *port) {
 	if p.slot < len(r.bySlot) {

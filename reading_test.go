@@ -102,6 +102,7 @@ func TestPortThatAPPLDBRefusesIsSaid(t *testing.T) {
 
 // TestForeignKeyOfAPortWithoutInterfaceIsLeftAlone: it is no entry of ours, and nothing of ours waits for it.
 func TestForeignKeyOfAPortWithoutInterfaceIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.State.Set(t.Context(), s.StateKey("Ethernet96"), "not a hash", 0).Err())
 	d, _ := s.start(2, "-reconcile-interval", "1s")

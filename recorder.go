@@ -19,116 +19,55 @@ import (
 // recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What
 // is in it outlives the process. It decides nothing, and nobody waits for it; nil records nothing.
 type recorder struct {
-	m      *metrics
-	log    *slog.Logger
-	file   *os.File
-	image  []byte
-	dead   atomic.Bool // the image cannot be written any more
-	rows   rows[recordRow]
-	byName map[string]int // rings that have a name
-	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
-	sorted bool           // those of ports were put into that order
-	boot   byte           // of the machine, counted
-	booted time.Duration  // the machine's clock when the process's
-	opened time.Time      // was this
+	m       *metrics
+	log     *slog.Logger
+	path    string // empty: in memory only
+	size    int    // bytes
+	image   []byte
+	dead    atomic.Bool            // the image cannot be written any more,
+	why     atomic.Pointer[string] // because of this
+	again   time.Time              // when that is mended at the earliest,
+	opening bool                   // and that it is under way
+	rows    rows[recordRow]
+	byName  map[string]int // rings that have a name
+	idle    []int          // rings of no port's, and then of ports that are gone, the longest first
+	sorted  bool           // those of ports were put into that order
+	boot    byte           // of the machine, counted
+	booted  time.Duration  // the machine's clock when the process's
+	opened  time.Time      // was this
 
-	mu  sync.Mutex    // of the daemon's ring: anybody writes there
-	own uint32        // its newest number,
-	at  time.Duration // and when that was
+	mu   sync.Mutex    // of the file, which anybody may read, and of the daemon's ring: anybody writes there
+	file *os.File      // nil: there is none
+	own  uint32        // its newest number,
+	at   time.Duration // and when that was
 
 	changes atomic.Uint64 // grows with whatever is written
-}
-
-// openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. It returns
-// nil where there is not even memory.
-func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder {
-	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
-	file, image, aside, err := (*os.File)(nil), []byte(nil), "", errNoRecorder
-	if path != "" {
-		if file, image, aside, err = openRecord(path, size); aside != "" {
-			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
-				"now", aside)
-		}
-	}
-	if err != nil {
-		if path != "" {
-			log.Warn("the flight recorder is in memory only, and ends with this process", "file", path, "err", err,
-				"remedy", "make its directory writable, or name another file with -recorder.file")
-		}
-		if file, image, err = recordInMemory(size); err != nil {
-			log.Warn("there is no flight recorder", "err", err)
-			return nil
-		}
-	}
-	return newRecorder(file, image, m, log, bootID(), time.Now())
-}
-
-// newRecorder goes on where an image ends, in a boot of the machine.
-func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot string, now time.Time) *recorder {
-	r := &recorder{m: m, log: log, file: file, image: image, byName: map[string]int{}, opened: now,
-		booted: machineClock()}
-	r.find(boot)
-	return r
-}
-
-// again is the recorder for another set of ports, those of a loop that begins anew. The loop before has ended.
-func (r *recorder) again(m *metrics) *recorder {
-	if r.off() {
-		return r
-	}
-	r.m = m
-	r.anew()
-	r.note(ownStarted, "portsyncd "+m.version, time.Now())
-	return r
-}
-
-// anew is for a loop that begins: no port is known.
-func (r *recorder) anew() {
-	if r.off() {
-		return
-	}
-	r.rows, r.byName, r.idle, r.sorted = rows[recordRow]{}, map[string]int{}, nil, false
-	r.list()
-}
-
-// find looks what is in the image.
-func (r *recorder) find(boot string) {
-	defer r.guard(debug.SetPanicOnFault(true))
-	r.boot = bootCount(r.image, boot)
-	r.list()
-	for i, first := uint32(0), true; i < ownEvents; i++ {
-		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
-			r.own, first = e.number, false
-		}
-	}
-}
-
-// list finds the rings that have a name, and the idle ones.
-func (r *recorder) list() {
-	defer r.guard(debug.SetPanicOnFault(true))
-	var named []int
-	for i := range rings(r.image) {
-		if name := ringName(ringOf(r.image, i)); name != "" {
-			r.byName[name] = i
-			named = append(named, i)
-		} else {
-			r.idle = append(r.idle, i)
-		}
-	}
-	r.idle = append(r.idle, named...)
-	if r.file != nil {
-		_ = unix.Madvise(r.image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
-	}
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
 // The recorder ends, and the daemon goes on. Use: defer r.guard(debug.SetPanicOnFault(true)).
 func (r *recorder) guard(was bool) {
 	if fault := recover(); faulted(was, fault) {
-		r.dead.Store(true)
-		r.log.Error("the flight recorder fails, and records nothing any more", "err", fmt.Sprint(fault),
-			"remedy", "was its file cut short? Start the daemon again")
+		r.fail(fmt.Sprint(fault))
+		r.log.Error("the flight recorder fails, and is opened again", "err", fault, "remedy", "was its file cut short?")
 	}
+}
+
+// fail notes that nothing can be recorded any more.
+func (r *recorder) fail(why string) {
+	r.why.Store(&why)
+	r.dead.Store(true)
+}
+
+// failing is why nothing is recorded, for anybody; empty: it is.
+func (r *recorder) failing() string {
+	if !r.off() || r == nil {
+		return ""
+	}
+	if why := r.why.Load(); why != nil {
+		return *why
+	}
+	return "" // it ends
 }
 
 // off says that nothing is recorded.
@@ -157,7 +96,10 @@ func (r *recorder) row(p *port) *recordRow {
 		r.byName[p.name] = ring
 	}
 	row.looked = true
-	row.recall(ringOf(r.image, ring))
+	row.resume(ringOf(r.image, ring))
+	if row.any {
+		p.series.caused(row.last.cause)
+	}
 	return row
 }
 
@@ -262,7 +204,9 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 	if e.now == e.before {
 		e.outcome = outcomeSame
 	}
+	e.faults = row.early(&e, r.machine(at))
 	r.add(row, &e, at)
+	p.series.caused(e.cause)
 }
 
 // gone notes that a port has lost its interface.
@@ -276,6 +220,7 @@ func (r *recorder) gone(p *port, why cause, at time.Time) {
 		return
 	}
 	r.leave(row, why, at)
+	p.series.caused(why)
 }
 
 func (r *recorder) leave(row *recordRow, why cause, at time.Time) {
@@ -294,7 +239,7 @@ func (r *recorder) ignored(p *port, at time.Time) {
 		return
 	}
 	e := row.last
-	e.before, e.cause, e.outcome, e.missed = e.now, causeUnknown, outcomeNoMessage, 0
+	e.before, e.cause, e.outcome, e.missed, e.faults = e.now, causeUnknown, outcomeNoMessage, 0, 0
 	r.add(row, &e, at)
 }
 
@@ -310,7 +255,7 @@ func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 		return
 	}
 	e := row.last
-	e.missed, e.cause, e.before = 0, why, e.now
+	e.missed, e.faults, e.cause, e.before = 0, 0, why, e.now
 	if words := strings.Fields(found); len(words) == 4 {
 		mtu, _ := strconv.ParseUint(words[3], 10, 32)
 		e.before = portState{oper: words[1] == "up", admin: words[2] == "up", mtu: uint32(mtu)}
@@ -385,7 +330,7 @@ func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now
 			continue
 		}
 		e.outcome = outcome
-		if n != row.sent && outcome != outcomeFailed {
+		if n != row.sent && outcome.final() {
 			e.outcome = before
 		}
 		if e.written, e.acknowledged = -1, -1; !sent.IsZero() && e.boot == r.boot {
@@ -396,7 +341,7 @@ func (r *recorder) settle(row *recordRow, outcome, before outcomeKind, sent, now
 		}
 		e.put(b)
 	}
-	if outcome != outcomeFailed {
+	if outcome.final() {
 		row.settled = row.sent
 	}
 	r.changes.Add(1)
@@ -415,6 +360,9 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.off() { // by now
+		return
+	}
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.own++
 	r.at = max(r.at, r.machine(at)) // whoever took the time first may come last

@@ -9,15 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"portsyncd/internal/switchtest"
 )
 
 // testRecorder is a recorder on a small file.
@@ -178,6 +174,48 @@ func TestForeignFileIsSetAside(t *testing.T) {
 	}
 }
 
+// TestRecorderThatIsCutShortIsOpenedAgain: health says so meanwhile, and what is known of a port is not forgotten.
+func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	h := &health{record: r}
+	p := &port{name: "Ethernet0"}
+	ports := func(each func(p *port)) { each(p) }
+	r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true}, false, time.Now())
+	now := time.Now()
+	if r.mend(now, ports) != nil {
+		t.Fatal("it is mended, and works")
+	}
+	for down := range uint32(2) {
+		must(t, os.Truncate(path, 0))
+		r.link(p, &linkMessage{index: 5, flags: upOnly, hasCarrier: true, carrierDown: down + 1}, false, time.Now())
+		if c := h.Checks(now, 0)[len(checkNames)-1]; c.name != "recorder" || c.level != degraded || c.reason == "" {
+			t.Errorf("%+v", c)
+		}
+		open := r.mend(now, ports)
+		if open == nil || r.mend(now, ports) != nil {
+			t.Fatal("it is opened not at all, or twice")
+		}
+		r.note(ownHealth, "meanwhile", time.Now())
+		if _, err := r.reader(); err == nil {
+			t.Error("something can be read meanwhile")
+		}
+		r.mended(open())
+		if c := h.Checks(now, 0)[len(checkNames)-1]; c.level != ok {
+			t.Errorf("%+v", c)
+		}
+		r.note(ownHealth, "again", time.Now())
+		r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: down + 1}, false, time.Now())
+		all := tookDown(t, path, "Ethernet0")
+		if own := tookDown(t, path, ""); len(all) != 1 || all[0].What != "carrier back" || len(own) != 1 || own[0].Text != "again" {
+			t.Errorf("%v %v", all, own)
+		}
+		if r.failing(); r.mend(now, ports) != nil {
+			t.Error("it is mended once more")
+		}
+		now = now.Add(mendPause)
+	}
+}
+
 // TestRecorderThatIsCutShortEndsAlone: somebody truncates the file, and a write to the mapping is a fault.
 func TestRecorderThatIsCutShortEndsAlone(t *testing.T) {
 	r, path := testRecorder(t, 2)
@@ -271,78 +309,6 @@ func (s *testSwitch) eventsOf(args ...string) (all []happened) {
 		all = append(all, h)
 	}
 	return all
-}
-
-// TestEventsOfADay: what is done to a port's interface is told with its cause, each thing once, and over kill -9.
-func TestEventsOfADay(t *testing.T) {
-	t.Parallel()
-	s := newSwitch(t, switchtest.Options{})
-	d, _ := s.start(2)
-	name := "Ethernet0"
-	want := whats(s.eventsOf(name))
-	steps := []struct {
-		do   func() error
-		want []string
-	}{
-		{func() error { return s.SetCable(false, name) }, []string{"carrier lost"}},
-		{func() error { return s.SetCable(true, name) }, []string{"carrier back"}},
-		{func() error { return s.IP("link", "set", name, "mtu", "9100") }, []string{"MTU changed"}},
-		{func() error { return s.IP("link", "set", name, "down") }, []string{"admin down"}},
-		{func() error { return s.IP("link", "set", name, "up") }, []string{"admin up", "carrier back"}},
-		{func() error {
-			s.must(d.Signal(syscall.SIGKILL))
-			s.waitFor("its end", func() bool { return !d.Running() })
-			s.must(s.SetCable(false, name))
-			s.waitFor("the kernel to know", func() bool { // it says so up to a second later
-				out, err := exec.Command("ip", "-n", s.NetNS, "-o", "link", "show", name).Output()
-				return err == nil && strings.Contains(string(out), "NO-CARRIER")
-			})
-			d = s.daemon()
-			return nil
-		}, []string{"found by a listing"}},
-		{func() error { return s.SetCable(true, name) }, []string{"carrier back"}},
-		{func() error {
-			return s.State.HSet(t.Context(), s.StateKey(name), "netdev_oper_status", "down").Err()
-		}, nil},
-		{func() error { return s.IP("link", "set", name, "down") }, []string{"admin down"}},
-		{func() error { return s.IP("link", "set", name, "name", "tmp0") }, []string{"renamed"}},
-		{func() error { return s.IP("link", "set", "tmp0", "name", name) }, []string{"created again"}},
-		{func() error { return s.IP("link", "set", name, "up") }, []string{"admin up", "carrier back"}},
-		{func() error { return s.IP("link", "del", name) }, []string{"admin down", "deleted"}}, // the kernel sets it down first
-	}
-	for i, step := range steps {
-		s.must(step.do())
-		want = append(want, step.want...)
-		settled := func() bool {
-			got := s.eventsOf(name)
-			return len(got) >= len(want)-1 && got[len(got)-1].Outcome != "pending" && s.mergedAs(whats(got), want)
-		}
-		if !eventually(settled) {
-			t.Fatalf("step %d: %v, want %v", i, whats(s.eventsOf(name)), want)
-		}
-		if i == 4 { // while the interface is the same one
-			text, err := exec.Command("ip", "netns", "exec", s.NetNS, "cat", "/sys/class/net/"+name+"/carrier_down_count").Output()
-			s.must(err)
-			n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-			if got := losses(s.eventsOf(name)); got > n || got == 0 {
-				t.Errorf("%d losses of carrier are told, the kernel counts %d", got, n)
-			}
-		}
-	}
-	own := whats(s.eventsOf())
-	for _, what := range []string{"started", "links listed", "start decided", "PortConfigDone sent", "PortInitDone sent"} {
-		if !slices.Contains(own, what) {
-			t.Errorf("nothing says %s: %v", what, own)
-		}
-	}
-}
-
-// mergedAs says that events are those that are wanted, where "admin up" and "carrier back" may be one message.
-func (s *testSwitch) mergedAs(got, want []string) bool {
-	one := func(words []string) string {
-		return strings.ReplaceAll(strings.Join(words, ","), "admin up,carrier back", "admin up")
-	}
-	return one(got) == one(want)
 }
 
 // eventually says whether something holds within some seconds.

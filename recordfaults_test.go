@@ -218,3 +218,30 @@ func TestTextIsNotCutWithinACharacter(t *testing.T) {
 		}
 	}
 }
+
+// TestPublishedWhenAPPLDBHasIt: what is said of an event is not that APPL_DB did not have the port, once it does.
+func TestPublishedWhenAPPLDBHasIt(t *testing.T) {
+	r, path := testRecorder(t, 1)
+	p := &port{name: "Ethernet0"}
+	land := func(o outcome) {
+		r.sent(p, time.Now())
+		r.landed(p, &portWrite{ask: true, set: true, outcome: o}, time.Now())
+	}
+	for i := range uint32(2) {
+		r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: i}, false, time.Now())
+		land(outcome{})
+	}
+	says := func(want ...string) {
+		t.Helper()
+		for i, h := range tookDown(t, path, "Ethernet0") {
+			if h.Outcome != want[i] {
+				t.Errorf("event %d: %s, want %s", i, h.Outcome, want[i])
+			}
+		}
+	}
+	says("not in APPL_DB", "not in APPL_DB")
+	r = reopened(t, r, path, 1) // by another daemon
+	r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1}, true, time.Now())
+	land(outcome{exists: true, written: true})
+	says("written with a later one", "written")
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -59,7 +60,8 @@ type portRecord struct {
 	present                bool // there is an interface
 	counted                bool // the kernel tells of carriers:
 	carrierUp, carrierDown uint32
-	missed                 uint32 // losses of carrier since the record before, beside this one
+	missed                 uint32 // losses of carrier since the record before, beside this one; 65,535: or more
+	faults                 faults // what orchagent says of it
 	cause                  cause
 	outcome                outcomeKind
 	written, acknowledged  time.Duration // after at, negative: not (yet)
@@ -68,10 +70,13 @@ type portRecord struct {
 // ofLink says that a record is about the interface, and not about STATE_DB alone.
 func (r *portRecord) ofLink() bool { return r.cause != causeRepaired && r.cause != causeLate }
 
-// unsettled says that it is not known yet what becomes of it.
-func (r *portRecord) unsettled() bool {
-	return r.outcome == outcomePending || r.outcome == outcomeFailed
+// lost says that a record is of a carrier that was lost.
+func (r *portRecord) lost() bool {
+	return r.ofLink() && r.present && (r.missed > 0 || r.before.oper && !r.now.oper)
 }
+
+// unsettled says that something may still become of it.
+func (r *portRecord) unsettled() bool { return !r.outcome.final() }
 
 // noTime is a portRecord's written or acknowledged in the file, if there is none.
 const noTime = ^uint32(0)
@@ -103,7 +108,8 @@ func (r *portRecord) put(b []byte) {
 	recordOrder.PutUint32(b[32:], r.before.mtu)
 	recordOrder.PutUint32(b[36:], r.carrierUp)
 	recordOrder.PutUint32(b[40:], r.carrierDown)
-	recordOrder.PutUint32(b[44:], r.missed)
+	recordOrder.PutUint16(b[44:], uint16(min(r.missed, math.MaxUint16)))
+	recordOrder.PutUint16(b[46:], uint16(r.faults))
 	b[48], b[49], b[50], b[51] = byte(r.cause), byte(r.outcome), bits, r.boot
 	recordOrder.PutUint32(b[52:], micros(r.written))
 	recordOrder.PutUint32(b[56:], micros(r.acknowledged))
@@ -123,8 +129,8 @@ func takePortRecord(b []byte) (r portRecord, whole bool) {
 		before:  portState{bits&bitAdminBefore != 0, bits&bitOperBefore != 0, recordOrder.Uint32(b[32:])},
 		present: bits&bitPresent != 0, counted: bits&bitCounted != 0,
 		carrierUp: recordOrder.Uint32(b[36:]), carrierDown: recordOrder.Uint32(b[40:]),
-		missed: recordOrder.Uint32(b[44:]),
-		cause:  cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
+		missed: uint32(recordOrder.Uint16(b[44:])), faults: faults(recordOrder.Uint16(b[46:])),
+		cause: cause(b[48]), outcome: outcomeKind(b[49]), boot: b[51],
 		written: fromMicros(recordOrder.Uint32(b[52:])), acknowledged: fromMicros(recordOrder.Uint32(b[56:])),
 	}, true
 }

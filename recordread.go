@@ -28,6 +28,7 @@ type happened struct {
 	Before    *linkSide     `json:"before,omitempty"`
 	Carrier   *carriers     `json:"carrier,omitempty"`
 	Missed    uint32        `json:"missed_losses"`
+	Faults    []string      `json:"faults,omitempty"`
 	Outcome   string        `json:"outcome,omitempty"`
 	Sent      *int64        `json:"sent_after_us,omitempty"`
 	Answered  *int64        `json:"acknowledged_after_us,omitempty"`
@@ -54,6 +55,7 @@ func sideOf(s portState) *linkSide { return &linkSide{upDown(s.admin), upDown(s.
 // described is a port's record as it is told.
 func (r *portRecord) described(port string) happened {
 	h := happened{Time: r.at, Since: r.since, Port: port, What: r.cause.String(), Ifindex: r.index, Missed: r.missed,
+		Faults:  r.faults.words(),
 		Outcome: r.outcome.String(), boot: r.boot, number: r.number}
 	if r.present {
 		h.Now = sideOf(r.now)

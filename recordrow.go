@@ -6,6 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// faultWindow is how far apart orchagent's word and the kernel's message about the same loss may be. The word is some
+// tens of microseconds later most of the time; but the kernel may keep a loss of carrier back for a second.
+const faultWindow = 2 * time.Second
+
 // recordRow is what is known of a port's ring.
 type recordRow struct {
 	ring     []byte // nil: there is none left
@@ -15,6 +19,8 @@ type recordRow struct {
 	settled  uint32 // up to this number it is known what was decided,
 	sent     uint32 // and up to this one it is in flight
 	sentWall time.Time
+	faults   faults        // that orchagent has told of, and no loss of carrier so far,
+	faultsAt time.Duration // by the machine's clock
 }
 
 // recall finds what a ring says of its port. What was pending when the daemon before ended is settled by our first
@@ -47,6 +53,23 @@ func (row *recordRow) recall(ring []byte) {
 	row.sent = row.settled
 }
 
+// resume recalls a ring, but what is known of the interface already: a ring that takes the place of one that failed may
+// say less.
+func (row *recordRow) resume(ring []byte) {
+	known, last := row.any, row.last
+	row.recall(ring)
+	if known {
+		last.number = row.last.number
+		row.last, row.any = last, true
+	}
+}
+
+// leaveRing is for a ring that is no more.
+func (row *recordRow) leaveRing() {
+	row.ring, row.looked = nil, false
+	row.settled, row.sent = 0, 0
+}
+
 // causeOf is why a state came after another one. any: there was one; same: of the same interface.
 func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
 	carrier := flags&unix.IFF_LOWER_UP != 0
@@ -71,4 +94,15 @@ func causeOf(any, same, listed bool, was, e *portRecord, flags uint32) cause {
 		return causeMTU
 	}
 	return causeUnknown
+}
+
+// early are the faults that orchagent has told of before the kernel told of the loss that a record is about.
+func (row *recordRow) early(e *portRecord, now time.Duration) (seen faults) {
+	if row.faults != 0 && e.lost() {
+		if now-row.faultsAt <= faultWindow {
+			seen = row.faults
+		}
+		row.faults = 0
+	}
+	return seen
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,6 +95,9 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 	events.ReadBufferSize, events.WriteBufferSize = eventBuffer, eventBuffer
 	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(events)}
 }
+
+// hushRedis has the Redis client log nothing. It may be called more than once.
+var hushRedis = sync.OnceFunc(func() { redis.SetLogger(quiet{}) })
 
 // quiet is where the Redis client's own log lines go: it writes one for every attempt, and the daemon's log has one for
 // every change of state. The client knows only one logger for the whole process.

@@ -36,6 +36,8 @@ type server struct {
 	log   *slog.Logger
 	slots *slots
 
+	ends context.CancelFunc // ends answers that wait for something
+
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
 	zip    packer
 	spares chan *page
@@ -58,11 +60,14 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 	}
 	a.register(pages)
 	s.pages = pages
+	asking, ends := context.WithCancel(context.Background())
+	s.ends = ends
 	s.http = http.Server{
 		Handler:           s.contain(pages),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: requestLimit, WriteTimeout: requestLimit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeaderBytes,
 		ConnState:      s.slots.state,
+		BaseContext:    func(net.Listener) context.Context { return asking },
 		ErrorLog:       stdlog.New(&refusals{m: b.m, log: log, now: time.Now}, "", 0),
 		// no HTTP/2: a scrape does not need it
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
@@ -152,8 +157,9 @@ func (s *server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Drain lets requests under way finish, for at most drainLimit.
+// Drain lets requests under way finish, for at most drainLimit. Those that wait for something to tell are answered.
 func (s *server) Drain() {
+	s.ends()
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
 	if s.http.Shutdown(ctx) != nil {

@@ -311,6 +311,43 @@ func TestShutdownFinishesScrapes(t *testing.T) {
 	<-drained
 }
 
+// TestAnswersThatWaitDoNotHoldTheEnd: follow=1 is answered when the daemon ends.
+func TestAnswersThatWaitDoNotHoldTheEnd(t *testing.T) {
+	r, _ := testRecorder(t, 1)
+	a := newAPI(newBox(&unit{m: newMetrics("test"), health: new(health), record: r}), true)
+	s := newServer(a, discard(), nil, newSlots(a.box.m))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	go func() { _ = s.Serve(l) }()
+	asked := make(chan struct{}, 1)
+	inner := s.http.Handler
+	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked <- struct{}{}; inner.ServeHTTP(w, r) })
+	type reply struct {
+		code int
+		err  error
+	}
+	got := make(chan reply, 1)
+	go func() {
+		response, err := http.Get("http://" + l.Addr().String() + eventsPath + "?follow=1")
+		if err != nil {
+			got <- reply{err: err}
+			return
+		}
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
+		got <- reply{response.StatusCode, err}
+	}()
+	<-asked
+	begun := time.Now()
+	s.Drain()
+	if answer := <-got; answer.code != http.StatusOK || answer.err != nil {
+		t.Errorf("%+v", answer)
+	}
+	if took := time.Since(begun); took >= drainLimit {
+		t.Errorf("the end took %v", took)
+	}
+}
+
 func TestRefusalsAreRateLimited(t *testing.T) {
 	out := new(lockedBuffer)
 	now := time.Unix(1e9, 0)

@@ -27,6 +27,8 @@ func (w *world) judge(db int, name string, args []string) {
 		}
 	case db == simState && name == "scan":
 		w.daemon.publishing = true
+	case db == simState && name == "hset" && args[0] == simFeature:
+		w.judgeReady(args[1:])
 	case db == simState && name == "hset" && strings.HasPrefix(args[0], "PORTSYNCD_START_TABLE|"):
 		w.dropAmid()
 	case db == simAppl && name == "eval":
@@ -111,6 +113,38 @@ func (w *world) judgeInitDone() {
 	}
 }
 
+// simFeature is the row in which the container says that it is ready. Its other fields are the container's.
+const simFeature = "FEATURE|swss"
+
+// judgeReady: the row is written when it is to change, only if that was asked for, and no switch is ready before
+// PortInitDone is sent.
+func (w *world) judgeReady(fields []string) {
+	w.say("ready: %v", fields)
+	h, _ := w.server.hash(simState, simFeature, false)
+	switch {
+	case !w.feature:
+		w.fail("%s is written, and nobody asked for it", simFeature)
+	case len(fields) != 6 || fields[0] != "up_status" || fields[2] != "fail_reason" || fields[4] != "update_time":
+		w.fail("%s gets %v", simFeature, fields)
+	case h["up_status"] == fields[1] && h["fail_reason"] == fields[3] && !w.doubtful:
+		w.fail("%s is written, and it was so already", simFeature)
+	case fields[1] == "true" && !w.signal(portInitDone) && !w.doubtful:
+		w.fail("%s says ready before PortInitDone", simFeature)
+	}
+}
+
+// checkReady: the row says whether PortInitDone is sent.
+func (w *world) checkReady() {
+	h, _ := w.server.hash(simState, simFeature, false)
+	up := strconv.FormatBool(w.m.portInitDone.Load() == 1)
+	if w.feature && (h["up_status"] != up || h["update_time"] == "" || (h["fail_reason"] == "") != (up == "true")) {
+		w.fail("%s is %v, and PortInitDone is sent: %s", simFeature, h, up)
+	}
+	if h != nil && !w.doubtful && h["container_id"] != "c" {
+		w.fail("a field of %s that is another's is lost: %v", simFeature, h)
+	}
+}
+
 // check is what holds when it is quiet.
 func (w *world) check() {
 	if w.daemon == nil || w.daemon.ended {
@@ -135,6 +169,7 @@ func (w *world) check() {
 		}
 	}
 	w.checkSignals()
+	w.checkReady()
 	w.checkDropped()
 	w.checkRecorder()
 	w.checkPresent()

@@ -43,6 +43,7 @@ func (w *world) prepare(setup happening) {
 		})
 	}
 	w.config.command(simConfig, "set", ready)
+	w.server.command(simState, "hset", []string{simFeature, "container_id", "c", "up_status", "true"}) // of the run before
 	w.begin()
 }
 

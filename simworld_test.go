@@ -58,6 +58,7 @@ type world struct {
 	broken   string            // the first invariant that did not hold
 	writes   int
 	saved    map[int]map[string]any // what Redis comes back with
+	feature  bool                   // daemons tell FEATURE|swss whether they are ready
 }
 
 // simDaemon is a daemon of the world.
@@ -82,6 +83,7 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 		unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
+	w.feature = seed%4 == 0
 	w.config, w.recorder = w.server, make([]byte, recordFixed+3*simPorts*portRing)
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
@@ -365,6 +367,7 @@ func (w *world) start(options syncOptions) {
 	options.random = func(n int64) int64 { return w.dice.Int64N(n) }
 	options.recorder = newRecorder(nil, w.recorder, w.m, slog.New(slog.DiscardHandler), "boot", w.now)
 	options.reconcile, options.eoiu = w.reconcile, 2*time.Second
+	options.feature = w.feature
 	if options.old == "" {
 		options.old = "auto"
 	}

@@ -97,6 +97,7 @@ func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
 // TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack: CONFIG_DB drops it after we have read it, and portmgrd deletes it
 // from APPL_DB before we write it. The second time our try fails afterwards, and the next one has never read the port.
 func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {
+	t.Parallel()
 	for _, answered := range []bool{true, false} {
 		t.Run(fmt.Sprintf("answered %v", answered), func(t *testing.T) {
 			s := newSwitch(t, switchtest.Options{})
@@ -247,6 +248,7 @@ func TestKeyThatRefusesConcernsItsPortAlone(t *testing.T) {
 // TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway: config reload flushes it, fills it port by port, and says when it
 // is done.
 func TestCONFIGDBRewrittenInPlaceIsNotBelievedHalfway(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	ctx := t.Context()
 	d, o := s.start(4, "-reconcile-interval", "1s")
@@ -305,6 +307,7 @@ func TestDaemonThatEndsAfterPortConfigDoneKnowsTheOldInterfaces(t *testing.T) {
 // TestCONFIGDBsOutageDoesNotTouchThePorts: it is on a server of its own, which is down, and ports are written as ever,
 // without being compared all the time.
 func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	d, _ := s.start(8, "-reconcile-interval", "1s")
 	s.Redis[1].Stop()
@@ -333,6 +336,7 @@ func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
 // TestHangingCONFIGDBDoesNotDelayPorts: it is on a server of its own, which takes what it is sent and does not answer,
 // while it is to be read all the time.
 func TestHangingCONFIGDBDoesNotDelayPorts(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	d, _ := s.start(8, "-reconcile-interval", "1s")
 	server := s.Redis[1].Process()

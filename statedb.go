@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -29,6 +30,7 @@ type portWrite struct {
 	set   bool     // publish state
 	ask   bool     // only if APPL_DB has the port: ask now
 	check bool     // what STATE_DB holds is not known: read it, and write only if it differs
+	oper  bool     // ask for orchagent's oper_status, too
 
 	outcome
 	stateKey, applKey string
@@ -41,6 +43,8 @@ type portWrite struct {
 type outcome struct {
 	err     error  // the outcome is unknown, or the key was refused; nil: as asked
 	exists  bool   // APPL_DB has the port (if asked)
+	heard   bool   // APPL_DB has answered about oper_status,
+	applUp  string // which is this; empty: it does not say
 	deleted bool   // a DEL was sent and acknowledged
 	written bool   // an HSET was sent and acknowledged
 	same    bool   // STATE_DB held this state already
@@ -58,11 +62,14 @@ type flush struct {
 	list     bool         // list the ports that STATE_DB has entries of
 	signals  bool         // look what APPL_DB has of the signals
 	warm     string       // write this state of the warm restart, after everything else
+	ready    readyWord    // and whether the switch can rely on the ports; readyUnsaid: not
+	readyAt  time.Time    // since when
 
 	record bool      // write down which interfaces are old:
 	old    leftovers // these
 
 	refused error    // out: APPL_DB refused PortInitDone's key
+	unready error    // out: STATE_DB refused the row that says ready
 	missing bool     // out: not all of confirm are in APPL_DB
 	listed  []string // out
 	found   signals  // out, if asked for and answered
@@ -70,7 +77,7 @@ type flush struct {
 
 // begin takes away what came of it last time.
 func (f *flush) begin() {
-	f.refused, f.missing, f.listed, f.found = nil, false, nil, signals{}
+	f.refused, f.unready, f.missing, f.listed, f.found = nil, nil, false, nil, signals{}
 	for _, w := range f.writes {
 		w.outcome = outcome{}
 	}

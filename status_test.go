@@ -75,7 +75,7 @@ func TestStatus(t *testing.T) {
 	}
 	s.waitStatus(d, "Ethernet4  Eth2  flapping  2")
 	code, out, _ = statusOf(t, d.Control, "-ports")
-	if code != exitOK || strings.Count(out, "\n") != 5 || !regexp.MustCompile(`Ethernet8 +Eth3 +up +down +1500 +\S+Z +1\n`).MatchString(out) {
+	if code != exitOK || strings.Count(out, "\n") != 5 || !regexp.MustCompile(`Ethernet8 +Eth3 +up +down +1500 +\S+Z +1 +1 +carrier lost\n`).MatchString(out) {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	s.must(s.Redis[0].Process().Kill())
@@ -222,7 +222,11 @@ func TestAPIHasTheDocumentedFields(t *testing.T) {
 	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
 	s.must(s.AddPorts("Ethernet0"))
 	s.waitEntry("Ethernet0", fields("up", "up", 1500))
-	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet0", "oper_status", "down").Err())
+	s.must(s.SetCable(false, "Ethernet0"))
+	s.waitEntry("Ethernet0", fields("down", "up", 1500))
+	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet0", "oper_status", "up").Err())
+	s.must(s.State.HSet(t.Context(), "PORT_OPERR_TABLE|Ethernet0", "oper_error_status", "1").Err())
+	s.waitFor("the fault", func() bool { _, body := ask(t, d, "GET", eventsPath); return strings.Contains(body, "mac_local_fault") })
 	text, err := os.ReadFile("docs/api.md")
 	s.must(err)
 	for _, path := range []string{statusPath, portsPath, diffPath, eventsPath} {
@@ -300,6 +304,41 @@ func TestAPIDiffWhileLinksAreHeld(t *testing.T) {
 		return code == http.StatusOK
 	})
 	s.waitMetric(d, "process_open_fds", before)
+}
+
+// TestFlapsOfAnHour: to within five minutes, exact whatever the number, and whenever the clock began.
+func TestFlapsOfAnHour(t *testing.T) {
+	s, at := newMetrics("").newPort("Ethernet0", 7), time.Now().Add(7*time.Hour)
+	s.flapped(2, at)
+	s.flapped(70000, at.Add(30*time.Minute))
+	for _, c := range []struct {
+		after time.Duration
+		want  uint64
+	}{{0, 2}, {30 * time.Minute, 70002}, {60 * time.Minute, 70002}, {65 * time.Minute, 70000}, {90 * time.Minute, 70000},
+		{95 * time.Minute, 0}, {1000 * time.Hour, 0}} {
+		if got := s.flapsLastHour(at.Add(c.after)); got != c.want {
+			t.Errorf("%v later: %d, want %d", c.after, got, c.want)
+		}
+	}
+	s.flapped(1, at.Add(65*time.Minute)) // the place of the first one
+	if got := s.flapsLastHour(at.Add(65 * time.Minute)); got != 70001 {
+		t.Errorf("%d", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.flapped(1, at) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestPortThatIsNewDoesNotFlap, however short the daemon runs, and whatever the wall's clock says.
+func TestPortThatIsNewDoesNotFlap(t *testing.T) {
+	s := newMetrics("").newPort("Ethernet0", 0)
+	if s.flapping(time.Now()) {
+		t.Error("it never lost its carrier, and is flapping")
+	}
+	s.flapped(flapMemory, time.Now().Add(-2*flapWindow))
+	if s.flapping(time.Now()) {
+		t.Error("that was long ago")
+	}
 }
 
 // TestFlapping: three losses of carrier within five minutes, however they are told of.

@@ -34,10 +34,11 @@ var remedies = [...][2]string{
 	{"redis", "see that the server runs and answers: redis-cli ping"},
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
-	{"differs", "portsyncd diff says what all sources have; see that the portsyncd that writes runs"},
+	{"differs", "portsyncd diff says who writes each side, and what to do; see that the portsyncd that writes runs"},
 	{"lock", "look at the process that holds it: nobody may take it away as long as that lives"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
+	{"recorder", "is its file cut short, or its disk full? -recorder.file names another place"},
 	{"web", "free the address or path, or correct the flag; ports are synchronized meanwhile"},
 	{portInitCheck, "look for them in the logs of orchagent and syncd; portsyncd diff says what differs"},
 }
@@ -150,9 +151,10 @@ func (s *statusAnswer) databases() string {
 
 // portList is a line for each port.
 func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
-	rows := [][]string{{"", "PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", ""}}
+	rows := [][]string{{"", "PORT", "ALIAS", "ADMIN", "OPER", "MTU", "SINCE", "FLAPS", "IN 1H", "LAST CAUSE", ""}}
 	for _, p := range ports {
-		row := []string{p.Namespace, p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), ""}
+		row := []string{p.Namespace, p.Port, p.Alias, "-", "-", "-", "-", fmt.Sprint(p.Flaps), fmt.Sprint(p.FlapsHour),
+			p.LastCause, p.Differs}
 		if p.Namespace != "" {
 			rows[0][0] = "NAMESPACE"
 		}
@@ -163,11 +165,11 @@ func (s *statusAnswer) portList(ports []portAnswer, colours bool) string {
 			row[6] = *p.Since
 		}
 		if p.Pending {
-			row[8] = "no interface yet"
+			row[10] = "no interface yet"
 		} else if !p.Present {
-			row[8] = "its interface is gone"
+			row[10] = "its interface is gone"
 		} else if !p.Configured && !s.Standalone {
-			row[8] = "not in CONFIG_DB"
+			row[10] = "not in CONFIG_DB"
 		}
 		rows = append(rows, row)
 	}

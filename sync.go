@@ -166,6 +166,7 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	case s.pings <- struct{}{}:
 	default:
 	}
+	s.mendRecorder(now)
 	return wait
 }
 
@@ -228,7 +229,11 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 		s.start.wantLook(false)
 		wait = 0
 	}
-	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.outbox.wake(now), s.start.restWait(now))
+	if s.opers.wait(now) == 0 {
+		s.compare.again(s.opers.take())
+	}
+	wait = min(wait, s.advanceObserver(now), s.compare.wait(now), s.opers.wait(now), s.outbox.wake(now),
+		s.start.restWait(now))
 	signal := s.start.owesInitDone(now) && s.home(now) && s.start.owesInitDone(now)
 	if s.start.done() && s.outbox.written() && !s.compare.pending() {
 		s.warm.settled()
@@ -250,7 +255,8 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 
 // owesFlush says that there is something to write or to ask.
 func (s *syncer) owesFlush() bool {
-	return s.outbox.waiting() || s.outbox.asks() || s.compare.pending() || s.warm.owes() != "" || s.owesRecord()
+	return s.outbox.waiting() || s.outbox.asks() || s.compare.pending() || s.warm.owes() != "" || s.owesRecord() ||
+		s.ready.owes(s.start.done()) != readyUnsaid
 }
 
 // finish flushes what is pending when the daemon stops, and lets an announcement end, within stopLimit.

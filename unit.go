@@ -33,6 +33,8 @@ type options struct {
 	logLevel   slog.Level
 	logOutput  string
 	eoiu       time.Duration
+	heartbeat  bool
+	feature    bool // tell of readiness in FEATURE|swss
 	version    bool
 	given      map[string]bool // flags that are on the command line
 }
@@ -98,7 +100,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
-		noFabric: u.namespace != ""}
+		noFabric: u.namespace != "", feature: o.feature}
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	if o.standalone {
 		rules.links = o.links

@@ -140,7 +140,7 @@ func (s *several) begin(ctx context.Context, n namespaceConfig, begun *sync.Wait
 // newUnit makes what a namespace publishes, in place of what it did before.
 func (s *several) newUnit(r *runningUnit) *unit {
 	u := &unit{namespace: r.name, m: newUnitMetrics(s.m, r.name), log: s.log.With("namespace", r.name),
-		health: &health{beats: s.health.beats, begun: make(chan struct{})},
+		health: &health{beats: s.health.beats, heart: s.health.heart, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
 	u.instance = s.newInstance(u)
@@ -148,8 +148,8 @@ func (s *several) newUnit(r *runningUnit) *unit {
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()
 	if before {
-		u.record = record.again(u.m)
-		u.health.record = u.record
+		record.beginAnew(u.m)
+		u.record, u.health.record = record, record
 	} else if path := s.options.recorder; path != "" {
 		u.record = s.openRecorder(u, recorderOf(path, r.name))
 	} else {

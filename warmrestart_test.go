@@ -318,6 +318,7 @@ func TestWaitsForConfigDB(t *testing.T) {
 
 // TestLogLevelFromConfigDB changes level and output as an operator does.
 func TestLogLevelFromConfigDB(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]switchtest.Options{"keyspace events": {}, "no keyspace events": {NoEvents: true}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwitch(t, o)

@@ -18,11 +18,11 @@ func (s *mirror) entryTouched(name string) {
 // stand tells when the observer becomes able to take over, or unable: it knows the links and the databases, and these
 // answer. That entries differ is a reason to.
 func (s *mirror) stand() {
-	ready := s.start.running() && s.away == nil && s.courier.trouble() == nil && !s.listing.owed()
-	if s.options.standing != nil && ready != s.ready {
-		s.options.standing(ready)
+	able := s.start.running() && s.away == nil && s.courier.trouble() == nil && !s.listing.owed()
+	if s.options.standing != nil && able != s.able {
+		s.options.standing(able)
 	}
-	s.ready = ready
+	s.able = able
 }
 
 // readEntry has a port's entry read and compared with the next flush.

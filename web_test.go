@@ -97,6 +97,7 @@ func getFrom(client *http.Client, url string) func() error {
 // TestTakenAddressIsWaitedFor: a port or a socket that another program has does not end the daemon, and serves when
 // that one has let go, at the latest after SIGHUP.
 func TestTakenAddressIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	t.Run("port", func(t *testing.T) {
 		taken := newTaken(t)
 		d := startStandalone(t, "-links", "lo", "-web.listen-address", taken.Addr().String())

@@ -119,6 +119,26 @@ func New(o Options) (_ *Switch, err error) {
 	return s, err
 }
 
+// Here makes the machine itself a switch, without ports: the namespace that this process is in, and a Redis that runs on a unix
+// socket already, with SONiC's usual ids. Closing it leaves both alone.
+func Here(socket string) (_ *Switch, err error) {
+	r := &Redis{Name: "redis", Socket: socket}
+	s := &Switch{NetNS: "here", FarNS: "far-of-here", Redis: []*Redis{r}, ApplID: 0, ConfigID: 4, StateID: 6, separator: "|"}
+	s.Appl, s.Config, s.State = r.Client(s.ApplID), r.Client(s.ConfigID), r.Client(s.StateID)
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.Dir, err = os.MkdirTemp("", "portsyncd-switch-"); err != nil {
+		return nil, err
+	}
+	if err := run("ip", "netns", "attach", s.NetNS, strconv.Itoa(os.Getpid())); err != nil {
+		return nil, err
+	}
+	return s, run("ip", "netns", "add", s.FarNS)
+}
+
 // homes are the servers of CONFIG_DB and STATE_DB. APPL_DB's is the first.
 func (s *Switch) homes() (config, state *Redis) {
 	config, state = s.Redis[0], s.Redis[0]
@@ -312,7 +332,10 @@ func (r *Redis) Start() error {
 	}
 	c := r.Client(0)
 	defer c.Close()
-	return WaitFor(10*time.Second, "redis-server to answer", func() bool { return c.Ping(context.Background()).Err() == nil })
+	return WaitFor(10*time.Second, "redis-server to answer", func() bool {
+		_, err := os.Stat(r.Socket) // the client would say so in the log
+		return err == nil && c.Ping(context.Background()).Err() == nil
+	})
 }
 
 // Stop kills the server, and what it held is lost.

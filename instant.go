@@ -1,0 +1,15 @@
+package main
+
+import "time"
+
+// epoch is where instants are counted from. It is no state: any moment would do.
+var epoch = time.Now()
+
+// instant is a time in nanoseconds of the monotonic clock, as an atomic holds it: when somebody sets the clock on the
+// wall, nothing has lasted any longer for it. It is never 0, which stands for no time.
+func instant(t time.Time) int64 {
+	if d := t.Sub(epoch); d != 0 {
+		return int64(d)
+	}
+	return 1
+}

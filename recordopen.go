@@ -1,0 +1,222 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How the flight recorder comes to its file, at the start and whenever it fails: somebody may have cut the file short.
+
+// openRecorder opens a recorder on a file of at most so many bytes, or, where that cannot be had, in memory. Where
+// there is not even memory it records nothing until there is.
+func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder {
+	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
+	place := openPlace(path, size, log)
+	r := newRecorder(place.file, place.image, m, log, bootID(), time.Now())
+	if r.path, r.size = path, size; place.err != nil {
+		r.fail(place.err.Error())
+	}
+	return r
+}
+
+// newRecorder goes on where an image ends, in a boot of the machine.
+func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot string, now time.Time) *recorder {
+	r := &recorder{m: m, log: log, opened: now, booted: machineClock()}
+	r.settleIn(file, image, boot)
+	return r
+}
+
+// recordPlace is a file, its image in memory, and why there is none.
+type recordPlace struct {
+	file  *os.File
+	image []byte
+	err   error
+}
+
+// openPlace opens the file, or memory, and says in the log what it came to. It may take as long as a disk does.
+func openPlace(path string, size int, log *slog.Logger) (place recordPlace) {
+	err := errNoRecorder
+	if path != "" {
+		var aside string
+		place.file, place.image, aside, err = openRecord(path, size)
+		if aside != "" {
+			log.Warn("the flight recorder's file was none of this version and size, and is set aside", "file", path,
+				"now", aside)
+		}
+		if err != nil {
+			log.Warn("the flight recorder is in memory only, and ends with this process", "file", path, "err", err,
+				"remedy", "make its directory writable, or name another file with -recorder.file")
+		} else if !inMemory(place.file) {
+			log.Warn("the flight recorder's file is on a disk: what is recorded may have to wait for it", "file", path,
+				"remedy", "name a file on a tmpfs, such as "+defaultRecorderFile+", with -recorder.file")
+		}
+	}
+	if err != nil {
+		if place.file, place.image, place.err = recordInMemory(size); place.err != nil {
+			log.Warn("there is no flight recorder", "err", place.err)
+		}
+	}
+	return place
+}
+
+// inMemory says that a file's pages are never written to a disk, or that nobody knows.
+func inMemory(file *os.File) bool {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(file.Fd()), &fs) != nil {
+		return true
+	}
+	kind := uint32(fs.Type)
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC || kind == unix.HUGETLBFS_MAGIC
+}
+
+// settleIn begins with a file and its image, whatever was before.
+func (r *recorder) settleIn(file *os.File, image []byte, boot string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.file, r.image = file, image
+	r.byName, r.idle, r.sorted, r.own = map[string]int{}, nil, false, 0
+	r.why.Store(nil)
+	r.dead.Store(false)
+	if image != nil {
+		r.find(boot)
+	}
+	if file != nil {
+		_ = unix.Madvise(image, unix.MADV_DONTNEED) // all of it was looked at; it stays in the file
+	}
+}
+
+// beginAnew is for another set of ports, those of a loop that begins anew after the one before has ended.
+func (r *recorder) beginAnew(m *metrics) {
+	r.m = m
+	r.forgetPorts()
+	r.note(ownStarted, "portsyncd "+m.version, time.Now())
+}
+
+// forgetPorts is for a loop that begins: no port is known.
+func (r *recorder) forgetPorts() {
+	if r == nil {
+		return
+	}
+	r.rows, r.again, r.opening = rows[recordRow]{}, time.Time{}, false
+	if r.file != nil {
+		r.settleIn(r.file, r.image, bootID())
+	}
+}
+
+// move has the recorder go on in a file, with what another daemon has left there, or with no path in memory, with what
+// it has itself. Where the file is not to be had it stays where it is. No loop records meanwhile.
+func (r *recorder) move(path string) {
+	if r.off() || r.file == nil {
+		return
+	}
+	var place recordPlace
+	if path != "" {
+		place.file, place.image, _, place.err = openRecord(path, r.size)
+	} else if place.file, place.image, place.err = recordInMemory(r.size); place.err == nil {
+		r.copyTo(place.image)
+	}
+	if place.err != nil {
+		return
+	}
+	r.letGo()
+	r.rows, r.path = rows[recordRow]{}, path
+	r.settleIn(place.file, place.image, bootID())
+	r.changes.Add(1)
+}
+
+// copyTo copies the image.
+func (r *recorder) copyTo(image []byte) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	copy(image, r.image)
+}
+
+// find looks what is in the image.
+func (r *recorder) find(boot string) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	r.boot = bootCount(r.image, boot)
+	var named []int
+	for i := range rings(r.image) {
+		if name := ringName(ringOf(r.image, i)); name != "" {
+			r.byName[name] = i
+			named = append(named, i)
+		} else {
+			r.idle = append(r.idle, i)
+		}
+	}
+	r.idle = append(r.idle, named...)
+	first := true
+	for i := range uint32(ownEvents) {
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
+			r.own, first = e.number, false
+		}
+	}
+}
+
+// mend is called at each beat. Where nothing can be recorded any more it lets go of the file, and returns what opens it
+// again, which may take its time and is for another goroutine; mended takes what came of that. nil: nothing is to be
+// done. ports calls each for every port.
+func (r *recorder) mend(now time.Time, ports func(each func(p *port))) (open func() recordPlace) {
+	if r == nil || r.failing() == "" || r.opening || now.Before(r.again) {
+		return nil
+	}
+	r.opening, r.again = true, now.Add(mendPause)
+	r.letGo()
+	ports(func(p *port) { r.rows.of(p).leaveRing() })
+	path, size, log := r.path, r.size, r.log
+	return func() recordPlace { return openPlace(path, size, log) }
+}
+
+// mendPause is the time between two openings: somebody may cut the file short again and again.
+const mendPause = 10 * time.Second
+
+// mended goes on with a file that was opened again.
+func (r *recorder) mended(place recordPlace) {
+	if r.opening = false; place.err != nil {
+		return
+	}
+	r.settleIn(place.file, place.image, bootID())
+	r.log.Log(ctxNone, levelNotice, "the flight recorder records again", "file", r.path)
+}
+
+// letGo gives file and memory back.
+func (r *recorder) letGo() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file != nil {
+		_ = unix.Munmap(r.image)
+		r.file.Close()
+		r.file, r.image = nil, nil
+	}
+}
+
+// reader reads what is recorded, for anybody.
+func (r *recorder) reader() (*recordReader, error) {
+	if r == nil {
+		return nil, errNoRecorder
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file == nil {
+		return nil, errNoRecorder
+	}
+	return newRecordReader(r.file)
+}
+
+// bootNumber is the present boot of the machine, as the recorder counts, for anybody.
+func (r *recorder) bootNumber() byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boot
+}
+
+// close lets go of the file for good.
+func (r *recorder) close() {
+	if r != nil {
+		r.dead.Store(true)
+		r.letGo()
+	}
+}
