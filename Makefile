@@ -22,7 +22,7 @@ FUZZTIME ?= 15000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
+.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -32,11 +32,18 @@ build:
 run: build
 	$(GO) run ./demo
 
-# The simulation plays the same 20,000 seeds each time: what a new seed finds is for make sim. The end of the output is that of the tests proper. One package at a time: there is one kernel, and a storm of one
-# package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs beside the daemon, run together at a package's end.
-test: need check fuzz dist test-arm
+# The end of the output is that of the tests proper: they take longer than what computes beside them.
+test: need check dist test-arm
+	@$(MAKE) -j2 --output-sync --no-print-directory test-computing test-switches
+
+# What only computes goes on while the tests proper, beside it, mostly wait. The simulation plays the same seeds each time: what a new seed finds is for make sim.
+test-computing: fuzz
 	cd bench && $(GO) test -count=1 ./...
-	$(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 20000
+	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 30000
+
+# One package at a time: there is one kernel, and a storm of one package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs
+# beside the daemon, run together at a package's end.
+test-switches:
 	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 6 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
@@ -45,15 +52,15 @@ need:
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is owed to: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./... && cd bench && $(GO) vet ./...
-	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(GO) vet -tags vm,browser ./... && cd bench && $(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck -tags vm,browser ./...
 	$(GO) mod verify
 
 # A count of runs, not a time: the end of a time can be taken for a failure (golang/go#75804). Finding a small input that is as interesting as a large one is
 # left to a person: it would take all of the time.
 fuzz:
 	@for dir in . bench; do for target in $$(cd $$dir && $(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
-		(cd $$dir && $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
+		(cd $$dir && nice $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
 	done; done
 
 # What is shipped for ARM has run its tests as ARM code: all of them but the long ones, which chaos and load would make longer still under an emulator. The parser's
@@ -83,7 +90,7 @@ test-vm:       machine = amd64
 test-vm-arm64: machine = arm64
 test-vm test-vm-arm64:
 	@sh .ci/need-vm
-	$(GO) test -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
+	$(GO) test -tags vm -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
 		$(if $(RUN),-vm.run '$(RUN)') $(if $(RECORD),-vm.record)
 
 # name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants; MIPS code is larger, and no SONiC image has it yet.
@@ -129,7 +136,7 @@ page: need
 	@command -v $(BROWSER) >/dev/null || { echo 'a Chromium is missing: apt-get install chromium, or BROWSER=…' >&2; exit 1; }
 	@command -v certutil >/dev/null || { echo 'certutil is missing: apt-get install libnss3-tools' >&2; exit 1; }
 	@mkdir -p dist/page
-	$(GO) test -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
+	$(GO) test -tags browser -count=1 -v -run 'TestPageInABrowser' . -page.browser $(BROWSER) -page.shots $(CURDIR)/dist/page
 	cp dist/page/page-64-wide.png docs/page.png
 
 troubleshooting: need

@@ -211,7 +211,12 @@ func (s *statusAnswer) join(u *statusAnswer, namespace string) {
 	s.Reasons = append(s.Reasons, u.Reasons...)
 	s.WaitingFor = append(s.WaitingFor, u.WaitingFor...)
 	s.Worst = append(s.Worst, u.Worst...)
-	s.Role, s.Writers, s.Differs = u.Role, append(s.Writers, u.Writers...), append(s.Differs, u.Differs...)
+	s.Role, s.Differs = u.Role, append(s.Differs, u.Differs...)
+	for _, w := range u.Writers { // one process may write in several namespaces
+		if !slices.Contains(s.Writers, w) {
+			s.Writers = append(s.Writers, w)
+		}
+	}
 	s.Overruns += u.Overruns
 	s.Repairs += u.Repairs
 	s.Ports.add(&u.Ports)
@@ -436,9 +441,3 @@ func answerJSON(w http.ResponseWriter, code int, v any) {
 	w.WriteHeader(code)
 	_, _ = w.Write(b.Bytes())
 }
-
-// utc is how times are written.
-func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
-
-// seconds is a gauge's time.
-func seconds(since1970 float64) time.Time { return time.UnixMilli(int64(since1970 * 1000)) }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -154,6 +157,15 @@ func TestBoxOfFourASICs(t *testing.T) {
 		!strings.Contains(out.String(), "of 16 ports") {
 		t.Errorf("portsyncd diff: %s%s", &out, &errs)
 	}
+	watcher, err := b.StartDaemon(daemonProgram(t), "-observe", "-recorder.file", "")
+	must(t, err)
+	one.keep(watcher)
+	one.waitFor("the observer to see who writes", func() bool {
+		text, err := askDaemon(watcher.Control, statusPath, time.Now().Add(patience))
+		var status statusAnswer
+		return err == nil && json.Unmarshal(text, &status) == nil && len(status.Namespaces) == 4 &&
+			len(status.Writers) == 1 && status.Writers[0].PID == b.d.PID()
+	})
 	started := time.Now()
 	must(t, b.d.Signal(syscall.SIGTERM))
 	if code, err := b.d.Wait(patience); err != nil || code != exitOK {
@@ -212,6 +224,12 @@ func TestOneASICsTroubleIsItsOwn(t *testing.T) {
 			return !strings.HasPrefix(l, hurt.NetNS+": ")
 		}) {
 			t.Errorf("%s: /readyz answers %d %s", trouble.what, code, body)
+		}
+		var out, errs bytes.Buffer
+		if code := runDiff([]string{"-db.global", b.GlobalFile}, &out, &errs); trouble.check == "redis" && (code != exitUnsure ||
+			!strings.Contains(out.String(), hurt.NetNS+" could not be looked at: ") ||
+			!strings.Contains(out.String(), fmt.Sprintf(" %d ports", len(well)*ports))) {
+			t.Errorf("%s: portsyncd diff: %d %s%s", trouble.what, code, &out, &errs)
 		}
 		if code, body := b.probe("/healthz"); code != http.StatusOK {
 			t.Errorf("%s: /healthz answers %d %s", trouble.what, code, body)
@@ -294,6 +312,154 @@ func TestFabricASICHasNoUnit(t *testing.T) {
 		if len(keys) > 0 {
 			t.Errorf("the fabric ASIC's databases have %v", keys)
 		}
+	}
+}
+
+// TestLostLinesOfABoxAreCounted: there is one log, and its count is among what the process has once.
+func TestLostLinesOfABoxAreCounted(t *testing.T) {
+	t.Parallel()
+	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	made, err := switchtest.NewBox(2, switchtest.Options{KeepAwayDBs: true})
+	must(t, err)
+	t.Cleanup(made.Close)
+	reader, writer := newPipe(t)
+	d, err := made.StartDaemonOn(writer, daemonProgram(t))
+	must(t, err)
+	t.Cleanup(d.Stop)
+	must(t, writer.Close()) // the daemon's copy is the only one
+	if !bufio.NewScanner(reader).Scan() {
+		t.Fatal("the daemon logs nothing")
+	}
+	must(t, reader.Close())
+	s := &testSwitch{Switch: made.ASICs[0], t: t}
+	s.waitFor("the lost lines to be counted", func() bool {
+		n := s.metric(d, "portsyncd_log_lines_dropped_total")
+		return n != "" && n != "0"
+	})
+}
+
+// newQuietSeveral is the namespaces of a file, without a process around them.
+func newQuietSeveral(t *testing.T, file string) *several {
+	t.Helper()
+	m := newProcessMetrics("test")
+	log, err := newLogControl("stderr", slog.LevelError+100, true, true, &m.logDropped)
+	must(t, err)
+	d := &daemon{options: &options{recordSize: recordFixed + portRing, buffer: 1 << 16}, log: log, m: m,
+		health: &health{beats: make(chan struct{}, 1), begun: make(chan struct{})}}
+	return d.several(file)
+}
+
+// TestNamespacesComeAndGoWhileOthersArePublished: the list changes, and at the same time a namespace whose loop has ended
+// is published anew. The race detector judges.
+func TestNamespacesComeAndGoWhileOthersArePublished(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "database_global.json")
+	s := newQuietSeveral(t, file)
+	ctx, stop := context.WithCancel(t.Context())
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		for ctx.Err() == nil {
+			s.publish()
+		}
+	}()
+	for round := range 20 {
+		text := fmt.Sprintf(`{"INCLUDES": [{"namespace": "portsyncd-none-%d", "include": "x"}, {"namespace": "portsyncd-none", "include": "x"}]}`,
+			round%3)
+		must(t, os.WriteFile(file, []byte(text), 0o644))
+		must(t, s.look(ctx))
+		if got := len(s.box.units()); got != 2 {
+			t.Errorf("round %d: %d namespaces are published", round, got)
+		}
+	}
+	stop()
+	<-published
+	s.ended.Wait()
+}
+
+// TestNamespaceThatTheKernelHoldsHoldsNoOther: a loop that does not end is no reason to look after nothing else.
+func TestNamespaceThatTheKernelHoldsHoldsNoOther(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "database_global.json")
+	s := newQuietSeveral(t, file)
+	ctx, stop := context.WithCancel(t.Context())
+	held := &runningUnit{namespaceConfig: namespaceConfig{"held", "x"}, cancel: func() {}, over: make(chan struct{}),
+		published: &unit{namespace: "held"}}
+	s.running["held"] = held
+	must(t, os.WriteFile(file, []byte(`{"INCLUDES": [{"namespace": "portsyncd-none", "include": "x"}]}`), 0o644))
+	must(t, s.look(ctx))
+	if units := s.box.units(); len(units) != 1 || units[0].namespace != "portsyncd-none" {
+		t.Errorf("%d namespaces are published", len(units))
+	}
+	must(t, os.WriteFile(file, []byte(`{"INCLUDES": [{"namespace": "held", "include": "y"}]}`), 0o644))
+	must(t, s.look(ctx))
+	if s.running["held"] != held {
+		t.Error("a namespace is begun again while its loop goes on")
+	}
+	close(held.over)
+	must(t, s.look(ctx))
+	if s.running["held"] == held || len(s.box.units()) != 1 {
+		t.Error("a namespace is not begun again when its loop has ended")
+	}
+	stop()
+	s.ended.Wait()
+}
+
+// TestLogOfANamespaceThatIsGone decides nothing any more.
+func TestLogOfANamespaceThatIsGone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "database_global.json")
+	s := newQuietSeveral(t, file)
+	ctx, stop := context.WithCancel(t.Context())
+	list := func(names ...string) {
+		var entries []string
+		for _, name := range names {
+			entries = append(entries, fmt.Sprintf(`{"namespace": %q, "include": "x"}`, name))
+		}
+		must(t, os.WriteFile(file, []byte(`{"INCLUDES": [`+strings.Join(entries, ",")+`]}`), 0o644))
+		must(t, s.look(ctx))
+	}
+	list("portsyncd-none", "portsyncd-none-1")
+	s.log.fixedLevel = false
+	s.follow("portsyncd-none")(logSettings{"ERROR", "STDERR"})
+	s.follow("portsyncd-none-1")(logSettings{"DEBUG", "STDERR"})
+	if got := s.log.level.Level(); got != slog.LevelDebug {
+		t.Errorf("the level is %v", got)
+	}
+	list("portsyncd-none")
+	if got := s.log.level.Level(); got != slog.LevelError {
+		t.Errorf("the level is %v, of a namespace that is gone", got)
+	}
+	stop()
+	s.ended.Wait()
+}
+
+// TestEventsOfABoxOneOfWhoseFilesIsBroken: the others' are told.
+func TestEventsOfABoxOneOfWhoseFilesIsBroken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "recorder")
+	for i, namespace := range []string{"asic0", "asic1"} {
+		m := newMetrics("test")
+		r := openRecorder(recorderOf(path, namespace), recordFixed+portRing, m, discard())
+		r.link(&port{name: fmt.Sprintf("Ethernet%d", i)}, &linkMessage{index: 5, flags: upRunning}, false, time.Now().Add(-time.Minute))
+		r.close()
+	}
+	files, err := openRecords(path)
+	must(t, err)
+	defer files.close()
+	must(t, os.Truncate(recorderOf(path, "asic1"), 4096))
+	all, _, err := files.read(nil, time.Time{})
+	if err != nil || !slices.ContainsFunc(all, func(h happened) bool { return h.Port == "Ethernet0" && h.Namespace == "asic0" }) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	must(t, os.Truncate(recorderOf(path, "asic0"), 4096))
+	if _, _, err := files.read(nil, time.Time{}); err == nil || !strings.Contains(err.Error(), "recorder.asic") {
+		t.Errorf("nothing can be read, and the error is %v", err)
+	}
+	if err := files.know([]string{"Ethernet0"}); err == nil {
+		t.Error("a port of which nothing can be read is known")
+	}
+	var out, errs bytes.Buffer
+	t.Chdir(t.TempDir())
+	must(t, os.WriteFile(".recorder", nil, 0o644))
+	if code := runEvents([]string{"-recorder.file", ""}, &out, &errs); code != exitUnsure {
+		t.Errorf("without a file: %d %s%s", code, &out, &errs)
 	}
 }
 

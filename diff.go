@@ -20,8 +20,16 @@ import (
 type diffReport struct {
 	Checked int        `json:"checked"` // ports
 	Ports   []portDiff `json:"ports"`   // those that differ
+	// of several namespaces those that could not be looked at
+	Unsure []unsureAnswer `json:"unsure,omitempty"`
 
 	unknown []string // ports that are asked for, and are nowhere
+}
+
+// unsureAnswer is a namespace that could not be looked at.
+type unsureAnswer struct {
+	Namespace string `json:"namespace"`
+	Error     string `json:"error"`
 }
 
 // portDiff is a port about which the sources disagree.
@@ -80,10 +88,14 @@ func runDiff(args []string, stdout, stderr io.Writer) int {
 		if err != nil {
 			return exitUnsure, err
 		}
-		if err := report.print(o, stdout); err != nil || len(report.Ports) == 0 {
-			return exitAgree, err
+		err = report.print(o, stdout)
+		switch {
+		case len(report.Unsure) > 0:
+			return exitUnsure, err
+		case len(report.Ports) > 0:
+			return exitDiffer, err
 		}
-		return exitDiffer, nil
+		return exitAgree, err
 	})
 }
 
@@ -101,6 +113,7 @@ func (o *diffOptions) each() ([]diffOptions, error) {
 }
 
 // diffAll is diff for each namespace, at the same time, in one report; errNoPort: a port that is asked for is in none.
+// An error is one of all.
 func diffAll(ctx context.Context, looks []diffOptions, ports []string, m *metrics, over func()) (*diffReport, error) {
 	reports, errs := make([]*diffReport, len(looks)), make([]error, len(looks))
 	var done, left sync.WaitGroup
@@ -117,17 +130,20 @@ func diffAll(ctx context.Context, looks []diffOptions, ports []string, m *metric
 	done.Wait()
 	all := &diffReport{Ports: []portDiff{}}
 	for i, r := range reports {
-		err := errs[i]
-		if err != nil && looks[i].namespace != "" {
-			err = fmt.Errorf("%s: %w", looks[i].namespace, err)
-		}
-		if err != nil {
+		switch err := errs[i]; {
+		case err == nil:
+			all.add(r, looks[i].namespace)
+		case looks[i].namespace == "":
 			return nil, err
+		default:
+			all.Unsure = append(all.Unsure, unsureAnswer{looks[i].namespace, err.Error()})
 		}
-		all.add(r, looks[i].namespace)
+	}
+	if len(all.Unsure) == len(looks) {
+		return nil, errors.New(all.unsure())
 	}
 	for _, name := range ports {
-		has := func(r *diffReport) bool { return !slices.Contains(r.unknown, name) }
+		has := func(r *diffReport) bool { return r == nil || !slices.Contains(r.unknown, name) }
 		if !slices.ContainsFunc(reports, has) {
 			return nil, fmt.Errorf("%w %q, neither in the kernel nor in a database; names are those of "+
 				"CONFIG_DB's PORT table, such as Ethernet0", errNoPort, name)
@@ -227,6 +243,15 @@ func (r *diffReport) keep(earlier []portDiff, age time.Duration) {
 	r.Ports = slices.DeleteFunc(r.Ports, func(p portDiff) bool { return len(p.Differences) == 0 })
 }
 
+// unsure says in one line which namespaces could not be looked at.
+func (r *diffReport) unsure() string {
+	var all []string
+	for _, u := range r.Unsure {
+		all = append(all, u.Namespace+" could not be looked at: "+u.Error)
+	}
+	return strings.Join(all, "; ")
+}
+
 func (r *diffReport) print(o *diffOptions, w io.Writer) error {
 	if o.json {
 		e := json.NewEncoder(w)
@@ -240,6 +265,9 @@ func (r *diffReport) print(o *diffOptions, w io.Writer) error {
 			fmt.Fprintf(w, "  %s.\n    %s.\n", d.Says, d.Do)
 		}
 		fmt.Fprintln(w)
+	}
+	if len(r.Unsure) > 0 {
+		fmt.Fprintln(w, r.unsure())
 	}
 	verdict := fmt.Sprintf("the kernel and the databases agree about %d ports", r.Checked)
 	if len(r.Ports) > 0 {

@@ -28,7 +28,9 @@ func (o *openedRecord) open() (err error) {
 	if o.reader, o.file, err = openRecordReader(o.path); err != nil {
 		return err
 	}
-	o.boot, err = o.reader.boot()
+	if o.boot, err = o.reader.boot(); err != nil {
+		o.file.Close()
+	}
 	return err
 }
 
@@ -38,15 +40,22 @@ func openRecords(path string) (files recordFiles, err error) {
 	if err = single.open(); err == nil {
 		files = append(files, single)
 	}
-	others, _ := filepath.Glob(globQuoted.Replace(path) + ".*")
+	var others []string
+	if path != "" {
+		others, _ = filepath.Glob(globQuoted.Replace(path) + ".*")
+	}
 	slices.SortFunc(others, comparePorts)
 	for _, other := range others {
 		if strings.HasSuffix(other, asideSuffix) {
 			continue
 		}
 		o := &openedRecord{namespace: strings.TrimPrefix(other, path+"."), path: other}
-		if broken := o.open(); broken == nil {
+		broken := o.open()
+		switch {
+		case broken == nil:
 			files = append(files, o)
+		case errors.Is(broken, fs.ErrPermission):
+			err = broken
 		}
 	}
 	switch {
@@ -71,13 +80,15 @@ func (f recordFiles) close() {
 }
 
 // read returns what happened to the ports that are asked for, or to all and the daemon, in order, and how many records
-// are only half written.
+// are only half written. Where one of several files cannot be read the others' are told.
 func (f recordFiles) read(asked []string, after time.Time) (all []happened, torn int, err error) {
 	wanted := func(port string) bool { return len(asked) == 0 || slices.Contains(asked, port) }
+	broken := 0
 	for _, o := range f {
-		of, err := o.reader.read(wanted, len(asked) == 0, after, 0)
-		if err != nil {
-			return nil, 0, err
+		of, failed := o.reader.read(wanted, len(asked) == 0, after, 0)
+		if failed != nil {
+			broken, err = broken+1, fmt.Errorf("%s: %w", o.path, failed)
+			continue
 		}
 		for i := range of {
 			of[i].Namespace = o.namespace
@@ -85,7 +96,10 @@ func (f recordFiles) read(asked []string, after time.Time) (all []happened, torn
 		}
 		all, torn = append(all, of...), torn+o.reader.torn
 	}
-	return newest(all, 0), torn, nil
+	if broken < len(f) {
+		err = nil
+	}
+	return newest(all, 0), torn, err
 }
 
 // know refuses names of ports of which nothing is recorded, and says which there are.
@@ -93,7 +107,7 @@ func (f recordFiles) know(asked []string) error {
 	var known []string
 	for _, o := range f {
 		names, err := o.reader.ports()
-		if err != nil {
+		if err != nil && len(f) == 1 {
 			return err
 		}
 		known = append(known, names...)

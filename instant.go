@@ -13,3 +13,9 @@ func instant(t time.Time) int64 {
 	}
 	return 1
 }
+
+// utc is how times are written.
+func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
+
+// seconds is a gauge's time.
+func seconds(since1970 float64) time.Time { return time.UnixMilli(int64(since1970 * 1000)) }

@@ -1,3 +1,5 @@
+//go:build vm
+
 package main
 
 import (
@@ -17,8 +19,8 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
-// SONIC.md's rules on messages with the kinds of links that not every kernel has. `make test-vm` boots one that has them; elsewhere these
-// tests are skipped, with the reason.
+// SONIC.md's rules on messages with the kinds of links that not every kernel has. `make test-vm` boots one that has them, and
+// no other command runs these tests.
 
 // kernelVariable says that the kernel is the one to test: what it lacks is a failure.
 const kernelVariable = "PORTSYNCD_TEST_KERNEL"
@@ -174,15 +176,6 @@ func TestKernelVLANBridge(t *testing.T) {
 	}
 }
 
-// bridge runs bridge(8) in the front panel's namespace.
-func (s *testSwitch) bridge(args ...string) error {
-	out, err := exec.Command("bridge", append([]string{"-n", s.NetNS}, args...)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("bridge %v: %w: %s", args, err, out)
-	}
-	return nil
-}
-
 // TestKernelDummy: ports without a cable, whose carrier is set by hand.
 func TestKernelDummy(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
@@ -328,32 +321,4 @@ func TestKernelNetdevsim(t *testing.T) {
 	s.waitAgreement("a simulated port that is down")
 	put("del_device", strconv.Itoa(id))
 	s.waitFor("the device's ports to go", func() bool { return len(s.entries()) == 0 })
-}
-
-// TestRecordedKindsByTheRules plays what Debian's kernel sent to the syncer, a message at a time: masters that end delete nothing, what
-// lies on a port is none, a team is teamsyncd's, and a bond of that name is not.
-func TestRecordedKindsByTheRules(t *testing.T) {
-	b := runningBench(t, "Ethernet0", "Ethernet4", "Ethernet100", "PortChannel1", "PortChannel2")
-	for _, m := range split(t, readRecording(t, "links-kinds")) {
-		takeDatagram(m, new(linkMessage), b)
-		b.settleDown()
-	}
-	var deleted []string
-	for _, done := range b.db.done {
-		what, port, _ := strings.Cut(done, " ")
-		port, _, _ = strings.Cut(port, " ")
-		switch {
-		case what == "DEL":
-			deleted = append(deleted, port)
-		case !slices.Contains([]string{"Ethernet0", "Ethernet4", "PortChannel1"}, port):
-			t.Errorf("%s was published: %s", port, done)
-		}
-	}
-	if want := []string{"PortChannel1", "Ethernet4", "Ethernet0"}; !slices.Equal(deleted, want) {
-		t.Errorf("entries were deleted of %v, want %v, in the order of the commands", deleted, want)
-	}
-	last := len(b.db.done) - 1
-	if !slices.Contains(b.db.done[:last], "SET Ethernet0 up/up 1500") || b.db.done[last] != "DEL Ethernet0" {
-		t.Errorf("written was %q", b.db.done)
-	}
 }

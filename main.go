@@ -224,7 +224,14 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
 	sockets := inheritedSockets()
+	global, err := o.globalFile()
+	if err != nil {
+		return err
+	}
 	m := newMetrics(version)
+	if global != "" {
+		m = newProcessMetrics(version)
+	}
 	log, err := newLogControl(o.logOutput, o.logLevel, o.given["log.output"], o.given["log.level"], &m.logDropped)
 	if err != nil {
 		return fmt.Errorf("%w: -log.output: %v", errConfig, err)
@@ -245,13 +252,9 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)
 	}
-	several, err := d.namespaces(ctx)
-	if err != nil || ctx.Err() != nil {
-		return err
-	}
 	run := d.one
-	if several != nil {
-		run = several.run
+	if global != "" {
+		run = d.several(global).run
 	}
 	return run(ctx, func(b *box) (stop func()) {
 		notify := openNotifier()

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,9 +132,19 @@ func (s *testSwitch) receive(k *kernelLinks, c linkSink, what string, holds func
 	})
 }
 
+// bridge runs bridge(8) in the front panel's namespace.
+func (s *testSwitch) bridge(args ...string) error {
+	out, err := exec.Command("bridge", append([]string{"-n", s.NetNS}, args...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("bridge %v: %w: %s", args, err, out)
+	}
+	return nil
+}
+
 func recordMessages(t *testing.T, name string) {
 	s := newSwitch(t, switchtest.Options{})
 	k := s.openLinks()
+	k.receiveBuffer = k.buffers.take()
 	for _, command := range recordings[name].commands {
 		if args, isBridge := strings.CutPrefix(command, "bridge "); isBridge {
 			s.must(s.bridge(strings.Fields(args)...))
@@ -491,5 +502,33 @@ func TestFailedReadIsALoss(t *testing.T) {
 	s.must(unix.Dup3(null, k.sub, unix.O_CLOEXEC))
 	if _, err := k.Receive(c); !errors.Is(err, unix.ENOTSOCK) {
 		t.Errorf("a dead socket: %v", err)
+	}
+}
+
+// TestRecordedKindsByTheRules plays what Debian's kernel sent to the syncer, a message at a time: masters that end delete nothing, what
+// lies on a port is none, a team is teamsyncd's, and a bond of that name is not.
+func TestRecordedKindsByTheRules(t *testing.T) {
+	b := runningBench(t, "Ethernet0", "Ethernet4", "Ethernet100", "PortChannel1", "PortChannel2")
+	for _, m := range split(t, readRecording(t, "links-kinds")) {
+		takeDatagram(m, new(linkMessage), b)
+		b.settleDown()
+	}
+	var deleted []string
+	for _, done := range b.db.done {
+		what, port, _ := strings.Cut(done, " ")
+		port, _, _ = strings.Cut(port, " ")
+		switch {
+		case what == "DEL":
+			deleted = append(deleted, port)
+		case !slices.Contains([]string{"Ethernet0", "Ethernet4", "PortChannel1"}, port):
+			t.Errorf("%s was published: %s", port, done)
+		}
+	}
+	if want := []string{"PortChannel1", "Ethernet4", "Ethernet0"}; !slices.Equal(deleted, want) {
+		t.Errorf("entries were deleted of %v, want %v, in the order of the commands", deleted, want)
+	}
+	last := len(b.db.done) - 1
+	if !slices.Contains(b.db.done[:last], "SET Ethernet0 up/up 1500") || b.db.done[last] != "DEL Ethernet0" {
+		t.Errorf("written was %q", b.db.done)
 	}
 }

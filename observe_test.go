@@ -84,14 +84,24 @@ func TestObserverNamesWhatDiffers(t *testing.T) {
 	s.must(s.Batch(s.NetNS, last...))
 	begun := time.Now()
 	var got []string
-	settled := false // until then the kernel still tells of carriers that came back, up to a second late
+	// until then the kernel still says of some that their carriers are gone: it tells of their return late, the more so
+	// where others flap, too
+	settled := false
+	back := func() bool {
+		for p, l := range s.kernel() {
+			if !slices.Contains(wrong, p) && l.oper() != "up" {
+				return false
+			}
+		}
+		return true
+	}
 	err := switchtest.WaitFor(patience, "the wrong ports", func() bool {
 		got = s.differing(d)
 		right := slices.IndexFunc(got, func(p string) bool { return !slices.Contains(wrong, p) })
 		if right >= 0 && settled {
 			t.Fatalf("%s is named, and is right", got[right])
 		}
-		settled = settled || right < 0
+		settled = settled || right < 0 && back()
 		return right < 0 && len(got) == len(wrong)
 	})
 	t.Logf("%d wrong ports are named %v after the storm", len(got), time.Since(begun).Round(10*time.Millisecond))

@@ -24,42 +24,42 @@ type several struct {
 	box  *box
 	now  func() time.Time
 
-	running   map[string]*runningUnit
-	recorders map[string]*recorder // of namespaces that were there once, for their return
-	ended     sync.WaitGroup
+	ended sync.WaitGroup
 
-	mu   sync.Mutex
-	logs map[string]logSettings // of each CONFIG_DB
+	mu        sync.Mutex              // of what the loops change, too. Only look puts units in and out of
+	running   map[string]*runningUnit // these
+	recorders map[string]*recorder    // of namespaces that were there once, for their return
+	logs      map[string]logSettings  // of each CONFIG_DB
 }
 
 // runningUnit is a namespace that is looked after, until its context ends.
 type runningUnit struct {
 	namespaceConfig
-	cancel context.CancelFunc
-	over   chan struct{}
+	cancel  context.CancelFunc
+	over    chan struct{} // closed when it has ended
+	leaving bool          // it is to end; look's
 	// what it publishes; another one after its loop has ended. nil: nothing, for it is a fabric ASIC's
 	published *unit
 }
 
-// namespaces is what -db.global comes to, nil: one namespace is looked after. A file that is not there yet, or is being
-// written, is waited for; one that is broken is an error.
-func (d *daemon) namespaces(ctx context.Context) (*several, error) {
-	path := d.options.dbGlobal
-	if path == autoDBGlobal {
-		listed, err := listNamespaces(path)
-		if listed == nil || err != nil {
-			return nil, err
-		}
-		path = defaultDBGlobal
+// globalFile is the file of -db.global, empty: one namespace is looked after. One that is being written is waited for
+// later.
+func (o *options) globalFile() (string, error) {
+	if o.dbGlobal != autoDBGlobal {
+		return o.dbGlobal, nil
 	}
-	if path == "" {
-		return nil, nil
+	listed, err := listNamespaces(autoDBGlobal)
+	if listed != nil || errors.Is(err, errNotJSON) {
+		return defaultDBGlobal, nil
 	}
-	s := &several{daemon: d, file: &dbGlobalFile{path: path, now: time.Now}, now: time.Now,
+	return "", err
+}
+
+// several makes the namespaces of a file.
+func (d *daemon) several(file string) *several {
+	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now,
+		box:     newSeveral(d.m, d.health),
 		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
-	s.daemon.m = newProcessMetrics(d.m.version)
-	s.box = newSeveral(s.daemon.m, d.health)
-	return s, nil
 }
 
 // run looks after them until ctx ends, and then lets each end by itself.
@@ -101,14 +101,7 @@ func (s *several) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, u := range s.running {
-		if !slices.Contains(listed, u.namespaceConfig) {
-			s.log.Log(ctx, levelNotice, "a namespace is not listed any more", "namespace", name)
-			u.cancel()
-			<-u.over
-			delete(s.running, name)
-		}
-	}
+	s.leave(ctx, listed)
 	var begun sync.WaitGroup
 	for _, n := range listed {
 		if s.running[n.name] == nil {
@@ -120,11 +113,67 @@ func (s *several) look(ctx context.Context) error {
 	return nil
 }
 
+// leaveLimit is how long a loop may take to end.
+const leaveLimit = time.Second
+
+// leave ends what is not listed any more, or not so. A loop that the kernel holds is not waited for: what takes its
+// place is begun when it has ended.
+func (s *several) leave(ctx context.Context, listed []namespaceConfig) {
+	var leaving []*runningUnit
+	for name, r := range s.running {
+		if !r.leaving && slices.Contains(listed, r.namespaceConfig) {
+			continue
+		}
+		leaving = append(leaving, r)
+		if !r.leaving {
+			s.log.Log(ctx, levelNotice, "a namespace is not listed any more, or otherwise", "namespace", name)
+			r.cancel()
+		}
+	}
+	ctx, stop := context.WithTimeout(ctx, leaveLimit)
+	defer stop()
+	for _, r := range leaving {
+		if r.leaving { // it has had its time, and may have ended since
+			select {
+			case <-r.over:
+				s.drop(r)
+			default:
+			}
+			continue
+		}
+		r.leaving = true
+		select {
+		case <-r.over:
+			s.drop(r)
+		case <-ctx.Done():
+			s.log.Warn("the loop of a namespace that is not listed any more does not end", "namespace", r.name,
+				"remedy", "what holds the kernel's lock for link changes (rtnl) is in: cat /proc/*/stack")
+			s.hide(r)
+		}
+	}
+}
+
+// drop forgets a unit that has ended, and hide has nothing published of one that has not.
+func (s *several) drop(r *runningUnit) {
+	s.forgetLog(r.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, r.name)
+}
+
+func (s *several) hide(r *runningUnit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.published = nil
+}
+
 // begin looks after a namespace, beside the caller. begun is done when it can be published.
 func (s *several) begin(ctx context.Context, n namespaceConfig, begun *sync.WaitGroup) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &runningUnit{namespaceConfig: n, cancel: cancel, over: make(chan struct{})}
+	s.mu.Lock()
 	s.running[n.name] = r
+	s.mu.Unlock()
 	begun.Add(1)
 	s.ended.Go(func() {
 		defer close(r.over)
@@ -173,9 +222,7 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 			return
 		case errors.Is(err, errFabric):
 			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err)
-			s.mu.Lock()
-			r.published = nil
-			s.mu.Unlock()
+			s.hide(r)
 			s.publish()
 			<-ctx.Done()
 			return
@@ -214,6 +261,18 @@ func (s *several) follow(namespace string) func(logSettings) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.logs[namespace] = l
+		s.log.Follow(joinLogs(s.logs))
+	}
+}
+
+// forgetLog is for a namespace that is gone.
+func (s *several) forgetLog(namespace string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.logs[namespace]; !known {
+		return
+	}
+	if delete(s.logs, namespace); len(s.logs) > 0 {
 		s.log.Follow(joinLogs(s.logs))
 	}
 }

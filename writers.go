@@ -53,11 +53,28 @@ func (f *daemonFinder) find(now time.Time) []otherDaemon {
 		}
 		text, _ := os.ReadFile(folder + "/cmdline")
 		args := strings.Split(string(bytes.TrimRight(text, "\x00")), "\x00")
-		if there, err := netNSOf(linksOf(folder, flagOf(args, "netns"))); err == nil && there == home && mirrors(args) {
+		if mirrors(args) && slices.Contains(netNSsOf(folder, args), home) {
 			f.found = append(f.found, otherDaemon{pid, args[0]})
 		}
 	}
 	return f.found
+}
+
+// netNSsOf is where the links are that a daemon with a command line mirrors, as far as can be told.
+func netNSsOf(folder string, args []string) (all []netNSID) {
+	names := []string{linksOf(folder, flagOf(args, "netns"))}
+	if listed, err := listNamespaces(flagOf(args, "db.global")); err == nil && listed != nil {
+		names = nil
+		for _, n := range listed {
+			names = append(names, n.name)
+		}
+	}
+	for _, name := range names {
+		if id, err := netNSOf(name); err == nil {
+			all = append(all, id)
+		}
+	}
+	return all
 }
 
 // linksOf is where the links are that a process mirrors, by its -netns.

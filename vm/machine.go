@@ -1,3 +1,5 @@
+//go:build vm
+
 // Package vm boots Debian in qemu and runs tests on it, for what only a booted system shows: systemd as pid 1, kernels with
 // bonds and teams, ARM processors, a power cut. `make test-vm` and `make test-vm-arm64` run it; no other command does.
 package vm

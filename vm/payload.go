@@ -1,3 +1,5 @@
+//go:build vm
+
 package vm
 
 import (
@@ -40,12 +42,12 @@ func payload(p platform, dir, top, only, e2e string) (disk string, err error) {
 		if err := build("arm", firstVersion, filepath.Join(root, "portsyncd-arm7")); err != nil {
 			return "", err
 		}
-		if err := goTool(top, "arm", "test", "-c", "-ldflags", "-s -w", "-o", filepath.Join(root, "portsyncd-arm7.test"), "."); err != nil {
+		if err := goTool(top, "arm", "test", "-c", "-tags", "vm", "-ldflags", "-s -w", "-o", filepath.Join(root, "portsyncd-arm7.test"), "."); err != nil {
 			return "", err
 		}
 	}
 	for name, pkg := range map[string]string{"portsyncd.test": ".", "guest.test": "./vm/guest"} {
-		if err := goTool(top, p.goarch, "test", "-c", "-ldflags", "-s -w", "-o", filepath.Join(root, name), pkg); err != nil {
+		if err := goTool(top, p.goarch, "test", "-c", "-tags", "vm", "-ldflags", "-s -w", "-o", filepath.Join(root, name), pkg); err != nil {
 			return "", err
 		}
 	}

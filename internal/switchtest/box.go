@@ -63,6 +63,11 @@ func (b *Box) Recorder() string { return filepath.Join(b.Dir, "recorder") }
 
 // StartDaemon runs a portsyncd for all of them.
 func (b *Box) StartDaemon(program []string, flags ...string) (*Daemon, error) {
+	return b.StartDaemonOn(nil, program, flags...)
+}
+
+// StartDaemonOn is the same with the daemon's stdout and stderr on a file of the caller's own.
+func (b *Box) StartDaemonOn(file *os.File, program []string, flags ...string) (*Daemon, error) {
 	port, err := FreePort()
 	if err != nil {
 		return nil, err
@@ -71,6 +76,9 @@ func (b *Box) StartDaemon(program []string, flags ...string) (*Daemon, error) {
 	args := append(append([]string{}, program[1:]...), "-db.global", b.GlobalFile, "-web.listen-address", metrics,
 		"-control.socket", control, "-log.output", "stderr", "-log.level", "INFO", "-recorder.file", b.Recorder())
 	d := newDaemon(nil, program[0], append(args, flags...)...)
+	if file != nil {
+		d.cmd.Stdout, d.cmd.Stderr = file, file
+	}
 	d.Metrics, d.Control = metrics, control
 	return d, d.run()
 }

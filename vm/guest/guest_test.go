@@ -1,4 +1,6 @@
-// Package guest has the tests that run inside the booted machine of package vm. Anywhere else they are skipped.
+//go:build vm
+
+// Package guest has the tests that run inside the booted machine of package vm. No other command builds them.
 package guest
 
 import (
@@ -36,11 +38,11 @@ type guest struct {
 	*switchtest.Switch
 }
 
-// onGuest skips a test that is not on the machine that it is for.
+// onGuest refuses a machine that is not the one that the tests are for: they change it.
 func onGuest(t *testing.T) *guest {
 	t.Helper()
 	if _, err := os.Stat("/vm/run"); err != nil {
-		t.Skip("this is for a booted machine: make test-vm, make test-vm-arm64")
+		t.Fatal("this is for a booted machine: make test-vm, make test-vm-arm64")
 	}
 	g := &guest{T: t}
 	g.waitFor("Redis", func() bool { return exec.Command("redis-cli", "-s", redisSocket, "ping").Run() == nil })
@@ -231,9 +233,6 @@ func (g *guest) disagreement(ports int) string {
 func (g *guest) journal(since time.Time) string {
 	return g.output("journalctl", "--no-pager", "-o", "cat", "-u", unit, "--since", "@"+strconv.FormatInt(since.Unix(), 10))
 }
-
-// scrape reads the metrics.
-func (g *guest) scrape() string { return g.output("curl", "-s", "http://127.0.0.1:9090/metrics") }
 
 // sample finds a sample's value.
 func sample(text, name string) string {
