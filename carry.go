@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 )
 
@@ -29,37 +28,45 @@ type carriedPort struct {
 type handoverRecord struct {
 	BootID string        `json:"boot_id"`
 	At     time.Duration `json:"at_ns"` // since the machine's boot
+	To     string        `json:"to"`    // the instance that is to take over, empty: whoever is first
 	Ports  []carriedPort `json:"ports"`
 }
 
-// recordLife is how old it may be: an older one was left for somebody else.
-const recordLife = 30 * time.Second
+const (
+	recordLife = 30 * time.Second // how old it may be: an older one was left for somebody else
+	courtesy   = readyPause       // so long it is left to whom it names
+)
 
 // leaveRecord writes the file.
-func leaveRecord(path string, ports []carriedPort) error {
-	text, err := json.Marshal(handoverRecord{bootID(), machineClock(), ports})
+func leaveRecord(files lockFolder, path string, r handoverRecord) error {
+	text, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", text, lockMode); err != nil {
-		return err
+	return files.put(path, text)
+}
+
+// readRecord reads the file, and how old it is in this boot, at a time since that.
+func readRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, age time.Duration, err error) {
+	text, _, err := files.look(path)
+	if err != nil {
+		return r, 0, err
 	}
-	return os.Rename(path+".new", path)
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	if age = at - r.At; r.BootID != boot || age < 0 || age > recordLife {
+		return r, age, errors.New(path + " is an old one")
+	}
+	return r, age, nil
 }
 
 // findRecord takes the file.
-func findRecord(path string) (ports []carriedPort, err error) {
-	text, err := os.ReadFile(path)
+func findRecord(files lockFolder, path, boot string, at time.Duration) (ports []carriedPort, err error) {
+	r, _, err := readRecord(files, path, boot, at)
+	files.remove(path)
 	if err != nil {
 		return nil, err
-	}
-	defer os.Remove(path)
-	var r handoverRecord
-	if err := json.Unmarshal(text, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if age := machineClock() - r.At; r.BootID != bootID() || age < 0 || age > recordLife {
-		return nil, errors.New(path + " is an old one")
 	}
 	return r.Ports, nil
 }

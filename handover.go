@@ -21,25 +21,31 @@ import (
 // handoverPath is answered on the control socket only.
 const handoverPath = "/api/v1/handover"
 
-// handoverAnswer is the answer to it: the namespaces that are handed over. Without -db.global that is one without a
-// name.
+// handoverAnswer is the answer to it: the namespaces that are handed over, or with ?force=1 those that this portsyncd is
+// told to write to. Without -db.global that is one without a name.
 type handoverAnswer struct {
 	HandedOver []string `json:"handed_over"`
+	TakenOver  []string `json:"taken_over"`
 	Errors     []string `json:"errors"`
 }
 
-// handOver hands over all that the process writes.
-func (b *box) handOver() (a handoverAnswer) {
-	a.HandedOver, a.Errors = []string{}, []string{}
+// handOver hands over all that the process writes, or with force has it write where it only observes because of another
+// one.
+func (b *box) handOver(force bool) (a handoverAnswer) {
+	a = handoverAnswer{[]string{}, []string{}, []string{}}
+	done, order := &a.HandedOver, func(u *unit) error { return u.instance.handOver("") }
+	if force {
+		done, order = &a.TakenOver, func(u *unit) error { return u.instance.beside.force() }
+	}
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for _, u := range b.units() {
 		all.Go(func() {
-			err := u.instance.handOver()
+			err := order(u)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
-				a.HandedOver = append(a.HandedOver, u.namespace)
+				*done = append(*done, u.namespace)
 				return
 			}
 			a.Errors = append(a.Errors, strings.TrimPrefix(u.namespace+": "+err.Error(), ": "))
@@ -49,8 +55,8 @@ func (b *box) handOver() (a handoverAnswer) {
 	return a
 }
 
-func (a *api) serveHandover(w http.ResponseWriter, _ *http.Request) {
-	done, code := a.box.handOver(), http.StatusOK
+func (a *api) serveHandover(w http.ResponseWriter, r *http.Request) {
+	done, code := a.box.handOver(r.URL.Query().Has("force")), http.StatusOK
 	if len(done.Errors) > 0 {
 		code = http.StatusConflict
 	}
@@ -67,17 +73,26 @@ func (b *box) handOverOn(ctx context.Context, refused func(why string)) {
 		case <-ctx.Done():
 			return
 		case <-asked:
-			for _, why := range b.handOver().Errors {
+			for _, why := range b.handOver(false).Errors {
 				refused(why)
 			}
 		}
 	}
 }
 
-func parseHandover(args []string, stderr io.Writer) (*string, error) {
+// handoverOptions are the flags of portsyncd handover.
+type handoverOptions struct {
+	socket string
+	force  bool
+}
+
+func parseHandover(args []string, stderr io.Writer) (*handoverOptions, error) {
+	o := new(handoverOptions)
 	f := flag.NewFlagSet(appName+" handover", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	socket := f.String("control.socket", defaultControlSocket, "`path` of the daemon's socket, as in its own flag")
+	f.StringVar(&o.socket, "control.socket", defaultControlSocket, "`path` of the daemon's socket, as in its own flag")
+	f.BoolVar(&o.force, "force", false, "have a standby write that only observes, because a portsyncd that knows of no "+
+		"lock, such as the C++ one, writes or has written: end that one first")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: %s handover [flags]\n\nHas the running daemon end its writing, and the standby "+
 			"that is ready take over.\nExit code 0: done, 1: it goes on, 2: it cannot tell.\n\n", appName)
@@ -88,13 +103,17 @@ func parseHandover(args []string, stderr io.Writer) (*string, error) {
 		err = fmt.Errorf("unexpected argument %q: there are flags only", f.Arg(0))
 		fmt.Fprintln(stderr, "portsyncd handover:", err)
 	}
-	return socket, err
+	return o, err
 }
 
 // runHandover is the command without the process: it returns the exit code.
 func runHandover(args []string, stdout, stderr io.Writer) int {
-	return command("handover", args, stderr, parseHandover, func(_ context.Context, socket *string) (int, error) {
-		status, text, err := sendDaemon(*socket, "POST "+handoverPath, time.Now().Add(2*handoverTime))
+	return command("handover", args, stderr, parseHandover, func(_ context.Context, o *handoverOptions) (int, error) {
+		request := "POST " + handoverPath
+		if o.force {
+			request += "?force=1"
+		}
+		status, text, err := sendDaemon(o.socket, request, time.Now().Add(2*handoverTime))
 		var answer handoverAnswer
 		if err == nil && strings.HasSuffix(status, " 404 Not Found") {
 			err = errors.New("the daemon is of a version that hands nothing over")
@@ -108,10 +127,17 @@ func runHandover(args []string, stdout, stderr io.Writer) int {
 		for _, why := range answer.Errors {
 			fmt.Fprintln(stderr, "portsyncd handover:", why)
 		}
+		for _, done := range []struct {
+			what  string
+			where []string
+		}{{"handed over", answer.HandedOver}, {"taken over", answer.TakenOver}} {
+			if len(done.where) > 0 {
+				fmt.Fprintln(stdout, strings.TrimSpace(done.what+" "+strings.Join(done.where, " ")))
+			}
+		}
 		if len(answer.Errors) > 0 {
 			return exitNotWell, nil
 		}
-		fmt.Fprintln(stdout, strings.TrimSpace("handed over "+strings.Join(answer.HandedOver, " ")))
 		return exitOK, nil
 	})
 }

@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // An instance is one of several portsyncd for the same databases: it writes, or stands by (docs/instances.md). Each
@@ -19,12 +16,11 @@ import (
 const (
 	standbyUsage = "stand by: keep everything current, write nothing, and take over when the portsyncd that " +
 		"holds the lock ends, dies or hands over"
-	instanceUsage = "`name` of this portsyncd among several, in the lock's file (default: the host's name)"
+	instanceUsage = "`name` of this portsyncd among several (default: the host's, and that of a -control.socket of " +
+		"its own)"
 
-	readyName    = "portsyncd.standby"  // locked by each standby that could take over
 	readyPause   = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook    = 5 * time.Millisecond // between looks whether it has
-	silentAfter  = 15 * time.Second     // a holder that has shown no sign of life for so long does not answer
 	handoverTime = 3 * time.Second      // for a hand-over as a whole
 )
 
@@ -41,8 +37,43 @@ var errNoStandby = errors.New("no standby is ready, so this portsyncd goes on")
 // errNotWriting says that there is nothing to hand over.
 var errNotWriting = errors.New("this portsyncd does not write")
 
+// instanceTools is what turns are taken with, and what a simulation takes the place of.
+type instanceTools struct {
+	// connect reads where the databases are, and where the lock
+	connect   func(slow func()) (db *sonicDB, folder string, err error)
+	dress     func(database) database // what a loop gets of them; nil: as they are
+	run       func(ctx context.Context, s *syncer) error
+	spawn     func(func())
+	sleep     func(time.Duration)
+	now       func() time.Time
+	clock     func() time.Duration // the machine's, since it was booted
+	strangers func() []otherDaemon // that write here, and know of no lock
+	boot      string
+}
+
+// newInstanceTools is the real ones.
+func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder) instanceTools {
+	return instanceTools{
+		connect: func(slow func()) (*sonicDB, string, error) {
+			c, err := config.read()
+			if err != nil {
+				return nil, "", err
+			}
+			return connectDatabases(c, m, slow), l.folder(c), nil
+		},
+		run:       func(ctx context.Context, s *syncer) error { return s.Run(ctx) },
+		spawn:     func(f func()) { go f() },
+		sleep:     time.Sleep,
+		now:       time.Now,
+		clock:     machineClock,
+		boot:      bootID(),
+		strangers: finder.withoutLock,
+	}
+}
+
 // instance takes turns.
 type instance struct {
+	instanceTools
 	m       *metrics
 	health  *health
 	record  *recorder
@@ -52,25 +83,24 @@ type instance struct {
 	standby atomic.Bool // -standby, or it has handed over: it stands by when it does not write
 	observe bool        // -observe: it never writes
 
-	source  *kernelLinks
+	source  linkSource
 	rules   syncOptions
-	config  *dbConfigFile
 	carried []carriedPort
 	taken   chan error  // what came of waiting for the lock
 	over    atomic.Bool // no more turns: whoever still waits for the lock gives it back
 	again   bool        // this turn is not the first one
+	mark    lockFile    // the lock's file as long as we live, by which others know that we know it
 
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
 	writing atomic.Bool
-	ready   *os.File // the standby's lock, nil: it is not ready
-
-	// of the holder, as the standby sees it
-	sign   time.Time // that its file had
-	signAt time.Time // and since when
+	ready   readyClaim
+	holding holderWatch
+	beside  strangerWatch
 
 	mu      sync.Mutex
 	asked   chan error // where what comes of a hand-over is told, nil: none is asked for
-	endTurn context.CancelFunc
+	to      string     // whom it is for, empty: whoever is ready
+	endTurn func()
 }
 
 // role is what it does, for people and programs.
@@ -85,13 +115,13 @@ func (i *instance) role() string {
 	return roleWriter
 }
 
-// holder is who has the lock, for people; empty: it is not known where that is.
+// holder is who has the lock, for people; empty: it is not known where that is, or there is none.
 func (i *instance) holder() string {
 	if i == nil {
 		return ""
 	}
 	folder := i.folder.Load()
-	if folder == nil {
+	if folder == nil || i.lock.missing() != nil {
 		return ""
 	}
 	h, _ := i.lock.holder(*folder)
@@ -107,12 +137,14 @@ func (i *instance) may() (over func(), err error) {
 }
 
 // run takes turns until ctx ends, or one of them fails.
-func (i *instance) run(ctx context.Context, source *kernelLinks, rules syncOptions, config *dbConfigFile) error {
-	i.source, i.rules, i.config = source, rules, config
+func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions) error {
+	i.source, i.rules, i.ready.lock = source, rules, i.lock
 	i.taken = make(chan error, 1)
-	source.may = i.may
 	if i.observe {
-		return i.turn(ctx, true, i.openObserved)
+		return i.turn(ctx, true, func(slow func()) (*sonicDB, error) {
+			db, _, err := i.connect(slow)
+			return db, err
+		})
 	}
 	defer func() {
 		i.over.Store(true)
@@ -134,63 +166,94 @@ func (i *instance) run(ctx context.Context, source *kernelLinks, rules syncOptio
 	}
 }
 
-// free takes the lock if nobody has it: then a start is as any other.
+// free takes the lock if nobody has it, or writes without: then a start is as any other.
 func (i *instance) free() bool {
-	c, err := i.config.read()
-	return err == nil && i.lock.take(i.lock.folder(c)) == nil
+	db, folder, err := i.connect(func() {})
+	if err != nil {
+		return false
+	}
+	db.Close()
+	i.enterFolder(folder)
+	return i.stranger() == "" && i.lock.take(folder) == nil
+}
+
+// enterFolder notes where the lock is.
+func (i *instance) enterFolder(folder string) {
+	i.folder.Store(&folder)
+	if i.mark == nil {
+		i.mark, _ = i.lock.files.open(i.lock.in(folder, lockSuffix))
+	}
+}
+
+// context is a turn's, and ends it from any goroutine.
+func (i *instance) context(ctx context.Context) (turn context.Context, end func()) {
+	turn, cancel := context.WithCancel(ctx)
+	return turn, func() {
+		cancel()
+		i.source.Wake()
+	}
 }
 
 // write is a turn at writing, until ctx ends or a hand-over is asked for. The lock is taken as soon as it is known
 // where it is, and released when nothing is under way any more.
 func (i *instance) write(ctx context.Context) error {
-	turn, end := context.WithCancel(ctx)
+	turn, end := i.context(ctx)
 	defer end()
 	i.mu.Lock()
 	i.endTurn = end
 	i.mu.Unlock()
 	i.writing.Store(true)
-	err := i.turn(turn, false, func(slow func()) (*sonicDB, database, error) {
-		c, err := i.config.read()
+	err := i.turn(turn, false, func(slow func()) (*sonicDB, error) {
+		db, folder, err := i.connect(slow)
+		if err == nil {
+			err = i.hold(folder)
+		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		if err := i.hold(i.lock.folder(c)); err != nil {
-			return nil, nil, err
-		}
-		db := connectDatabases(c, i.m, slow)
 		guard(db, i.lock)
-		return db, db, nil
+		return db, nil
 	})
 	i.writing.Store(false)
 	i.leaveLock(ctx, err)
 	return err
 }
 
-// hold takes the lock, unless it is ours, and what the holder before has left.
+// hold takes the lock, unless it is ours.
 func (i *instance) hold(folder string) error {
-	i.folder.Store(&folder)
+	i.enterFolder(folder)
 	if i.lock.held() {
 		return nil
 	}
-	return i.lock.take(folder)
+	err := i.lock.take(folder)
+	if none := i.lock.missing(); none != nil {
+		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
+		i.complain(none.Error())
+	}
+	return err
 }
 
 // leaveLock gives the lock away after a turn at writing, with what was counted, and answers whoever asked for that.
 func (i *instance) leaveLock(ctx context.Context, failure error) {
 	i.mu.Lock()
-	asked := i.asked
-	i.asked, i.endTurn = nil, nil
+	asked, to := i.asked, i.to
+	i.asked, i.endTurn, i.to = nil, nil, ""
 	i.mu.Unlock()
-	if i.lock.held() {
-		if err := leaveRecord(i.lock.in(*i.folder.Load(), handoverSuffix), i.carried); err != nil {
+	if i.lock.held() && i.lock.missing() == nil {
+		record := handoverRecord{BootID: i.boot, At: i.clock(), To: to, Ports: i.carried}
+		path := i.lock.in(*i.folder.Load(), handoverSuffix)
+		if err := leaveRecord(i.lock.files, path, record); err != nil {
 			i.log.Warn("what was counted of ports is not handed over", "err", err)
 		}
 		if asked != nil || ctx.Err() == nil {
 			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
 		}
-		i.record.note(ownLock, "released", time.Now())
-		if i.file != "" && ctx.Err() == nil {
-			i.record.move("") // the file is for the next one
+		i.record.note(ownLock, "released", i.now())
+		if i.file != "" { // the file is for the next one
+			if ctx.Err() != nil {
+				i.record.note(ownStopped, "", i.now())
+			}
+			i.record.move("")
 		}
 	}
 	i.lock.release()
@@ -201,20 +264,18 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 
 // stand is a turn at standing by, until the lock is ours. After a hand-over it lets another one have it first.
 func (i *instance) stand(ctx context.Context, yield bool) error {
-	turn, end := context.WithCancel(ctx)
+	turn, end := i.context(ctx)
 	defer end()
 	i.log.Log(ctx, levelNotice, "standing by: nothing is written")
 	var begin sync.Once
-	err := i.turn(turn, true, func(slow func()) (*sonicDB, database, error) {
-		c, err := i.config.read()
+	err := i.turn(turn, true, func(slow func()) (*sonicDB, error) {
+		db, folder, err := i.connect(slow)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		folder := i.lock.folder(c)
-		i.folder.Store(&folder)
-		begin.Do(func() { go i.await(folder, yield, end) })
-		db := connectDatabases(c, i.m, slow)
-		return db, observed(db), nil
+		i.enterFolder(folder)
+		begin.Do(func() { i.spawn(func() { i.await(turn, folder, yield, end) }) })
+		return db, nil
 	})
 	i.standing(false)
 	if err != nil || ctx.Err() != nil {
@@ -223,22 +284,83 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 	if err := <-i.taken; err != nil {
 		return err
 	}
-	theirs, err := findRecord(i.lock.in(*i.folder.Load(), handoverSuffix))
-	i.carried, i.again = joinCarried(i.carried, theirs), true
-	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
-	if i.file != "" {
-		i.record.move(i.file)
-	}
-	i.record.note(ownLock, "taken over", time.Now())
+	i.takeUp(ctx)
 	return nil
 }
 
-// await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
-func (i *instance) await(folder string, yield bool, end context.CancelFunc) {
-	if yield {
-		i.yield(folder)
+// takeUp goes on where the holder before has left off.
+func (i *instance) takeUp(ctx context.Context) {
+	theirs, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
+	i.carried, i.again = joinCarried(i.carried, theirs), true
+	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
+	if i.file != "" {
+		for range recorderTries { // whoever was killed may hold it for a moment longer than the lock
+			if i.record.move(i.file) {
+				break
+			}
+			i.sleep(time.Millisecond)
+		}
 	}
-	err := i.lock.await(folder)
+	i.record.note(ownLock, "taken over", i.now())
+}
+
+// recorderTries is how often the recorder's file is tried, a millisecond apart.
+const recorderTries = 20
+
+// turn runs a loop, with databases of its own.
+func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()) (*sonicDB, error)) error {
+	rules := i.rules
+	rules.observe, rules.carried = observe, i.carried
+	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
+		rules.old, rules.takenOver = "auto", !observe
+	}
+	rules.beat, rules.standing = i.lock.beat, nil
+	if observe && !i.observe {
+		rules.beat, rules.standing = i.watch, i.standing
+	} else if observe {
+		rules.beat = nil
+	}
+	var opened atomic.Pointer[sonicDB]
+	openDB := func(slow func()) (as database, err error) {
+		db, err := open(slow)
+		if err != nil {
+			return nil, err
+		}
+		opened.Store(db)
+		if as = db; observe {
+			as = observed(db)
+		}
+		if i.dress != nil {
+			as = i.dress(as)
+		}
+		return as, nil
+	}
+	s := newSyncer(rules, i.source, openDB, i.m, i.health, i.log, i.now)
+	err := i.instanceTools.run(ctx, s)
+	if db := opened.Load(); db != nil {
+		db.Close()
+	}
+	i.carried = s.leave()
+	i.record.forgetPorts()
+	return err
+}
+
+// await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
+func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
+	var err error
+	for {
+		if yield {
+			i.yield(folder)
+		}
+		if err = i.lock.await(folder); err != nil || i.over.Load() || !i.meant(folder) {
+			break
+		}
+		i.lock.release()
+		yield = true
+	}
+	if err == nil && !i.over.Load() {
+		i.heed(turn)
+	}
 	if i.over.Load() {
 		i.lock.release()
 	}
@@ -248,7 +370,7 @@ func (i *instance) await(folder string, yield bool, end context.CancelFunc) {
 
 // yield waits until another one has taken the lock, but not for ever.
 func (i *instance) yield(folder string) {
-	for end := time.Now().Add(readyPause); time.Now().Before(end); time.Sleep(yieldLook) {
+	for end := i.now().Add(readyPause); i.now().Before(end); i.sleep(yieldLook) {
 		if h, _ := i.lock.holder(folder); h != i.lock.me {
 			return
 		}
@@ -256,123 +378,106 @@ func (i *instance) yield(folder string) {
 	i.log.Warn("nobody has taken over")
 }
 
-// openObserved is an observer's databases.
-func (i *instance) openObserved(slow func()) (*sonicDB, database, error) {
-	db, err := openSonicDB(i.config, i.m, slow)
-	if err != nil {
-		return nil, nil, err
-	}
-	return db, observed(db), nil
+// meant says that the lock, which is ours now, is to go to another one, who is there to take it.
+func (i *instance) meant(folder string) (another bool) {
+	r, age, err := readRecord(i.lock.files, i.lock.in(folder, handoverSuffix), i.boot, i.clock())
+	return err == nil && r.To != "" && r.To != i.lock.me.Instance && age < readyPause && i.ready.has(folder, r.To)
 }
 
-// turn runs a loop, with databases of its own.
-func (i *instance) turn(ctx context.Context, observe bool,
-	open func(slow func()) (*sonicDB, database, error)) error {
-	rules := i.rules
-	rules.observe, rules.carried = observe, i.carried
-	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
-		rules.old, rules.takenOver = "auto", !observe
+// stranger says which portsyncd writes here and knows of no lock, empty: none is to be seen.
+func (i *instance) stranger() string {
+	all := i.strangers()
+	if len(all) == 0 {
+		return ""
 	}
-	rules.beat, rules.standing = i.lock.beat, nil
-	if observe {
-		rules.beat, rules.standing = i.watchHolder, i.standing
-	}
-	var opened atomic.Pointer[sonicDB]
-	openDB := func(slow func()) (database, error) {
-		db, as, err := open(slow)
-		if err == nil {
-			opened.Store(db)
-		}
-		return as, err
-	}
-	s := newSyncer(rules, i.source, openDB, i.m, i.health, i.log, time.Now)
-	err := s.Run(ctx)
-	if db := opened.Load(); db != nil {
-		db.Close()
-	}
-	i.carried = s.leave()
-	i.record.forgetPorts()
-	return err
+	return describeDaemons(all) + " and knows of no lock"
 }
 
-// standing notes whether we could take over. Whoever wants to hand over sees it: a lock that goes with the process.
-func (i *instance) standing(ready bool) {
-	if !ready && i.ready != nil {
-		i.ready.Close()
-		i.ready = nil
-	}
-	if !ready || i.ready != nil || i.observe {
+// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write.
+func (i *instance) heed(turn context.Context) {
+	why := i.stranger()
+	if why == "" {
 		return
 	}
-	file, err := openLock(i.lock.in(*i.folder.Load(), readySuffix))
-	if err == nil {
-		if err = flock(file, unix.LOCK_SH|unix.LOCK_NB); err == nil {
-			i.ready = file
-			return
-		}
-		file.Close()
+	i.log.Warn(why + "; " + onlyForced)
+	forced := i.beside.begin()
+	defer i.beside.end()
+	select {
+	case <-forced:
+	case <-turn.Done():
 	}
-	i.log.Warn("nobody is told that this standby is ready", "err", err)
 }
 
-// someoneReady says that a standby could take over.
-func someoneReady(path string) (bool, error) {
-	file, err := openLock(path)
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
-	return errors.Is(flock(file, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK), nil
-}
-
-// watchHolder looks at a standby's beat whether the holder lives. One that does not may be stopped, or stuck: nobody
-// takes the lock from it.
-func (i *instance) watchHolder() error {
+// standing notes whether we could take over.
+func (i *instance) standing(ready bool) {
 	folder := i.folder.Load()
-	if i.observe || folder == nil {
+	if folder == nil {
+		return
+	}
+	if err := i.ready.set(*folder, ready); err != nil {
+		i.log.Warn("nobody is told that this standby is ready", "err", err, "remedy",
+			"give each instance a name of its own, -instance, and let this user write to the folder")
+	}
+}
+
+// watch looks at a standby's beat at who writes.
+func (i *instance) watch() error {
+	folder := i.folder.Load()
+	if folder == nil {
 		return nil
 	}
-	holder, sign := i.lock.holder(*folder)
-	now := time.Now()
-	if i.signAt.IsZero() || !sign.Equal(i.sign) {
-		i.sign, i.signAt = sign, now
+	why := ""
+	if i.beside.on() {
+		if why = i.stranger(); why == "" {
+			why = "the portsyncd that wrote without a lock is not to be seen any more"
+		}
+		why += "; " + onlyForced
+	} else {
+		why = i.holding.look(i.lock, *folder, i.now())
 	}
-	silent := now.Sub(i.signAt)
-	if silent < silentAfter {
-		i.health.lock.Store(nil)
-		return nil
-	}
-	why := fmt.Sprintf("the holder (%s) does not answer for %v; it keeps the lock until it ends", holder,
-		silent.Round(time.Second))
-	i.health.lock.Store(&why)
+	i.complain(why)
 	return nil
 }
 
-// handOver has a standby take over, if one is ready, and returns when it may: nothing is written by this one any more.
-func (i *instance) handOver() error {
-	answer := make(chan error, 1)
-	i.mu.Lock()
-	folder := i.folder.Load()
-	if i.endTurn == nil || i.asked != nil || folder == nil || !i.lock.held() {
-		i.mu.Unlock()
-		return errNotWriting
+// complain tells health what is wrong with the lock, empty: nothing.
+func (i *instance) complain(why string) {
+	if why == "" {
+		i.health.lock.Store(nil)
+		return
 	}
-	ready, err := someoneReady(i.lock.in(*folder, readySuffix))
-	if err == nil && !ready {
-		err = errNoStandby
-	}
+	i.health.lock.Store(&why)
+}
+
+// handOver has a standby take over, the one of a name or any that is ready, and returns when it may: nothing is written
+// by this one any more.
+func (i *instance) handOver(to string) error {
+	answer, err := i.askHandOver(to)
 	if err != nil {
-		i.mu.Unlock()
 		return err
 	}
-	i.standby.Store(true)
-	i.asked = answer
-	i.endTurn()
-	i.mu.Unlock()
 	select {
 	case err := <-answer:
 		return err
 	case <-time.After(handoverTime):
 		return errors.New("the loop has not ended its writing in time: look at its health")
 	}
+}
+
+// askHandOver has the turn at writing end, if a standby is ready. What comes of it is answered.
+func (i *instance) askHandOver(to string) (answer chan error, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	folder := i.folder.Load()
+	if i.endTurn == nil || i.asked != nil || folder == nil || !i.lock.held() {
+		return nil, errNotWriting
+	}
+	ready := i.ready.names(*folder)
+	if len(ready) == 0 || to != "" && !slices.Contains(ready, to) {
+		return nil, errNoStandby
+	}
+	i.standby.Store(true)
+	answer = make(chan error, 1)
+	i.asked, i.to = answer, to
+	i.endTurn()
+	return answer, nil
 }

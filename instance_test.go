@@ -252,8 +252,7 @@ func TestColdStartMeanwhileIsSeenByTheStandby(t *testing.T) {
 func TestLockWhoseFileIsRemoved(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "portsyncd.lock")
-	a := &writerLock{me: lockHolder{Instance: "a", PID: 1}, now: time.Now}
-	b := &writerLock{me: lockHolder{Instance: "b", PID: 2}, now: time.Now}
+	a, b := newWriterLock(lockHolder{Instance: "a", PID: 1}, time.Now), newWriterLock(lockHolder{Instance: "b", PID: 2}, time.Now)
 	must(t, a.take(dir))
 	if err := b.take(dir); !errors.Is(err, errHeld) || !strings.Contains(err.Error(), "a, process 1") {
 		t.Errorf("a second one takes it: %v", err)
@@ -296,12 +295,12 @@ func TestLockWhoseFileIsRemoved(t *testing.T) {
 // TestHolderThatDoesNotAnswer is told of, and keeps the lock.
 func TestHolderThatDoesNotAnswer(t *testing.T) {
 	dir := t.TempDir()
-	holder := &writerLock{me: lockHolder{Instance: "a", PID: 1}, now: time.Now}
+	holder := newWriterLock(lockHolder{Instance: "a", PID: 1}, time.Now)
 	must(t, holder.take(dir))
-	i := &instance{health: new(health), lock: &writerLock{now: time.Now}}
+	i := &instance{health: new(health), lock: newWriterLock(lockHolder{}, time.Now), instanceTools: instanceTools{now: time.Now}}
 	i.folder.Store(&dir)
 	trouble := func() string {
-		must(t, i.watchHolder())
+		must(t, i.watch())
 		if why := i.health.lock.Load(); why != nil {
 			return *why
 		}
@@ -310,7 +309,7 @@ func TestHolderThatDoesNotAnswer(t *testing.T) {
 	if why := trouble(); why != "" {
 		t.Error(why)
 	}
-	i.signAt = i.signAt.Add(-silentAfter - 2*time.Second)
+	i.holding.at = i.holding.at.Add(-silentAfter - 2*time.Second)
 	if why := trouble(); !strings.HasPrefix(why, "the holder (a, process 1, version , since ") || !strings.Contains(why, "does not answer for 17s") {
 		t.Errorf("it is not told of: %q", why)
 	}
@@ -334,12 +333,19 @@ func TestCountsAreJoined(t *testing.T) {
 	if want := []uint64{7, 8, 4, 6}; !slices.Equal(got, want) {
 		t.Errorf("flaps %v, want %v", got, want)
 	}
-	path := filepath.Join(t.TempDir(), "record")
-	must(t, leaveRecord(path, own))
-	if ports, err := findRecord(path); err != nil || len(ports) != 3 || ports[0] != own[0] {
-		t.Errorf("%v, %v", ports, err)
-	}
-	if _, err := findRecord(path); err == nil {
-		t.Error("it is found twice")
+	path, disk := filepath.Join(t.TempDir(), "record"), diskFolder{}
+	for _, c := range []struct {
+		boot string
+		at   time.Duration
+		good bool
+	}{{"boot", 2 * time.Second, true}, {"another", 2 * time.Second, false}, {"boot", time.Minute, false}, {"boot", 0, false}} {
+		must(t, leaveRecord(disk, path, handoverRecord{BootID: "boot", At: time.Second, Ports: own}))
+		ports, err := findRecord(disk, path, c.boot, c.at)
+		if good := err == nil && len(ports) == 3 && ports[0] == own[0]; good != c.good {
+			t.Errorf("at %v of %s: %v, %v", c.at, c.boot, ports, err)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Error("it is found twice")
+		}
 	}
 }

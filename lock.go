@@ -4,16 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The lock: which of several portsyncd writes to the databases of a namespace (docs/instances.md). The kernel drops it
@@ -52,15 +47,27 @@ func (h lockHolder) String() string {
 type writerLock struct {
 	flag      string // -lock.dir
 	namespace string // of several, which may share a folder; empty: the only one
+	optional  bool   // nobody has asked for a lock: where none can be had, this one writes without
 	me        lockHolder
 	now       func() time.Time
+	files     lockFolder
+	pause     func(until func() bool) // waits, in a simulation; nil: there is none
 
-	mu     sync.RWMutex // whoever writes holds it for reading
-	doubt  atomic.Bool  // it was lost, and taken again, and nothing was to be written since
-	wanted bool         // it was taken, and not released: if its file is removed, it is taken again
+	mu     sync.Mutex
+	idle   sync.Cond // inside is 0
+	inside int       // so many write right now
+	doubt  bool      // it was lost, and taken again, and nothing was to be written since
+	wanted bool      // it was taken, and not released: if its file is removed, it is taken again
 	path   string
-	file   *os.File // nil: it is not held
-	tail   int64    // where its last byte is
+	file   lockFile // nil: it is not held
+	none   error    // why there is no lock, and this one writes without
+}
+
+// newWriterLock makes one in a folder of the disk.
+func newWriterLock(me lockHolder, now func() time.Time) *writerLock {
+	l := &writerLock{me: me, now: now, files: diskFolder{}}
+	l.idle.L = &l.mu
+	return l
 }
 
 // folder is where the lock of databases is.
@@ -75,13 +82,6 @@ func (l *writerLock) folder(c *dbConfig) string {
 	return defaultLockDir
 }
 
-// What is in the folder.
-const (
-	lockSuffix     = ".lock"
-	readySuffix    = ".standby"  // locked by each standby that could take over
-	handoverSuffix = ".handover" // what a holder leaves for the next one
-)
-
 // in is a file's path there. A folder that is not a namespace's own has the files of several.
 func (l *writerLock) in(folder, suffix string) string {
 	name := appName
@@ -91,45 +91,59 @@ func (l *writerLock) in(folder, suffix string) string {
 	return filepath.Join(folder, name+suffix)
 }
 
-// take takes the lock in a folder, or says who has it.
+// take takes the lock in a folder, or says who has it. Where nobody has asked for one, and the folder cannot be written,
+// there is none.
 func (l *writerLock) take(folder string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.path = l.in(folder, lockSuffix)
-	return l.acquire(unix.LOCK_EX | unix.LOCK_NB)
+	err := l.acquire()
+	if l.none = nil; l.optional && errors.Is(err, errConfig) {
+		l.none, l.wanted, err = err, true, nil
+	}
+	return err
 }
 
-// await takes the lock in a folder as soon as nobody else has it: a call that the kernel holds back until then, and
-// which nothing but the end of the process ends earlier.
+// missing is why this one writes without a lock, nil: it does not.
+func (l *writerLock) missing() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.none
+}
+
+// await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
+// earlier.
 func (l *writerLock) await(folder string) error {
-	waiting := &writerLock{me: l.me, now: l.now, path: l.in(folder, lockSuffix)}
-	if err := waiting.acquire(unix.LOCK_EX); err != nil {
+	waiting := &writerLock{me: l.me, now: l.now, files: l.files, path: l.in(folder, lockSuffix)}
+	if err := waiting.acquireBy(true); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path, l.file, l.tail, l.me, l.wanted = waiting.path, waiting.file, waiting.tail, waiting.me, true
+	l.path, l.file, l.me, l.wanted = waiting.path, waiting.file, waiting.me, true
 	return nil
 }
 
-// acquire opens the file and locks it. If it is not what the path leads to by then, somebody has removed it, and the
+func (l *writerLock) acquire() error { return l.acquireBy(false) }
+
+// acquireBy opens the file and locks it. If it is not what the path leads to by then, somebody has removed it, and the
 // next one is tried.
-func (l *writerLock) acquire(how int) error {
+func (l *writerLock) acquireBy(waiting bool) error {
 	for range 100 {
-		file, err := openLock(l.path)
+		file, err := l.files.open(l.path)
 		if err != nil {
 			return err
 		}
-		if err = flock(file, how); err != nil {
-			holder := readHolder(file)
+		if err = file.lock(waiting); err != nil {
 			file.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
+			if errors.Is(err, errTaken) {
+				holder, _ := l.readHolder(l.path)
 				return fmt.Errorf("%w: %s; it has locked %s. Start this one with -standby to have it take over "+
 					"when that one ends, or with -observe", errHeld, holder, l.path)
 			}
-			return &fs.PathError{Op: "flock", Path: l.path, Err: err}
+			return err
 		}
-		if !isBehind(file, l.path) {
+		if !file.behind(l.path) {
 			file.Close()
 			continue
 		}
@@ -139,101 +153,67 @@ func (l *writerLock) acquire(how int) error {
 	return fmt.Errorf("%s is removed as fast as it is made", l.path)
 }
 
-// openLock opens the file, which is made if it is not there, and so is the folder if it is the default.
-func openLock(path string) (*os.File, error) {
-	if folder := filepath.Dir(path); folder == defaultLockDir {
-		if err := os.Mkdir(folder, controlDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, lockError(folder, err)
-		}
-	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
-	if err != nil {
-		return nil, lockError(filepath.Dir(path), err)
-	}
-	return file, nil
-}
-
-// lockError tells what waiting cures, a folder that is not there yet, from what it does not.
-func lockError(folder string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the lock: %w", err)
-	}
-	return fmt.Errorf("%w: the lock of the portsyncd that writes: %w; make %s writable for this user, or name another "+
-		"folder with -lock.dir, the same for every portsyncd of these databases", errConfig, err, folder)
-}
-
-// flock is flock(2), which signals interrupt.
-func flock(file *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(file.Fd()), how); err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// isBehind says that a file is the one that a path leads to.
-func isBehind(file *os.File, path string) bool {
-	var ours, named unix.Stat_t
-	return unix.Fstat(int(file.Fd()), &ours) == nil && unix.Stat(path, &named) == nil &&
-		ours.Dev == named.Dev && ours.Ino == named.Ino
-}
-
-// readHolder reads who holds it.
-func readHolder(file *os.File) (h lockHolder) {
-	text, _ := io.ReadAll(io.NewSectionReader(file, 0, 4<<10))
-	_ = json.Unmarshal(text, &h)
-	return h
-}
-
 // sign writes who we are.
 func (l *writerLock) sign() error {
 	l.me.Since = l.now().UTC().Format(time.RFC3339)
 	text, err := json.Marshal(l.me)
-	if err == nil {
-		text = append(text, '\n')
-		l.tail = int64(len(text) - 1)
-		err = l.file.Truncate(0)
-	}
-	if err == nil {
-		_, err = l.file.WriteAt(text, 0)
-	}
 	if err != nil {
-		return fmt.Errorf("write to the lock: %w", err)
+		return err
 	}
-	return nil
+	return l.file.write(append(text, '\n'))
 }
 
 // enter comes before whatever only the holder may do, and leave after it. An error says that the lock is not ours: then
 // it must not be done. Between a look at it and what is done nothing can take it away but somebody's hand.
 func (l *writerLock) enter() error {
-	l.mu.RLock()
-	if l.ours() && !l.doubt.Swap(false) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ours() && !l.doubt {
+		l.inside++
 		return nil
 	}
-	l.mu.RUnlock()
+	l.doubt = false
 	return l.regain()
 }
 
-// ours is asked with the mutex held.
-func (l *writerLock) ours() bool { return l.file != nil && isBehind(l.file, l.path) }
+func (l *writerLock) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inside--; l.inside == 0 {
+		l.idle.Broadcast()
+	}
+}
 
-func (l *writerLock) leave() { l.mu.RUnlock() }
+// ours is asked with the mutex held, as all that follows.
+func (l *writerLock) ours() bool {
+	return l.wanted && (l.none != nil || l.file != nil && l.file.behind(l.path))
+}
+
+// still waits until nobody writes.
+func (l *writerLock) still() {
+	for l.inside > 0 {
+		if l.pause == nil {
+			l.idle.Wait()
+			continue
+		}
+		l.mu.Unlock()
+		l.pause(func() bool { return l.inside == 0 })
+		l.mu.Lock()
+	}
+}
 
 // regain takes the lock again where somebody has removed its file. It always returns an error, and errHeld if another
 // was faster.
 func (l *writerLock) regain() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.still()
 	switch {
-	case !l.wanted:
+	case !l.wanted, l.ours(): // in the latter case it was taken again
 		return errLockLost
-	case l.ours():
-		return errLockLost // it was taken again
 	case l.file != nil:
 		l.file.Close()
 		l.file = nil
 	}
-	if err := l.acquire(unix.LOCK_EX | unix.LOCK_NB); err != nil {
+	if err := l.acquire(); err != nil {
 		return err
 	}
 	return errLockLost
@@ -243,7 +223,8 @@ func (l *writerLock) regain() error {
 func (l *writerLock) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wanted = false
+	l.wanted, l.none = false, nil
+	l.still()
 	if l.file != nil {
 		l.file.Close()
 		l.file = nil
@@ -253,32 +234,33 @@ func (l *writerLock) release() {
 // beat looks whether the lock is still ours, and shows that we live: whoever waits for it looks at the file's time. It
 // returns an error where another holds it.
 func (l *writerLock) beat() error {
-	l.mu.RLock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.ours() {
-		_, _ = l.file.WriteAt([]byte{'\n'}, l.tail)
-		l.mu.RUnlock()
+		if l.file != nil {
+			l.file.touch()
+		}
 		return nil
 	}
-	l.mu.RUnlock()
 	err := l.regain()
 	if errors.Is(err, errHeld) {
 		return err
 	}
-	l.doubt.Store(l.held())
+	l.doubt = l.file != nil
 	return nil // what is written next says so
 }
 
 // holder is who has the lock in a folder, as its file says, and when it last showed that it lives.
 func (l *writerLock) holder(folder string) (h lockHolder, sign time.Time) {
-	file, err := os.Open(l.in(folder, lockSuffix))
-	if err != nil {
-		return h, sign
+	return l.readHolder(l.in(folder, lockSuffix))
+}
+
+func (l *writerLock) readHolder(path string) (h lockHolder, sign time.Time) {
+	text, sign, err := l.files.look(path)
+	if err == nil {
+		_ = json.Unmarshal(text, &h)
 	}
-	defer file.Close()
-	if info, err := file.Stat(); err == nil {
-		sign = info.ModTime()
-	}
-	return readHolder(file), sign
+	return h, sign
 }
 
 // hostName is an instance's name unless it is given another.
@@ -299,7 +281,7 @@ func validateInstance(name string) error {
 
 // held says that it is ours, as far as is known.
 func (l *writerLock) held() bool {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.file != nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file != nil || l.none != nil
 }

@@ -109,9 +109,9 @@ func (r *recorder) forgetPorts() {
 
 // move has the recorder go on in a file, with what another daemon has left there, or with no path in memory, with what
 // it has itself. Where the file is not to be had it stays where it is. No loop records meanwhile.
-func (r *recorder) move(path string) {
+func (r *recorder) move(path string) (moved bool) {
 	if r.off() || r.file == nil {
-		return
+		return true // mend opens it
 	}
 	var place recordPlace
 	if path != "" {
@@ -120,12 +120,13 @@ func (r *recorder) move(path string) {
 		r.copyTo(place.image)
 	}
 	if place.err != nil {
-		return
+		return false
 	}
 	r.letGo()
 	r.rows, r.path = rows[recordRow]{}, path
 	r.settleIn(place.file, place.image, bootID())
 	r.changes.Add(1)
+	return true
 }
 
 // copyTo copies the image.

@@ -101,27 +101,31 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
 		noFabric: u.namespace != "", feature: o.feature}
-	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	if o.standalone {
 		rules.links = o.links
 		return newSyncer(rules, source, nil, u.m, u.health, log, time.Now).Run(ctx)
 	}
-	u.instance.record = u.record
-	return u.instance.run(ctx, source, rules, config)
+	u.instance.record, source.may = u.record, u.instance.may
+	return u.instance.run(ctx, source, rules)
 }
 
 // newInstance is a namespace's portsyncd among others.
 func (d *daemon) newInstance(u *unit) *instance {
 	o := d.options
-	lock := &writerLock{flag: o.lockDir, namespace: u.namespace, now: time.Now,
-		me: lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}}
-	i := &instance{m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
+	lock := newWriterLock(lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}, time.Now)
+	lock.flag, lock.namespace, lock.optional = o.lockDir, u.namespace, !o.amongOthers()
+	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
+	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns}),
+		m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
 	if i.file = o.recorder; i.file != "" && u.namespace != "" {
 		i.file = recorderOf(i.file, u.namespace)
 	}
 	i.standby.Store(o.standby)
 	return i
 }
+
+// amongOthers says that somebody has asked for an instance among others, or for its lock.
+func (o *options) amongOthers() bool { return o.standby || o.given["instance"] || o.given["lock.dir"] }
 
 // recorderOf is where the events of one namespace of several are recorded.
 func recorderOf(path, namespace string) string { return path + "." + namespace }
