@@ -32,10 +32,8 @@ type handoverRecord struct {
 	Ports  []carriedPort `json:"ports"`
 }
 
-const (
-	recordLife = 30 * time.Second // how old it may be: an older one was left for somebody else
-	courtesy   = readyPause       // so long it is left to whom it names
-)
+// recordLife is how old it may be: an older one was left for somebody else.
+const recordLife = 30 * time.Second
 
 // leaveRecord writes the file.
 func leaveRecord(files lockFolder, path string, r handoverRecord) error {
@@ -47,7 +45,8 @@ func leaveRecord(files lockFolder, path string, r handoverRecord) error {
 }
 
 // readRecord reads the file, and how old it is in this boot, at a time since that.
-func readRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, age time.Duration, err error) {
+func readRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, age time.Duration,
+	err error) {
 	text, _, err := files.look(path)
 	if err != nil {
 		return r, 0, err

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,11 +19,54 @@ import (
 
 // Handing over on purpose: portsyncd handover over the control socket, or SIGUSR2.
 
+// errNoStandby says that nobody could take over.
+var errNoStandby = errors.New("no standby is ready, so this portsyncd goes on")
+
+// errNotWriting says that there is nothing to hand over.
+var errNotWriting = errors.New("this portsyncd does not write")
+
+// handoverTime is for a hand-over as a whole.
+const handoverTime = 3 * time.Second
+
+// handOver has a standby take over, the one of a name or any that is ready, and returns when it may: nothing is written
+// by this one any more.
+func (i *instance) handOver(to string) error {
+	answer, err := i.askHandOver(to)
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-time.After(handoverTime):
+		return errors.New("the loop has not ended its writing in time: look at its health")
+	}
+}
+
+// askHandOver has the turn at writing end, if a standby is ready. What comes of it is answered.
+func (i *instance) askHandOver(to string) (answer chan error, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	folder := i.folder.Load()
+	if i.endTurn == nil || i.asked != nil || folder == nil || !i.lock.held() {
+		return nil, errNotWriting
+	}
+	ready := i.ready.names(*folder)
+	if len(ready) == 0 || to != "" && !slices.Contains(ready, to) {
+		return nil, errNoStandby
+	}
+	i.standby.Store(true)
+	answer = make(chan error, 1)
+	i.asked, i.to = answer, to
+	i.endTurn()
+	return answer, nil
+}
+
 // handoverPath is answered on the control socket only.
 const handoverPath = "/api/v1/handover"
 
-// handoverAnswer is the answer to it: the namespaces that are handed over, or with ?force=1 those that this portsyncd is
-// told to write to. Without -db.global that is one without a name.
+// handoverAnswer is the answer to it: the namespaces that are handed over, or with ?force=1 those that this portsyncd
+// is told to write to. Without -db.global that is one without a name.
 type handoverAnswer struct {
 	HandedOver []string `json:"handed_over"`
 	TakenOver  []string `json:"taken_over"`
@@ -90,9 +134,10 @@ func parseHandover(args []string, stderr io.Writer) (*handoverOptions, error) {
 	o := new(handoverOptions)
 	f := flag.NewFlagSet(appName+" handover", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&o.socket, "control.socket", defaultControlSocket, "`path` of the daemon's socket, as in its own flag")
-	f.BoolVar(&o.force, "force", false, "have a standby write that only observes, because a portsyncd that knows of no "+
-		"lock, such as the C++ one, writes or has written: end that one first")
+	f.StringVar(&o.socket, "control.socket", defaultControlSocket,
+		"`path` of the daemon's socket, as in its own flag")
+	f.BoolVar(&o.force, "force", false, "have a standby write that only observes, because a portsyncd that knows of "+
+		"no lock, such as the C++ one, writes or has written: end that one first")
 	f.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: %s handover [flags]\n\nHas the running daemon end its writing, and the standby "+
 			"that is ready take over.\nExit code 0: done, 1: it goes on, 2: it cannot tell.\n\n", appName)
@@ -108,7 +153,8 @@ func parseHandover(args []string, stderr io.Writer) (*handoverOptions, error) {
 
 // runHandover is the command without the process: it returns the exit code.
 func runHandover(args []string, stdout, stderr io.Writer) int {
-	return command("handover", args, stderr, parseHandover, func(_ context.Context, o *handoverOptions) (int, error) {
+	return command("handover", args, stderr, parseHandover, func(_ context.Context, o *handoverOptions) (int,
+		error) {
 		request := "POST " + handoverPath
 		if o.force {
 			request += "?force=1"

@@ -349,7 +349,7 @@ func (h *health) Alive(now time.Time) (failing []string) {
 }
 
 // besideReady are the checks that say nothing of what is published: the switch can rely on that.
-var besideReady = [...]string{"reconcile", "web", "recorder"}
+var besideReady = [...]string{"reconcile", "web", "recorder", "lock"}
 
 // unready returns the checks that keep anybody from relying on what is published.
 func (h *health) unready(now time.Time) (failing []string) {

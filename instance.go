@@ -19,9 +19,8 @@ const (
 	instanceUsage = "`name` of this portsyncd among several (default: the host's, and that of a -control.socket of " +
 		"its own)"
 
-	readyPause   = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
-	yieldLook    = 5 * time.Millisecond // between looks whether it has
-	handoverTime = 3 * time.Second      // for a hand-over as a whole
+	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
+	yieldLook  = 5 * time.Millisecond // between looks whether it has
 )
 
 // Roles.
@@ -30,46 +29,6 @@ const (
 	roleObserver = "observer"
 	roleStandby  = "standby"
 )
-
-// errNoStandby says that nobody could take over.
-var errNoStandby = errors.New("no standby is ready, so this portsyncd goes on")
-
-// errNotWriting says that there is nothing to hand over.
-var errNotWriting = errors.New("this portsyncd does not write")
-
-// instanceTools is what turns are taken with, and what a simulation takes the place of.
-type instanceTools struct {
-	// connect reads where the databases are, and where the lock
-	connect   func(slow func()) (db *sonicDB, folder string, err error)
-	dress     func(database) database // what a loop gets of them; nil: as they are
-	run       func(ctx context.Context, s *syncer) error
-	spawn     func(func())
-	sleep     func(time.Duration)
-	now       func() time.Time
-	clock     func() time.Duration // the machine's, since it was booted
-	strangers func() []otherDaemon // that write here, and know of no lock
-	boot      string
-}
-
-// newInstanceTools is the real ones.
-func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder) instanceTools {
-	return instanceTools{
-		connect: func(slow func()) (*sonicDB, string, error) {
-			c, err := config.read()
-			if err != nil {
-				return nil, "", err
-			}
-			return connectDatabases(c, m, slow), l.folder(c), nil
-		},
-		run:       func(ctx context.Context, s *syncer) error { return s.Run(ctx) },
-		spawn:     func(f func()) { go f() },
-		sleep:     time.Sleep,
-		now:       time.Now,
-		clock:     machineClock,
-		boot:      bootID(),
-		strangers: finder.withoutLock,
-	}
-}
 
 // instance takes turns.
 type instance struct {
@@ -228,7 +187,7 @@ func (i *instance) hold(folder string) error {
 	err := i.lock.take(folder)
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
-		i.complain(none.Error())
+		i.complain("this portsyncd writes without a lock: " + none.Error())
 	}
 	return err
 }
@@ -378,10 +337,16 @@ func (i *instance) yield(folder string) {
 	i.log.Warn("nobody has taken over")
 }
 
-// meant says that the lock, which is ours now, is to go to another one, who is there to take it.
+// meant says that the lock, which is ours now, is to go to another one, who is there to take it: it was handed over to
+// that one, or we could not take over right now, and others could.
 func (i *instance) meant(folder string) (another bool) {
+	me := i.lock.me.Instance
 	r, age, err := readRecord(i.lock.files, i.lock.in(folder, handoverSuffix), i.boot, i.clock())
-	return err == nil && r.To != "" && r.To != i.lock.me.Instance && age < readyPause && i.ready.has(folder, r.To)
+	if err == nil && r.To != "" && age < readyPause {
+		return r.To != me && i.ready.has(folder, r.To)
+	}
+	able := i.ready.names(folder)
+	return len(able) > 0 && !slices.Contains(able, me)
 }
 
 // stranger says which portsyncd writes here and knows of no lock, empty: none is to be seen.
@@ -446,38 +411,4 @@ func (i *instance) complain(why string) {
 		return
 	}
 	i.health.lock.Store(&why)
-}
-
-// handOver has a standby take over, the one of a name or any that is ready, and returns when it may: nothing is written
-// by this one any more.
-func (i *instance) handOver(to string) error {
-	answer, err := i.askHandOver(to)
-	if err != nil {
-		return err
-	}
-	select {
-	case err := <-answer:
-		return err
-	case <-time.After(handoverTime):
-		return errors.New("the loop has not ended its writing in time: look at its health")
-	}
-}
-
-// askHandOver has the turn at writing end, if a standby is ready. What comes of it is answered.
-func (i *instance) askHandOver(to string) (answer chan error, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	folder := i.folder.Load()
-	if i.endTurn == nil || i.asked != nil || folder == nil || !i.lock.held() {
-		return nil, errNotWriting
-	}
-	ready := i.ready.names(*folder)
-	if len(ready) == 0 || to != "" && !slices.Contains(ready, to) {
-		return nil, errNoStandby
-	}
-	i.standby.Store(true)
-	answer = make(chan error, 1)
-	i.asked, i.to = answer, to
-	i.endTurn()
-	return answer, nil
 }

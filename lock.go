@@ -14,12 +14,8 @@ import (
 // The lock: which of several portsyncd writes to the databases of a namespace (docs/instances.md). The kernel drops it
 // when its holder dies, and nobody else can take it away.
 
-const (
-	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
-	lockDirUsage   = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
-		"socket, or " + defaultLockDir + ")"
-	lockMode = 0o644
-)
+const lockDirUsage = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
+	"socket, or " + defaultLockDir + ")"
 
 // errHeld says that another portsyncd holds the lock.
 var errHeld = errors.New("another portsyncd writes to these databases")
@@ -91,15 +87,16 @@ func (l *writerLock) in(folder, suffix string) string {
 	return filepath.Join(folder, name+suffix)
 }
 
-// take takes the lock in a folder, or says who has it. Where nobody has asked for one, and the folder cannot be written,
-// there is none.
+// take takes the lock in a folder, or says who has it. Where nobody has asked for one, and the folder cannot be
+// written, there is none.
 func (l *writerLock) take(folder string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.path = l.in(folder, lockSuffix)
 	err := l.acquire()
-	if l.none = nil; l.optional && errors.Is(err, errConfig) {
-		l.none, l.wanted, err = err, true, nil
+	var unwritable *unwritableFolder
+	if l.none = nil; l.optional && errors.As(err, &unwritable) {
+		l.none, l.wanted, err = unwritable, true, nil
 	}
 	return err
 }

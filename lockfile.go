@@ -14,6 +14,11 @@ import (
 
 // The files beside APPL_DB's socket by which several portsyncd know of each other, and their locks.
 
+const (
+	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
+	lockMode       = 0o644
+)
+
 // What is in the folder.
 const (
 	lockSuffix     = ".lock"
@@ -75,8 +80,18 @@ func lockError(folder string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the lock: %w", err)
 	}
-	return fmt.Errorf("%w: the lock of the portsyncd that writes: %w; make %s writable for this user, or name another "+
-		"folder with -lock.dir, the same for every portsyncd of these databases", errConfig, err, folder)
+	return fmt.Errorf("%w: the lock of the portsyncd that writes: %w", errConfig, &unwritableFolder{folder, err})
+}
+
+// unwritableFolder is why no lock can be had, and the way out.
+type unwritableFolder struct {
+	folder string
+	err    error
+}
+
+func (e *unwritableFolder) Error() string {
+	return fmt.Sprintf("%v; make %s writable for this user, or name another folder with -lock.dir, the same for every "+
+		"portsyncd of these databases", e.err, e.folder)
 }
 
 func (diskFolder) look(path string) (text []byte, at time.Time, err error) {

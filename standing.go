@@ -89,9 +89,9 @@ func (w *holderWatch) look(l *writerLock, folder string, now time.Time) string {
 		silent.Round(time.Second))
 }
 
-// strangerWatch is a standby that has the lock while a portsyncd writes that knows of none, such as the C++ one: it goes
-// on observing until it is told to write. That the other one has ended is no reason: whoever looks after that may start
-// it again.
+// strangerWatch is a standby that has the lock while a portsyncd writes that knows of none, such as the C++ one: it
+// goes on observing until it is told to write. That the other one has ended is no reason: whoever looks after that may
+// start it again.
 type strangerWatch struct {
 	mu     sync.Mutex
 	forced chan struct{} // closed when it is told to write; nil: nobody writes without a lock
@@ -133,4 +133,5 @@ func (w *strangerWatch) force() error {
 	return nil
 }
 
-const onlyForced = "this one only observes until it is told to write, when that one is ended: portsyncd handover -force"
+const onlyForced = "this one only observes until it is told to write, when that one is ended: portsyncd " +
+	"handover -force"

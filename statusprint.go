@@ -35,7 +35,7 @@ var remedies = [...][2]string{
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
 	{"differs", "portsyncd diff says who writes each side, and what to do; see that the portsyncd that writes runs"},
-	{"lock", "look at the process that holds it: nobody may take it away as long as that lives"},
+	{"lock", "look at the process or folder that it names; nobody may take the lock away from a process that lives"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
 	{"recorder", "is its file cut short, or its disk full? -recorder.file names another place"},
