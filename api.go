@@ -57,14 +57,15 @@ type statusAnswer struct {
 		Connected bool   `json:"connected"`
 		Error     string `json:"error"`
 	} `json:"databases"`
-	Overruns uint64         `json:"overruns"`
-	Repairs  uint64         `json:"repairs"`
-	Ports    countAnswer    `json:"ports"`
-	Worst    []worstAnswer  `json:"worst"`
-	Role     string         `json:"role"`    // writer, observer or standby
-	Holder   string         `json:"holder"`  // who holds the lock, as its file says; empty: not known
-	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
-	Differs  []differAnswer `json:"differs"`
+	Overruns  uint64           `json:"overruns"`
+	Repairs   uint64           `json:"repairs"`
+	Ports     countAnswer      `json:"ports"`
+	Worst     []worstAnswer    `json:"worst"`
+	Role      string           `json:"role"`    // writer, observer or standby
+	Holder    string           `json:"holder"`  // who holds the lock, as its file says; empty: not known
+	Writers   []otherDaemon    `json:"writers"` // an observer: who else is there
+	Differs   []differAnswer   `json:"differs"`
+	Instances []instanceAnswer `json:"instances,omitempty"` // that know of each other
 	// of several, each by itself; what is above is of all of them together
 	Namespaces []namespaceAnswer `json:"namespaces,omitempty"`
 
@@ -163,7 +164,9 @@ const portInitCheck = "port_init_done"
 // status makes the answer from what is published.
 func (a *api) status(now time.Time) *statusAnswer {
 	if !a.box.several {
-		return a.box.units()[0].status(now, a.standalone)
+		s := a.box.units()[0].status(now, a.standalone)
+		s.Instances = a.box.instances(now)
+		return s
 	}
 	all := newStatus(a.box.m, now, a.standalone)
 	all.PortConfigDone, all.PortInitDone, all.Databases.Connected = true, true, true
@@ -177,6 +180,7 @@ func (a *api) status(now time.Time) *statusAnswer {
 	if len(of) == 0 {
 		all.PortConfigDone, all.PortInitDone, all.Databases.Connected = false, false, false
 	}
+	all.Instances = a.box.instances(now)
 	all.orderWorst()
 	all.conclude(max(all.level, together(of)))
 	return all

@@ -16,6 +16,7 @@ type box struct {
 	m       *metrics // of the process; without -db.global also of the only namespace
 	health  *health  // the same
 	several bool
+	book    *peerBook // of the instances, nil: we are alone
 	parts   atomic.Pointer[[]*unit]
 }
 
@@ -29,6 +30,7 @@ type unit struct {
 	log       *slog.Logger
 	daemons   *daemonFinder // of an observer, nil: we write
 	instance  *instance
+	teller    *peerTeller // nil: nobody is told of us
 }
 
 // observes makes it an observer's, if it is to be.

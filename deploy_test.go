@@ -36,7 +36,7 @@ func TestDashboard(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 4))
 	s.orchagent(true)
-	d := s.daemon()
+	d := s.daemon("-instance", "a")
 	p := s.prometheus(d)
 	s.waitFor("PortInitDone", func() bool { return sample(s.scrape(d), "portsyncd_port_init_done") == "1" })
 	ctx, stop := context.WithCancel(t.Context())

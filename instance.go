@@ -21,6 +21,9 @@ const (
 
 	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook  = 5 * time.Millisecond // between looks whether it has
+
+	strangerTime = time.Second // for a process to show that it knows of the lock
+	strangerLook = 20 * time.Millisecond
 )
 
 // Roles.
@@ -48,7 +51,6 @@ type instance struct {
 	taken   chan error  // what came of waiting for the lock
 	over    atomic.Bool // no more turns: whoever still waits for the lock gives it back
 	again   bool        // this turn is not the first one
-	mark    lockFile    // the lock's file as long as we live, by which others know that we know it
 
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
 	writing atomic.Bool
@@ -73,6 +75,9 @@ func (i *instance) role() string {
 	}
 	return roleWriter
 }
+
+// holds says that it writes, and has the lock.
+func (i *instance) holds() bool { return i != nil && i.writing.Load() && i.lock.held() }
 
 // holder is who has the lock, for people; empty: it is not known where that is, or there is none.
 func (i *instance) holder() string {
@@ -132,16 +137,8 @@ func (i *instance) free() bool {
 		return false
 	}
 	db.Close()
-	i.enterFolder(folder)
-	return i.stranger() == "" && i.lock.take(folder) == nil
-}
-
-// enterFolder notes where the lock is.
-func (i *instance) enterFolder(folder string) {
 	i.folder.Store(&folder)
-	if i.mark == nil {
-		i.mark, _ = i.lock.files.open(i.lock.in(folder, lockSuffix))
-	}
+	return i.stranger() == "" && i.lock.take(folder) == nil
 }
 
 // context is a turn's, and ends it from any goroutine.
@@ -180,7 +177,7 @@ func (i *instance) write(ctx context.Context) error {
 
 // hold takes the lock, unless it is ours.
 func (i *instance) hold(folder string) error {
-	i.enterFolder(folder)
+	i.folder.Store(&folder)
 	if i.lock.held() {
 		return nil
 	}
@@ -188,6 +185,7 @@ func (i *instance) hold(folder string) error {
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
 		i.complain("this portsyncd writes without a lock: " + none.Error())
+		i.unmark()
 	}
 	return err
 }
@@ -232,7 +230,7 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 		if err != nil {
 			return nil, err
 		}
-		i.enterFolder(folder)
+		i.folder.Store(&folder)
 		begin.Do(func() { i.spawn(func() { i.await(turn, folder, yield, end) }) })
 		return db, nil
 	})
@@ -358,9 +356,13 @@ func (i *instance) stranger() string {
 	return describeDaemons(all) + " and knows of no lock"
 }
 
-// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write.
+// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write. One that has just begun
+// does not bear the mark yet.
 func (i *instance) heed(turn context.Context) {
 	why := i.stranger()
+	for end := i.now().Add(strangerTime); why != "" && i.now().Before(end); why = i.stranger() {
+		i.sleep(strangerLook)
+	}
 	if why == "" {
 		return
 	}

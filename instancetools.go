@@ -16,12 +16,15 @@ type instanceTools struct {
 	now       func() time.Time
 	clock     func() time.Duration // the machine's, since it was booted
 	strangers func() []otherDaemon // that write here, and know of no lock
+	unmark    func()               // others see that we write without a lock
 	boot      string
 }
 
 // newInstanceTools is the real ones.
-func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder) instanceTools {
+func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder,
+	unmark func()) instanceTools {
 	return instanceTools{
+		unmark: unmark,
 		connect: func(slow func()) (*sonicDB, string, error) {
 			c, err := config.read()
 			if err != nil {

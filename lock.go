@@ -268,6 +268,19 @@ func hostName() string {
 	return appName
 }
 
+// defaultInstance is the name of one that is given none: the host's, and that of its control socket where that is not
+// the usual one, for two on a host have one each.
+func defaultInstance(control string) string {
+	name := hostName()
+	if control != "" && control != defaultControlSocket {
+		name += "-" + strings.TrimSuffix(filepath.Base(control), ".sock")
+	}
+	if validateInstance(name) != nil {
+		return hostName()
+	}
+	return name
+}
+
 // validateInstance finds what is wrong with -instance.
 func validateInstance(name string) error {
 	if name == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,19 @@ const (
 	readySuffix    = ".standby." // and an instance's name: claimed by it while it could take over
 	handoverSuffix = ".handover" // what a holder leaves for the next one
 )
+
+// lockMark is the name of a file without a place that every process has open that takes a lock before it writes: others
+// can see it in /proc.
+const lockMark = "portsyncd.knows-the-lock"
+
+// bearMark has this process bear it, until unmark is called.
+func bearMark() (unmark func()) {
+	fd, err := unix.MemfdCreate(lockMark, unix.MFD_CLOEXEC)
+	if err != nil {
+		return func() {}
+	}
+	return sync.OnceFunc(func() { _ = unix.Close(fd) })
+}
 
 // lockFolder is where they are; diskFolder is the real one.
 type lockFolder interface {

@@ -137,7 +137,7 @@ func (o *options) validate() error {
 			"leave one out")
 	}
 	if o.instance == "" {
-		o.instance = hostName()
+		o.instance = defaultInstance(o.control)
 	}
 	if err := validateInstance(o.instance); err != nil {
 		return err
@@ -223,7 +223,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	// whoever reads stdout or stderr may go, and Go takes that for the end
 	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
-	sockets := inheritedSockets()
+	sockets, unmark := inheritedSockets(), bearMark()
 	global, err := o.globalFile()
 	if err != nil {
 		return err
@@ -247,7 +247,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 		runtime.GOMAXPROCS(parallel)
 	}
 	hushRedis()
-	d := &daemon{options: o, log: log, m: m, health: &health{memoryLimit: uint64(o.memory),
+	d := &daemon{options: o, log: log, m: m, unmark: unmark, health: &health{memoryLimit: uint64(o.memory),
 		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)

@@ -56,7 +56,9 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 	pages := routes{
 		"/metrics": s.serveMetrics,
 		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Alive(time.Now()), "ok") },
-		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Ready(time.Now()), b.well()) },
+		"/readyz": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, b.Ready(time.Now()), b.well()+b.alsoThere(time.Now()))
+		},
 	}
 	a.register(pages)
 	s.pages = pages

@@ -90,6 +90,9 @@ func (s *statusAnswer) text(colours bool) string {
 	if len(s.Namespaces) > 0 {
 		p.line("", "namespaces     %s", s.namespaces())
 	}
+	for n := range s.Instances {
+		p.line("", "instance       %s: %s", s.Instances[n].Instance, s.Instances[n].says())
+	}
 	c := &s.Ports
 	p.line("", "ports          %d configured, %d present: %d up, %d down, %d set down; %d pending",
 		c.Configured, c.Present, c.Up, c.Down, c.AdminDown, c.Pending)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -46,6 +47,8 @@ type daemon struct {
 	m       *metrics // of the process
 	health  *health  // of the process
 	buffers bufferShare
+	box     *box
+	unmark  func() // has others see that we take no lock
 }
 
 // one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends
@@ -62,7 +65,10 @@ func (d *daemon) one(ctx context.Context, start func(b *box) (stop func())) erro
 	u.observes(o.observe)
 	u.instance = d.newInstance(u)
 	u.record = d.openRecorder(u, o.recorder)
-	defer start(newBox(u))()
+	d.box = newBox(u)
+	d.open(d.box)
+	u.teller = d.newTeller(u)
+	defer start(d.box)()
 	return d.mirror(ctx, u, source, noLinks, d.log.Follow)
 }
 
@@ -106,8 +112,43 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		return newSyncer(rules, source, nil, u.m, u.health, log, time.Now).Run(ctx)
 	}
 	u.instance.record, source.may = u.record, u.instance.may
+	defer d.introduce(ctx, u)()
 	return u.instance.run(ctx, source, rules)
 }
+
+// open has a box know the other instances, if there may be any.
+func (d *daemon) open(b *box) {
+	if d.options.named() {
+		b.book = newPeerBook(d.m, d.options.instance)
+	}
+}
+
+// introduce has the other instances told of us from a namespace, until it is told to stop.
+func (d *daemon) introduce(ctx context.Context, u *unit) (stop func()) {
+	if u.teller == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var told sync.WaitGroup
+	told.Go(func() { u.teller.run(ctx) })
+	return func() {
+		cancel()
+		told.Wait()
+	}
+}
+
+// newTeller is what tells the other instances of us from a namespace, nil: nobody does.
+func (d *daemon) newTeller(u *unit) *peerTeller {
+	if !d.options.named() {
+		return nil
+	}
+	return &peerTeller{namespace: u.namespace, name: d.options.instance, m: u.m, log: u.log,
+		config: &dbConfigFile{path: u.look.dbConfig, now: time.Now}, beats: make(chan struct{}, 1),
+		self: func(now time.Time) peer { return d.box.self(now) }, book: d.box.book}
+}
+
+// named says that this is to be one of several instances, that know of each other.
+func (o *options) named() bool { return (o.standby || o.given["instance"]) && !o.observe }
 
 // newInstance is a namespace's portsyncd among others.
 func (d *daemon) newInstance(u *unit) *instance {
@@ -115,7 +156,8 @@ func (d *daemon) newInstance(u *unit) *instance {
 	lock := newWriterLock(lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}, time.Now)
 	lock.flag, lock.namespace, lock.optional = o.lockDir, u.namespace, !o.amongOthers()
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
-	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns}),
+	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns},
+		d.unmark),
 		m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
 	if i.file = o.recorder; i.file != "" && u.namespace != "" {
 		i.file = recorderOf(i.file, u.namespace)

@@ -21,7 +21,6 @@ const unitPause = 5 * time.Second
 type several struct {
 	*daemon
 	file *dbGlobalFile
-	box  *box
 	now  func() time.Time
 
 	ended sync.WaitGroup
@@ -57,8 +56,9 @@ func (o *options) globalFile() (string, error) {
 
 // several makes the namespaces of a file.
 func (d *daemon) several(file string) *several {
+	d.box = newSeveral(d.m, d.health)
+	d.open(d.box)
 	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now,
-		box:     newSeveral(d.m, d.health),
 		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
 }
 
@@ -192,7 +192,7 @@ func (s *several) newUnit(r *runningUnit) *unit {
 		health: &health{beats: s.health.beats, heart: s.health.heart, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
-	u.instance = s.newInstance(u)
+	u.instance, u.teller = s.newInstance(u), s.newTeller(u)
 	s.mu.Lock()
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()

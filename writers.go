@@ -63,26 +63,28 @@ func (f *daemonFinder) find(now time.Time) []otherDaemon {
 	return f.found
 }
 
-// withoutLock are those that have no lock's file open: the C++ portsyncd, or one of ours of before there was a lock.
+// withoutLock are those that know of no lock: the C++ portsyncd, or one of ours of before there was one.
 func (f *daemonFinder) withoutLock() (all []otherDaemon) {
 	f.mu.Lock()
 	f.until = time.Time{} // what was found before says nothing of now
 	f.mu.Unlock()
 	for _, d := range f.find(time.Now()) {
-		if !opensLock("/proc/" + strconv.Itoa(d.PID)) {
+		process := "/proc/" + strconv.Itoa(d.PID)
+		if knowsLock(process) {
+			continue
+		}
+		if text, _ := os.ReadFile(process + "/cmdline"); len(text) > 0 { // else it has ended meanwhile
 			all = append(all, d)
 		}
 	}
 	return all
 }
 
-// opensLock says that a process has the file of a lock open. Whose files we may not see counts as none of ours.
-func opensLock(process string) bool {
+// knowsLock says that a process bears the mark. Where we may not look counts as no.
+func knowsLock(process string) bool {
 	files, _ := filepath.Glob(process + "/fd/*")
 	for _, file := range files {
-		target, _ := os.Readlink(file)
-		name := filepath.Base(strings.TrimSuffix(target, " (deleted)"))
-		if strings.HasPrefix(name, appName) && strings.HasSuffix(name, lockSuffix) {
+		if target, _ := os.Readlink(file); strings.HasPrefix(target, "/memfd:"+lockMark) {
 			return true
 		}
 	}
