@@ -30,7 +30,7 @@ build:
 	$(BUILD) -o portsyncd .
 
 run: build
-	$(GO) run ./demo
+	$(GO) run ./demo $(if $(ASICS),-asics $(ASICS))
 
 # The end of the output is that of the tests proper: they take longer than what computes beside them.
 test: need check dist test-arm

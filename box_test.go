@@ -448,6 +448,11 @@ func TestEventsOfABoxOneOfWhoseFilesIsBroken(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(all, func(h happened) bool { return h.Port == "Ethernet0" && h.Namespace == "asic0" }) {
 		t.Errorf("%+v, %v", all, err)
 	}
+	var out, errs bytes.Buffer
+	if runEvents([]string{"-recorder.file", path}, &out, &errs); !strings.Contains(out.String(), " asic0 Ethernet0 ") {
+		t.Errorf("whose port it is does not show: %s%s", &out, &errs)
+	}
+	out.Reset()
 	must(t, os.Truncate(recorderOf(path, "asic0"), 4096))
 	if _, _, err := files.read(nil, time.Time{}); err == nil || !strings.Contains(err.Error(), "recorder.asic") {
 		t.Errorf("nothing can be read, and the error is %v", err)
@@ -455,7 +460,6 @@ func TestEventsOfABoxOneOfWhoseFilesIsBroken(t *testing.T) {
 	if err := files.know([]string{"Ethernet0"}); err == nil {
 		t.Error("a port of which nothing can be read is known")
 	}
-	var out, errs bytes.Buffer
 	t.Chdir(t.TempDir())
 	must(t, os.WriteFile(".recorder", nil, 0o644))
 	if code := runEvents([]string{"-recorder.file", ""}, &out, &errs); code != exitUnsure {

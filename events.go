@@ -138,8 +138,8 @@ func (p *eventPrinter) print(all []happened) error {
 			step = "+" + shortDuration(h.Since-p.last)
 		}
 		p.last = h.Since
-		if _, err := fmt.Fprintf(p.w, "%s %9s  %-12s %s\n", h.Time.Local().Format("2006-01-02 15:04:05.000000 MST"),
-			step, plain(h.who()), plain(h.line())); err != nil {
+		if _, err := fmt.Fprintf(p.w, "%s %9s  %-*s %s\n", h.Time.Local().Format("2006-01-02 15:04:05.000000 MST"),
+			step, 12+len(h.Namespace), plain(h.who()), plain(h.line())); err != nil {
 			return err
 		}
 	}
@@ -160,14 +160,13 @@ func (p *eventPrinter) end(torn int) (err error) {
 	return cmp.Or(err, p.w.Flush())
 }
 
+// who is what it happened to, where a box has several namespaces behind that one's name: ports are named alike there.
 func (h *happened) who() string {
-	switch {
-	case h.Port != "":
-		return h.Port
-	case h.Namespace != "":
-		return h.Namespace
+	who := cmp.Or(h.Port, appName)
+	if h.Namespace != "" {
+		who = h.Namespace + " " + who
 	}
-	return appName
+	return who
 }
 
 // line is an event for people.

@@ -21,8 +21,13 @@ func main() {
 	program := flag.String("portsyncd", "./portsyncd", "`path` of the daemon")
 	ports := flag.Int("ports", 32, "`number` of front-panel ports")
 	listen := flag.String("listen", "127.0.0.1:9090", "`address` of the metrics")
+	asics := flag.Int("asics", 0, "`number` of ASICs, each with a namespace, a Redis and the ports of its own; 0: a switch without namespaces")
 	limit := flag.Duration("for", 0, "end by itself after this `time`; 0: at Ctrl-C")
 	flag.Parse()
+	if err := check(*asics, *ports); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if *limit > 0 {
@@ -31,9 +36,12 @@ func main() {
 		defer cancel()
 	}
 	err := provide()
-	if err == nil {
+	switch {
+	case err == nil && *asics > 0:
+		err = runBox(ctx, *program, *asics, *ports, *listen)
+	case err == nil:
 		err = runSwitch(ctx, *program, *ports, *listen)
-	} else {
+	default:
 		fmt.Printf("No switch can be made here: %v\nportsyncd runs on this machine's own links instead, without databases.\n", err)
 		err = runStandalone(ctx, *program, *listen)
 	}
@@ -61,6 +69,17 @@ func provide() error {
 	return switchtest.Missing()
 }
 
+// check refuses what no machine has room for.
+func check(asics, ports int) error {
+	if asics < 0 || asics > 16 {
+		return fmt.Errorf("%d ASICs cannot be made: say 0 to 16 (make run ASICS=4)", asics)
+	}
+	if ports < 1 || ports > 512 {
+		return fmt.Errorf("%d ports cannot be made: -ports is 1 to 512", ports)
+	}
+	return nil
+}
+
 // runSwitch brings a switch up and lets ports flap until ctx ends.
 func runSwitch(ctx context.Context, program string, ports int, listen string) error {
 	sw, err := switchtest.New(switchtest.Options{})
@@ -69,10 +88,7 @@ func runSwitch(ctx context.Context, program string, ports int, listen string) er
 	}
 	defer sw.Close()
 	sw.Echo = os.Stderr
-	if err := sw.Configure(ctx, ports); err != nil {
-		return err
-	}
-	if _, err := sw.StartOrchagent(ctx, true); err != nil {
+	if err := prepare(ctx, sw, ports); err != nil {
 		return err
 	}
 	d, err := sw.StartDaemon([]string{program}, "-web.listen-address", listen, "-log.level", "NOTICE")
@@ -80,21 +96,7 @@ func runSwitch(ctx context.Context, program string, ports int, listen string) er
 		return err
 	}
 	defer d.Stop()
-	last := switchtest.PortName(ports - 1)
-	up := func() bool {
-		return sw.State.HGet(ctx, sw.StateKey(last), "netdev_oper_status").Val() == "up" || !d.Running() || ctx.Err() != nil
-	}
-	if err := switchtest.WaitFor(time.Minute, last+" to come up", up); err != nil {
-		return err
-	}
-	if !d.Running() {
-		return fmt.Errorf("portsyncd ended at once")
-	}
-	var mtus []string // what portmgrd would do
-	for i := range ports {
-		mtus = append(mtus, "link set "+switchtest.PortName(i)+" mtu "+switchtest.ConfiguredMTU)
-	}
-	if err := sw.Batch(sw.NetNS, mtus...); err != nil {
+	if err := comeUp(ctx, d, sw, ports); err != nil {
 		return err
 	}
 	fmt.Printf(`
@@ -111,8 +113,41 @@ A SONiC switch with %d ports is running, in the network namespace %s. Look at it
 The page at http://%[3]s/ shows all of it. The last command names what the kernel and the databases disagree about: CONFIG_DB wants Ethernet0 up.
 A port flaps every few seconds. Ctrl-C ends all of it and cleans up.
 `, ports, sw.NetNS, listen, sw.Redis[0].Socket, sw.StateID, sw.NetNS, sw.ConfigFile, d.Control, sw.Recorder())
+	return flap(ctx, d, ports, sw)
+}
+
+// prepare gives a switch its configuration and orchagent.
+func prepare(ctx context.Context, sw *switchtest.Switch, ports int) error {
+	if err := sw.Configure(ctx, ports); err != nil {
+		return err
+	}
+	_, err := sw.StartOrchagent(ctx, true)
+	return err
+}
+
+// comeUp waits for the ports of a switch, and does then what portmgrd would do.
+func comeUp(ctx context.Context, d *switchtest.Daemon, sw *switchtest.Switch, ports int) error {
+	last := switchtest.PortName(ports - 1)
+	up := func() bool {
+		return sw.State.HGet(ctx, sw.StateKey(last), "netdev_oper_status").Val() == "up" || !d.Running() || ctx.Err() != nil
+	}
+	if err := switchtest.WaitFor(time.Minute, last+" to come up", up); err != nil {
+		return err
+	}
+	if !d.Running() {
+		return fmt.Errorf("portsyncd ended at once")
+	}
+	var mtus []string
+	for i := range ports {
+		mtus = append(mtus, "link set "+switchtest.PortName(i)+" mtu "+switchtest.ConfiguredMTU)
+	}
+	return sw.Batch(sw.NetNS, mtus...)
+}
+
+// flap pulls the cable of one port after the other until ctx ends.
+func flap(ctx context.Context, d *switchtest.Daemon, ports int, switches ...*switchtest.Switch) error {
 	for {
-		port := switchtest.PortName(rand.IntN(ports))
+		sw, port := switches[rand.IntN(len(switches))], switchtest.PortName(rand.IntN(ports))
 		for _, plugged := range []bool{false, true} {
 			if !pause(ctx, 2*time.Second) {
 				return nil
@@ -120,9 +155,14 @@ A port flaps every few seconds. Ctrl-C ends all of it and cleans up.
 			if !d.Running() {
 				return fmt.Errorf("portsyncd ended")
 			}
-			if err := sw.SetCable(plugged, port); err != nil {
+			if err := sw.SetCable(plugged, port); err != nil && len(switches) == 1 {
 				return err
+			} else if err != nil { // an ASIC whose namespace was deleted, as the demo invites to
+				fmt.Println(sw.NetNS, "has no", port)
 			}
+		}
+		if len(switches) > 1 {
+			fmt.Print(sw.NetNS, " ")
 		}
 		fmt.Println(port, "flapped")
 	}

@@ -51,8 +51,11 @@ func (o *options) boxWays(command, versus []string) []boxWay {
 	ways := []boxWay{
 		{"one " + strings.Join(command, " "), true, func(b *boxBench) error {
 			d, err := b.box.StartDaemon(command)
+			if err != nil {
+				return err
+			}
 			b.daemons = append(b.daemons, d)
-			return err
+			return nil
 		}},
 		{fmt.Sprintf("%d × %s", o.asics, strings.Join(command, " ")), false, each(command)}}
 	if len(versus) > 0 {
@@ -105,6 +108,12 @@ func (o *options) measureBox(ctx context.Context, way boxWay) (_ []figure, err e
 	}
 	defer b.box.Close()
 	defer b.close()
+	if o.verbose {
+		b.box.Echo = os.Stderr
+		for _, sw := range b.box.ASICs {
+			sw.Echo = os.Stderr
+		}
+	}
 	for _, step := range []func() error{func() error { return b.start(way) }, b.rest, b.troubles} {
 		if err := attempt(ctx, step); err != nil {
 			return nil, err

@@ -58,6 +58,10 @@ func main() {
 	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
 	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "switchbench: what is %q? The command line to measure is given with -daemon.\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	var err error

@@ -3,6 +3,7 @@ package switchtest
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -12,6 +13,7 @@ type Box struct {
 	Dir        string
 	GlobalFile string // database_global.json
 	ASICs      []*Switch
+	Echo       io.Writer // what the box's daemons print also goes here, if it is set
 }
 
 // NewBox makes one of n ASICs without ports.
@@ -75,7 +77,7 @@ func (b *Box) StartDaemonOn(file *os.File, program []string, flags ...string) (*
 	metrics, control := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s/control-%d.sock", b.Dir, port)
 	args := append(append([]string{}, program[1:]...), "-db.global", b.GlobalFile, "-web.listen-address", metrics,
 		"-control.socket", control, "-log.output", "stderr", "-log.level", "INFO", "-recorder.file", b.Recorder())
-	d := newDaemon(nil, program[0], append(args, flags...)...)
+	d := newDaemon(b.Echo, program[0], append(args, flags...)...)
 	if file != nil {
 		d.cmd.Stdout, d.cmd.Stderr = file, file
 	}
