@@ -53,6 +53,7 @@ type instance struct {
 	again   bool        // this turn is not the first one
 
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
+	found   func()                 // told when it is; nil: nobody is
 	writing atomic.Bool
 	ready   readyClaim
 	holding holderWatch
@@ -137,8 +138,15 @@ func (i *instance) free() bool {
 		return false
 	}
 	db.Close()
-	i.folder.Store(&folder)
+	i.enterFolder(folder)
 	return i.stranger() == "" && i.lock.take(folder) == nil
+}
+
+// enterFolder notes where the lock is.
+func (i *instance) enterFolder(folder string) {
+	if i.folder.Swap(&folder) == nil && i.found != nil {
+		i.found()
+	}
 }
 
 // context is a turn's, and ends it from any goroutine.
@@ -177,7 +185,7 @@ func (i *instance) write(ctx context.Context) error {
 
 // hold takes the lock, unless it is ours.
 func (i *instance) hold(folder string) error {
-	i.folder.Store(&folder)
+	i.enterFolder(folder)
 	if i.lock.held() {
 		return nil
 	}
@@ -230,7 +238,7 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 		if err != nil {
 			return nil, err
 		}
-		i.folder.Store(&folder)
+		i.enterFolder(folder)
 		begin.Do(func() { i.spawn(func() { i.await(turn, folder, yield, end) }) })
 		return db, nil
 	})

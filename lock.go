@@ -157,7 +157,7 @@ func (l *writerLock) sign() error {
 	if err != nil {
 		return err
 	}
-	return l.file.write(append(text, '\n'))
+	return l.file.write(text)
 }
 
 // enter comes before whatever only the holder may do, and leave after it. An error says that the lock is not ours: then

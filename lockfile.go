@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 const (
 	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
 	lockMode       = 0o644
+	lockText       = 256 // what is in a file is a multiple of it
 )
 
 // What is in the folder.
@@ -182,11 +184,17 @@ func (f *diskFile) behind(path string) bool {
 		ours.Dev == named.Dev && ours.Ino == named.Ino
 }
 
+// write fills the text up with blanks, to a length that hardly ever changes: whoever reads meanwhile finds the one or
+// the other.
 func (f *diskFile) write(text []byte) error {
+	if short := (lockText - (len(text)+1)%lockText) % lockText; short > 0 {
+		text = append(text, bytes.Repeat([]byte{' '}, short)...)
+	}
+	text = append(text, '\n')
 	f.length = int64(len(text))
-	err := f.Truncate(0)
+	_, err := f.WriteAt(text, 0)
 	if err == nil {
-		_, err = f.WriteAt(text, 0)
+		err = f.Truncate(f.length)
 	}
 	if err != nil {
 		return fmt.Errorf("write to the lock: %w", err)

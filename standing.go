@@ -46,7 +46,7 @@ func (c *readyClaim) set(folder string, ready bool) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	c.file = file
-	return file.write([]byte(c.lock.me.String() + "\n")) // who watches the folder hears of it
+	return file.write([]byte(c.lock.me.String())) // who watches the folder hears of it
 }
 
 // has says that an instance could take over.

@@ -48,7 +48,8 @@ type daemon struct {
 	health  *health  // of the process
 	buffers bufferShare
 	box     *box
-	unmark  func() // has others see that we take no lock
+	sharer  *sharer // of several namespaces among several instances, nil: there is none
+	unmark  func()  // has others see that we take no lock
 }
 
 // one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends

@@ -58,6 +58,9 @@ func (o *options) globalFile() (string, error) {
 func (d *daemon) several(file string) *several {
 	d.box = newSeveral(d.m, d.health)
 	d.open(d.box)
+	if d.options.standby {
+		d.sharer = newSharer(d.box, d.options.instance, d.log.Logger)
+	}
 	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now,
 		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
 }
@@ -66,6 +69,9 @@ func (d *daemon) several(file string) *several {
 func (s *several) run(ctx context.Context, start func(b *box) (stop func())) error {
 	defer start(s.box)()
 	defer s.ended.Wait()
+	if s.sharer != nil {
+		go s.sharer.run(ctx)
+	}
 	for first := true; ; first = false {
 		err := s.look(ctx)
 		if err != nil && len(s.running) == 0 && errors.Is(err, errConfig) {
@@ -193,6 +199,9 @@ func (s *several) newUnit(r *runningUnit) *unit {
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
 	u.instance, u.teller = s.newInstance(u), s.newTeller(u)
+	if s.sharer != nil {
+		u.instance.found = s.sharer.found
+	}
 	s.mu.Lock()
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()
