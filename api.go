@@ -41,12 +41,6 @@ func newAPI(b *box, standalone bool) *api {
 		lookCosts: sync.OnceValue(func() *metrics { return newMetrics("") })}
 }
 
-// Roles.
-const (
-	roleWriter   = "writer"
-	roleObserver = "observer"
-)
-
 // statusAnswer is the answer under statusPath. Times are RFC 3339 in UTC.
 type statusAnswer struct {
 	Version        string         `json:"version"`
@@ -63,13 +57,15 @@ type statusAnswer struct {
 		Connected bool   `json:"connected"`
 		Error     string `json:"error"`
 	} `json:"databases"`
-	Overruns uint64         `json:"overruns"`
-	Repairs  uint64         `json:"repairs"`
-	Ports    countAnswer    `json:"ports"`
-	Worst    []worstAnswer  `json:"worst"`
-	Role     string         `json:"role"`    // writer or observer
-	Writers  []otherDaemon  `json:"writers"` // an observer: who else is there
-	Differs  []differAnswer `json:"differs"`
+	Overruns  uint64           `json:"overruns"`
+	Repairs   uint64           `json:"repairs"`
+	Ports     countAnswer      `json:"ports"`
+	Worst     []worstAnswer    `json:"worst"`
+	Role      string           `json:"role"`    // writer, observer or standby
+	Holder    string           `json:"holder"`  // who holds the lock, as its file says; empty: not known
+	Writers   []otherDaemon    `json:"writers"` // an observer: who else is there
+	Differs   []differAnswer   `json:"differs"`
+	Instances []instanceAnswer `json:"instances,omitempty"` // that know of each other
 	// of several, each by itself; what is above is of all of them together
 	Namespaces []namespaceAnswer `json:"namespaces,omitempty"`
 
@@ -168,7 +164,9 @@ const portInitCheck = "port_init_done"
 // status makes the answer from what is published.
 func (a *api) status(now time.Time) *statusAnswer {
 	if !a.box.several {
-		return a.box.units()[0].status(now, a.standalone)
+		s := a.box.units()[0].status(now, a.standalone)
+		s.Instances = a.box.instances(now)
+		return s
 	}
 	all := newStatus(a.box.m, now, a.standalone)
 	all.PortConfigDone, all.PortInitDone, all.Databases.Connected = true, true, true
@@ -182,6 +180,7 @@ func (a *api) status(now time.Time) *statusAnswer {
 	if len(of) == 0 {
 		all.PortConfigDone, all.PortInitDone, all.Databases.Connected = false, false, false
 	}
+	all.Instances = a.box.instances(now)
 	all.orderWorst()
 	all.conclude(max(all.level, together(of)))
 	return all
@@ -250,8 +249,9 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 	s.PortConfigDone, s.PortInitDone = u.m.portConfigDone.Load() == 1, u.m.portInitDone.Load() == 1
 	s.Overruns = u.m.overruns.Load()
 	s.Repairs = u.m.repairChanged.Load() + u.m.repairLost.Load() + u.m.repairStale.Load() + u.m.repairLate.Load()
+	s.Role, s.Holder = u.instance.role(), u.instance.holder()
 	if u.daemons != nil {
-		s.Role, s.Writers = roleObserver, append(s.Writers, u.daemons.find(now)...)
+		s.Writers = append(s.Writers, u.daemons.find(now)...)
 	}
 	for _, d := range u.health.differ.lasting(now) {
 		s.Differs = append(s.Differs, differAnswer{u.namespace, d.port, d.says, utc(d.since)})

@@ -16,6 +16,7 @@ type box struct {
 	m       *metrics // of the process; without -db.global also of the only namespace
 	health  *health  // the same
 	several bool
+	book    *peerBook // of the instances, nil: we are alone
 	parts   atomic.Pointer[[]*unit]
 }
 
@@ -28,6 +29,8 @@ type unit struct {
 	look      diffOptions // where its ports are from
 	log       *slog.Logger
 	daemons   *daemonFinder // of an observer, nil: we write
+	instance  *instance
+	teller    *peerTeller // nil: nobody is told of us
 }
 
 // observes makes it an observer's, if it is to be.
@@ -138,16 +141,33 @@ func (b *box) Alive(now time.Time) (failing []string) {
 // Ready returns why the switch cannot rely on what is published, a line for each reason.
 func (b *box) Ready(now time.Time) (failing []string) {
 	if !b.several {
-		return b.health.Ready(now, b.m.Pending())
+		return b.units()[0].ready(now)
 	}
 	failing = b.health.unready(now)
 	if len(b.units()) == 0 {
 		failing = append(failing, "no namespace is looked after yet")
 	}
 	for _, u := range b.units() {
-		failing = append(failing, u.prefixed(u.health.Ready(now, u.m.Pending()))...)
+		failing = append(failing, u.prefixed(u.ready(now))...)
 	}
 	return failing
+}
+
+// ready returns why the switch cannot rely on what is published of a namespace, or on this standby to take over.
+func (u *unit) ready(now time.Time) (failing []string) {
+	if u.instance.role() == roleStandby {
+		return u.health.standbyReady(now)
+	}
+	return u.health.Ready(now, u.m.Pending())
+}
+
+// well is what a process says that is ready: for what, if that is not to write.
+func (b *box) well() string {
+	standby := func(u *unit) bool { return u.instance.role() == roleStandby }
+	if all := b.units(); len(all) > 0 && !slices.ContainsFunc(all, func(u *unit) bool { return !standby(u) }) {
+		return "standby, ready"
+	}
+	return "ok"
 }
 
 // prefixed has each line begin with the namespace.

@@ -103,11 +103,12 @@ const (
 	ownBack
 	ownHealth
 	ownNamespace
+	ownLock
 )
 
 var ownKinds = [...]string{"unknown", "started", "stopped", "links listed", "start decided", "PortConfigDone sent",
 	"PortInitDone sent", "link messages lost", "databases down", "databases back", "health",
-	"network namespace"}
+	"network namespace", "lock"}
 
 func (k ownKind) String() string {
 	if int(k) < len(ownKinds) {

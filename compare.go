@@ -52,6 +52,9 @@ func (c *comparison) plan(now time.Time) {
 	c.next = now.Add(interval)
 }
 
+// soon has the next comparison come when what another one has sent is sure to be carried out.
+func (c *comparison) soon(now time.Time) { c.next = now.Add(settleTime) }
+
 // wait is how long none is due.
 func (c *comparison) wait(now time.Time) time.Duration {
 	if c.interval <= 0 {

@@ -196,6 +196,8 @@ func (c *courier) outage(e errand, err error) string {
 	switch {
 	case errors.Is(err, errNoDBConfig):
 		return "the database configuration is not there yet, waiting for it (-db.config)"
+	case errors.Is(err, errLockLost):
+		return "the lock's file was removed, and everything is compared before anything is written"
 	case errors.As(err, &reply), errors.Is(err, errWrongType):
 		return "a database refuses commands, trying again"
 	case errors.Is(err, errPortsChange):

@@ -36,7 +36,7 @@ func TestDashboard(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.must(s.Configure(t.Context(), 4))
 	s.orchagent(true)
-	d := s.daemon()
+	d := s.daemon("-instance", "a")
 	p := s.prometheus(d)
 	s.waitFor("PortInitDone", func() bool { return sample(s.scrape(d), "portsyncd_port_init_done") == "1" })
 	ctx, stop := context.WithCancel(t.Context())
@@ -330,7 +330,7 @@ func TestConfined(t *testing.T) {
 		return errors.Join(os.Mkdir("/run/portsyncd", 0o755), os.Chown("/run/portsyncd", 65534, 65534))
 	}))
 	d, err := s.StartInside("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all,+net_admin",
-		"--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", files[os.Args[0]], files[plainDaemon(t)[0]], "-log.output", "stderr", "-reconcile-interval", "1s")
+		"--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", files[os.Args[0]], files[plainDaemon(t)[0]], "-lock.dir", "/run/portsyncd", "-log.output", "stderr", "-reconcile-interval", "1s")
 	s.must(err)
 	defer func() {
 		d.Stop()

@@ -15,7 +15,7 @@ import (
 // databases answer.
 func (s *mirror) do(e errand, job func(context.Context) error, done func(error)) {
 	s.courier.send(s.work, e, job, func(err error) {
-		if errors.Is(err, errConfig) || errors.Is(err, errFabric) {
+		if errors.Is(err, errConfig) || errors.Is(err, errFabric) || errors.Is(err, errHeld) {
 			s.failure = err
 			return
 		}
@@ -227,6 +227,9 @@ func (s *mirror) publish() {
 	s.compare.askList()
 	s.start.wantLook(false) // what was changed since the ports were read
 	s.compare.plan(s.now())
+	if s.options.takenOver {
+		s.compare.soon(s.now())
+	}
 	w := watcher{
 		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },

@@ -51,11 +51,12 @@ func (u *unit) events(ports []string, since time.Time, after time.Duration, most
 	if after > machineClock() { // it is of another boot
 		after = 0
 	} else if after != 0 {
-		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != u.record.boot })
+		boot := u.record.bootNumber()
+		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != boot })
 	}
 	for i := range all {
 		all[i].Namespace = u.namespace
-		all[i].boot -= u.record.boot // each recorder counts for itself
+		all[i].boot -= u.record.bootNumber() // each recorder counts for itself
 	}
 	return all, err
 }

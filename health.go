@@ -62,6 +62,7 @@ type health struct {
 	differ  disagreements          // what sources disagree about
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
+	lock    atomic.Pointer[string] // what is wrong with the lock of whoever writes, nil: nothing
 	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
@@ -104,6 +105,21 @@ func (h *health) await(what error) {
 	}
 	why := what.Error()
 	h.awaited.Store(&why)
+}
+
+// anew is for a loop that has ended, and another one that begins.
+func (h *health) anew() {
+	for _, on := range []*atomic.Bool{&h.resync, &h.listed, &h.initDone} {
+		on.Store(false)
+	}
+	for _, since := range []*atomic.Int64{&h.behind, &h.resyncAt, &h.dbDown, &h.repaired} {
+		since.Store(0)
+	}
+	h.away.Store(nil)
+	h.lock.Store(nil)
+	for kind := range h.differ.of {
+		h.differ.tell(disagreeKind(kind), nil)
+	}
 }
 
 // homeless notes why nothing is known of links that had a namespace; empty: they are known.
@@ -196,6 +212,10 @@ func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames
 		case "differs":
 			if c.reason = h.differ.differing(now); c.reason != "" {
 				c.level = degraded
+			}
+		case "lock":
+			if why := h.lock.Load(); why != nil {
+				c.level, c.reason = degraded, *why
 			}
 		case "loop":
 			if h.excused() { // asked first: who comes back from the kernel says so after it has turned
@@ -329,7 +349,7 @@ func (h *health) Alive(now time.Time) (failing []string) {
 }
 
 // besideReady are the checks that say nothing of what is published: the switch can rely on that.
-var besideReady = [...]string{"reconcile", "web", "recorder"}
+var besideReady = [...]string{"reconcile", "web", "recorder", "lock"}
 
 // unready returns the checks that keep anybody from relying on what is published.
 func (h *health) unready(now time.Time) (failing []string) {
@@ -338,6 +358,16 @@ func (h *health) unready(now time.Time) (failing []string) {
 			continue // what orchagent says of a port is published as it is
 		}
 		if !slices.Contains(besideReady[:], c.name) {
+			failing = append(failing, c.name+": "+c.reason)
+		}
+	}
+	return failing
+}
+
+// standbyReady returns why a standby could not take over. What the holder does, or does not, is no reason.
+func (h *health) standbyReady(now time.Time) (failing []string) {
+	for _, c := range h.Checks(now, 0) {
+		if c.level != ok && (c.name == "netlink" || c.name == "overrun" || c.name == "redis" || c.name == "loop") {
 			failing = append(failing, c.name+": "+c.reason)
 		}
 	}

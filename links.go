@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"log/slog"
-	"path"
 	"sort"
 	"strings"
 	"time"
@@ -27,8 +25,9 @@ type linkTable struct {
 	free    []int // slots
 	rows    rows[linkRow]
 	byIndex map[int32]*port
-	listed  bool              // the first listing has ended
-	flaps   map[string]uint64 // of ports that were forgotten, for their return
+	listed  bool                   // the first listing has ended
+	flaps   map[string]uint64      // of ports that were forgotten, for their return
+	carried map[string]carriedPort // what was counted before this loop, of ports still to come
 
 	netns      uint64           // the inode of the links' network namespace, 0: the process's own
 	old        map[int32]string // left-over interfaces and their names, rule 5
@@ -51,14 +50,6 @@ type linkRow struct {
 
 // goneFlapsMax is how many ports that are gone are remembered for their flap counts.
 const goneFlapsMax = 4096
-
-// heard is what a link message, or a line of a listing, meant.
-type heard struct {
-	ignored  *counter // it does not count, by this rule, nil: it does
-	port     *port    // whose present state it tells, nil: none
-	appeared bool     // port has an interface that it did not have before
-	gone     [2]*port // ports that lost their interface by it: deleted, renamed, or their name taken over; nil: none
-}
 
 func newLinkTable(g globs, m *metrics, log *slog.Logger) *linkTable {
 	return &linkTable{
@@ -95,12 +86,6 @@ func (t *linkTable) line(m *linkMessage, at time.Time) heard {
 		return heard{ignored: ignored}
 	}
 	return t.linked(m, at)
-}
-
-// aboutDevice says that a message tells something about the device itself. What a bridge says of its port does not, nor
-// that a link has left a bridge or a LAG (rule 2).
-func aboutDevice(m *linkMessage) bool {
-	return m.family == unix.AF_UNSPEC && (!m.deleted || m.master == 0)
 }
 
 // noteExisting tells interfaces that were there before the subscription from those that came since, until it is decided
@@ -205,6 +190,47 @@ func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	t.m.portsPresent.Set(float64(len(t.byIndex)))
 	t.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
 	t.apply(p, stateOf(m), at)
+	t.resume(p, row, m, at)
+}
+
+// carry takes what was counted before, in another loop.
+func (t *linkTable) carry(all []carriedPort) {
+	t.carried = make(map[string]carriedPort, len(all))
+	for _, c := range all {
+		t.carried[c.Port], t.flaps[c.Port] = c, c.Flaps
+	}
+}
+
+// resume goes on counting at a port's interface where it was left, if it is still the same.
+func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) {
+	c, known := t.carried[p.name]
+	delete(t.carried, p.name)
+	if !known || c.Ifindex != m.index {
+		return
+	}
+	if c.UpSeen && c.Counted && m.hasCarrier {
+		p.series.flapped(uint64(m.carrierDown-c.CarrierDown), at)
+	}
+	row.upSeen = row.upSeen || c.UpSeen
+	if c.state() == row.state {
+		p.series.lastChange.Set(c.Changed)
+	}
+}
+
+// leave ends what is published of ports, when the loop has ended, and returns what was counted.
+func (t *linkTable) leave() (all []carriedPort) {
+	t.all(func(p *port) {
+		row := t.rows.of(p)
+		t.m.hide(p.series)
+		c := carriedOf(p, row.state)
+		c.Ifindex, c.CarrierDown, c.Counted, c.UpSeen = row.index, row.carrierDown, row.hasCarrier, row.upSeen
+		all = append(all, c)
+	})
+	for name, flaps := range t.flaps {
+		all = append(all, carriedPort{Port: name, Flaps: flaps})
+	}
+	t.m.portsPresent.Set(0)
+	return all
 }
 
 // deleted handles a real RTM_DELLINK: the interface is gone from the kernel (rule 3). It is the port's own, or one that
@@ -385,10 +411,6 @@ func (t *linkTable) decideOld(isOld func(leftover) bool) (dismissed []*port) {
 	return dismissed
 }
 
-func stateOf(m *linkMessage) portState {
-	return portState{admin: m.flags&unix.IFF_UP != 0, oper: m.flags&unix.IFF_RUNNING != 0, mtu: m.mtu}
-}
-
 // update takes a port's state from a message about the interface that it has.
 func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	row, state := t.rows.of(p), stateOf(m)
@@ -404,8 +426,8 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
 		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
-			"oper", upDown(state.oper),
-			"mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp, "carrier_down", m.carrierDown)
+			"oper", upDown(state.oper), "mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp,
+			"carrier_down", m.carrierDown)
 	}
 	if state == row.state {
 		return
@@ -420,24 +442,9 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 // apply sets a port's state, also in the metrics.
 func (t *linkTable) apply(p *port, state portState, at time.Time) {
 	t.rows.of(p).state = state
-	p.series.operUp.SetBool(state.oper)
-	p.series.adminUp.SetBool(state.admin)
-	p.series.mtu.Set(float64(state.mtu))
-	p.series.lastChange.SetTime(at)
+	p.series.show(state.admin, state.oper, state.mtu, at)
 }
 
 func (t *linkTable) notice(msg string, args ...any) {
-	t.log.Log(context.Background(), levelNotice, msg, args...)
-}
-
-// globs are the patterns of -links, as path.Match knows them. The loopback interface has to be named in full.
-type globs []string
-
-func (g globs) match(name string) bool {
-	for _, pattern := range g {
-		if ok, _ := path.Match(pattern, name); ok && (name != "lo" || pattern == "lo") {
-			return true
-		}
-	}
-	return false
+	t.log.Log(ctxNone, levelNotice, msg, args...)
 }

@@ -47,6 +47,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.BoolVar(&o.standalone, "standalone", false,
 		"no databases: every link that matches -links is a port, and its state is in the metrics")
 	f.BoolVar(&o.observe, "observe", false, observeUsage)
+	o.instanceFlags(f)
 	links := f.String("links", "*",
 		"comma-separated `globs` of the links that are ports with -standalone; lo only if named in full")
 	f.Var(&o.listen, "web.listen-address", "`address` to serve the metrics on, host:port or unix:/path; "+
@@ -82,7 +83,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: the daemon takes flags only, and the commands, diff, "+
-			"events and status, come before theirs", f.Arg(0))
+			"events, handover and status, come before theirs", f.Arg(0))
 	}
 	var err error
 	if o.logLevel, err = parseLogLevel(*level); err != nil {
@@ -131,6 +132,16 @@ func (o *options) validate() error {
 	if o.observe && o.standalone {
 		return errors.New("-observe compares with databases, and with -standalone there are none: leave one out")
 	}
+	if o.standby && (o.observe || o.standalone) {
+		return errors.New("-standby writes when it takes over, and with -observe or -standalone nothing is written: " +
+			"leave one out")
+	}
+	if o.instance == "" {
+		o.instance = defaultInstance(o.control)
+	}
+	if err := validateInstance(o.instance); err != nil {
+		return err
+	}
 	if o.recordSize < recordFixed {
 		return fmt.Errorf("-recorder.size: %v is less than the 68KiB that an empty one takes", &o.recordSize)
 	}
@@ -140,6 +151,13 @@ func (o *options) validate() error {
 		}
 	}
 	return nil
+}
+
+// instanceFlags are those of one portsyncd among several.
+func (o *options) instanceFlags(f *flag.FlagSet) {
+	f.BoolVar(&o.standby, "standby", false, standbyUsage)
+	f.StringVar(&o.lockDir, "lock.dir", "", lockDirUsage)
+	f.StringVar(&o.instance, "instance", "", instanceUsage)
 }
 
 // recorderFlags are those of the flight recorder.
@@ -156,6 +174,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		switch args[0] {
 		case "diff":
 			return runDiff(args[1:], stdout, stderr)
+		case "handover":
+			return runHandover(args[1:], stdout, stderr)
 		case "events":
 			return runEvents(args[1:], stdout, stderr)
 		case "status":
@@ -203,7 +223,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	// whoever reads stdout or stderr may go, and Go takes that for the end
 	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // whoever wants to know of it asks for it; it never ends us
-	sockets := inheritedSockets()
+	sockets, unmark := inheritedSockets(), bearMark()
 	global, err := o.globalFile()
 	if err != nil {
 		return err
@@ -227,7 +247,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 		runtime.GOMAXPROCS(parallel)
 	}
 	hushRedis()
-	d := &daemon{options: o, log: log, m: m, health: &health{memoryLimit: uint64(o.memory),
+	d := &daemon{options: o, log: log, m: m, unmark: unmark, health: &health{memoryLimit: uint64(o.memory),
 		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)
@@ -242,6 +262,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 		guard := &watchdog{box: b, log: log.Logger, flush: log.Flush, notify: notify,
 			exit: func() { os.Exit(exitFailed) }}
 		go guard.Run(ctx)
+		go b.handOverOn(ctx, func(why string) { log.Warn("SIGUSR2: it is not handed over", "why", why) })
 		where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
 		drain := startWeb(ctx, where, newAPI(b, o.standalone), log.Logger)
 		return func() {

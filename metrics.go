@@ -8,7 +8,7 @@ import (
 )
 
 // checkNames are the rows of the health table, and the values of the label check.
-var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "loop", "memory", "web", "recorder"}
+var checkNames = [...]string{"netlink", "overrun", "redis", "queue", "reconcile", "differs", "lock", "loop", "memory", "web", "recorder"}
 
 // ofProcess says that a row of the health table is about the process, not about a namespace.
 func ofProcess(check string) bool { return check == "memory" || check == "web" }
@@ -63,6 +63,8 @@ type metrics struct {
 	eoiuReached, eoiuSeconds         gauge
 
 	recorded [len(causes)]counter
+
+	instanceUp, instanceWriter vector // of all that are known, by this process
 
 	process *process
 }
@@ -147,6 +149,8 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 		{"portsyncd_tls_last_reload_successful", gaugeKind, nil, "Whether the TLS files were usable when they were last looked at; if not, the old ones are in force. 0 without TLS.", &m.tlsReloadOK},
 		{"portsyncd_tls_certificate_not_after_timestamp_seconds", gaugeKind, nil, "When the server's certificate expires. Absent without TLS.", &m.tlsNotAfter},
 
+		{"portsyncd_instance_up", gaugeKind, []string{"instance"}, "Whether an instance has told of itself lately. Absent without -standby and -instance.", &m.instanceUp},
+		{"portsyncd_instance_writer", gaugeKind, []string{"instance"}, "Whether an instance writes, with the label namespace of several. Absent without -standby and -instance.", &m.instanceWriter},
 		{"portsyncd_log_lines_dropped_total", counterKind, nil, "Log lines lost because nobody took them in time.",
 			&m.logDropped},
 		{"portsyncd_build_info", gaugeKind, []string{"version", "goversion", "goarch"}, "Always 1; the labels say what is running.",
@@ -226,7 +230,7 @@ func constant(labels ...string) *vector {
 
 // ofProcess says that a family is about the process, and there once however many namespaces it looks after.
 func (f *family) ofProcess() bool {
-	for _, prefix := range []string{"process_", "go_", "portsyncd_http_", "portsyncd_tls_", "portsyncd_log_",
+	for _, prefix := range []string{"process_", "go_", "portsyncd_http_", "portsyncd_tls_", "portsyncd_log_", "portsyncd_instance_",
 		"portsyncd_build_", "portsyncd_memory_", "portsyncd_health_status"} {
 		if strings.HasPrefix(f.name, prefix) {
 			return true
@@ -258,6 +262,12 @@ func (m *metrics) hideLink(s *portSeries) {
 	}
 	s.present.Store(false)
 	m.ports.note(s)
+}
+
+// hide puts all series of a port out.
+func (m *metrics) hide(s *portSeries) {
+	m.hideLink(s)
+	m.hidePending(s)
 }
 
 // showPending and hidePending are for the series that exists while the port is configured.

@@ -36,6 +36,10 @@ type syncOptions struct {
 	noFabric  bool              // an ASIC whose switch_type is fabric has no ports: errFabric
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
+	carried   []carriedPort     // what was counted of ports before
+	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
+	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
+	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody
 	feature   bool              // tell of readiness in FEATURE|swss
 }
 
@@ -69,6 +73,7 @@ type mirror struct {
 	begun     time.Time
 	nextCheck time.Time
 	pings     chan struct{} // a beat has come: are the databases still there?
+	able      bool          // of an observer: it could take over
 	watching  bool          // keyspace events are followed
 	watchLost bool          // or were, before their subscription broke
 	logger    logSettings
@@ -90,7 +95,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,
-		ready:   readiness{on: o.feature, log: log},
+		ready:   readiness{on: o.feature && !o.observe, log: log},
 	}
 }
 
@@ -98,6 +103,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 func (s *mirror) wake() {
 	s.begun = s.now()
 	s.links.within(s.source.Home())
+	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{})

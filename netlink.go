@@ -59,9 +59,9 @@ const (
 type kernelLinks struct {
 	linkSockets
 	netns    string
-	observe  bool // set nothing down
-	event    int  // eventfd behind Wake
-	timer    int  // timerfd that ends a Wait
+	may      func() (over func(), err error) // asked before a link is set down, and told when it is; nil: we may
+	event    int                             // eventfd behind Wake
+	timer    int                             // timerfd that ends a Wait
 	timerAt  time.Time
 	poll     int // epoll instance of all of these
 	poller   *os.File

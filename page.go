@@ -94,6 +94,16 @@ func writeVerdict(b *bytes.Buffer, s *statusAnswer) {
 	}
 	fmt.Fprintf(b, "%d overruns, %d repairs. portsyncd %s, since %s.</p>\n", s.Overruns, s.Repairs,
 		html.EscapeString(s.Version), s.Started)
+	for i := range s.Instances {
+		if i == 0 {
+			b.WriteString("<h2>Instances</h2>\n<ul>\n")
+		}
+		fmt.Fprintf(b, "<li><b>%s</b>: %s</li>\n", html.EscapeString(s.Instances[i].Instance),
+			html.EscapeString(s.Instances[i].says()))
+	}
+	if len(s.Instances) > 0 {
+		b.WriteString("</ul>\n")
+	}
 	for i, w := range s.Worst {
 		if i == 0 {
 			b.WriteString("<h2>Ports to look at</h2>\n<ul>\n")

@@ -81,6 +81,14 @@ func (s *portSeries) flapsLastHour(now time.Time) (flaps uint64) {
 	return flaps
 }
 
+// show publishes a state, since a time.
+func (s *portSeries) show(admin, oper bool, mtu uint32, since time.Time) {
+	s.operUp.SetBool(oper)
+	s.adminUp.SetBool(admin)
+	s.mtu.Set(float64(mtu))
+	s.lastChange.SetTime(since)
+}
+
 // flapping tells whether the carrier was lost flapMemory times within flapWindow.
 func (s *portSeries) flapping(now time.Time) bool {
 	first := s.lostCarrier[0].Load()

@@ -91,11 +91,48 @@ func (r *recorder) settleIn(file *os.File, image []byte, boot string) {
 
 // beginAnew is for another set of ports, those of a loop that begins anew after the one before has ended.
 func (r *recorder) beginAnew(m *metrics) {
-	r.m, r.rows, r.again, r.opening = m, rows[recordRow]{}, time.Time{}, false
+	r.m = m
+	r.forgetPorts()
+	r.note(ownStarted, "portsyncd "+m.version, time.Now())
+}
+
+// forgetPorts is for a loop that begins: no port is known.
+func (r *recorder) forgetPorts() {
+	if r == nil {
+		return
+	}
+	r.rows, r.again, r.opening = rows[recordRow]{}, time.Time{}, false
 	if r.file != nil {
 		r.settleIn(r.file, r.image, bootID())
 	}
-	r.note(ownStarted, "portsyncd "+m.version, time.Now())
+}
+
+// move has the recorder go on in a file, with what another daemon has left there, or with no path in memory, with what
+// it has itself. Where the file is not to be had it stays where it is. No loop records meanwhile.
+func (r *recorder) move(path string) (moved bool) {
+	if r.off() || r.file == nil {
+		return true // mend opens it
+	}
+	var place recordPlace
+	if path != "" {
+		place.file, place.image, _, place.err = openRecord(path, r.size)
+	} else if place.file, place.image, place.err = recordInMemory(r.size); place.err == nil {
+		r.copyTo(place.image)
+	}
+	if place.err != nil {
+		return false
+	}
+	r.letGo()
+	r.rows, r.path = rows[recordRow]{}, path
+	r.settleIn(place.file, place.image, bootID())
+	r.changes.Add(1)
+	return true
+}
+
+// copyTo copies the image.
+func (r *recorder) copyTo(image []byte) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	copy(image, r.image)
 }
 
 // find looks what is in the image.
@@ -168,6 +205,13 @@ func (r *recorder) reader() (*recordReader, error) {
 		return nil, errNoRecorder
 	}
 	return newRecordReader(r.file)
+}
+
+// bootNumber is the present boot of the machine, as the recorder counts, for anybody.
+func (r *recorder) bootNumber() byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boot
 }
 
 // close lets go of the file for good.

@@ -3,11 +3,14 @@ package main
 import "net/http"
 
 // routes are who answers by path. http.ServeMux does the same with patterns, and is 30 KB of the binary.
+// Of a path with its method before it, only that is answered.
 type routes map[string]http.HandlerFunc
 
 func (p routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	serve := p[r.URL.Path]
+	serve, order := p[r.URL.Path], p[r.Method+" "+r.URL.Path]
 	switch {
+	case order != nil:
+		order(w, r)
 	case serve == nil:
 		http.NotFound(w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:

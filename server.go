@@ -31,6 +31,7 @@ const (
 // server serves one metric set on any number of listeners.
 type server struct {
 	http  http.Server
+	pages routes
 	box   *box
 	log   *slog.Logger
 	slots *slots
@@ -54,10 +55,13 @@ func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 	s := &server{box: b, log: log, slots: slots, spares: make(chan *page, 1)}
 	pages := routes{
 		"/metrics": s.serveMetrics,
-		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Alive(time.Now())) },
-		"/readyz":  func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Ready(time.Now())) },
+		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Alive(time.Now()), "ok") },
+		"/readyz": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, b.Ready(time.Now()), b.well()+b.alsoThere(time.Now()))
+		},
 	}
 	a.register(pages)
+	s.pages = pages
 	asking, ends := context.WithCancel(context.Background())
 	s.ends = ends
 	s.http = http.Server{
@@ -114,12 +118,12 @@ func (s *server) render(zipped bool) *page {
 	return p
 }
 
-// answer is a probe's response: ok, or a line for each reason why not.
-func answer(w http.ResponseWriter, failing []string) {
+// answer is a probe's response: that all is well, or a line for each reason why not.
+func answer(w http.ResponseWriter, failing []string, well string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	if len(failing) == 0 {
-		_, _ = io.WriteString(w, "ok\n")
+		_, _ = io.WriteString(w, well+"\n")
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)

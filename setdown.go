@@ -12,9 +12,6 @@ import (
 func (k *kernelLinks) SetDown(home netNSID, indexes []int32, failed func(index int32, err error)) {
 	var fd int
 	err := inNetNS(k.netns, func(here netNSID) (err error) {
-		if k.observe {
-			return errObserves
-		}
 		if here != home { // whose links have the same ifindexes
 			return errMoved
 		}
@@ -29,12 +26,25 @@ func (k *kernelLinks) SetDown(home netNSID, indexes []int32, failed func(index i
 	for i, index := range indexes {
 		each := err
 		if each == nil {
-			each = setDown(fd, uint32(i+1), index)
+			each = k.setOne(fd, uint32(i+1), index)
 		}
 		if each != nil {
 			failed(index, each)
 		}
 	}
+}
+
+// setOne sets one link down, if we may.
+func (k *kernelLinks) setOne(fd int, seq uint32, index int32) error {
+	if k.may == nil {
+		return setDown(fd, seq, index)
+	}
+	over, err := k.may()
+	if err != nil {
+		return err
+	}
+	defer over()
+	return setDown(fd, seq, index)
 }
 
 // setDown clears IFF_UP of one link over a blocking request socket and waits for the kernel's answer.

@@ -124,31 +124,38 @@ func (a *portsAnswer) take(text []byte) error {
 	return nil
 }
 
-// askDaemon is one request over the control socket, by hand: net/http's client would be a tenth of the binary. The
-// error says what to do.
+// askDaemon asks the daemon for what is under a path. The error says what to do.
 func askDaemon(socket, path string, deadline time.Time) ([]byte, error) {
+	status, text, err := sendDaemon(socket, "GET "+path, deadline)
+	if err == nil && !strings.HasSuffix(status, " 200 OK") {
+		err = fmt.Errorf("what listens on %s answers %q to %s: is it a portsyncd of this version?", socket, status,
+			path)
+	}
+	return text, err
+}
+
+// sendDaemon is one request over the control socket, by hand: net/http's client would be a tenth of the binary.
+func sendDaemon(socket, request string, deadline time.Time) (status string, text []byte, err error) {
 	c, err := (&net.Dialer{Deadline: deadline}).Dial("unix", socket)
 	if err != nil {
-		return nil, unreachable(socket, err)
+		return "", nil, unreachable(socket, err)
 	}
 	defer c.Close()
 	_ = c.SetDeadline(deadline)
 	var answer bytes.Buffer
-	if _, err = io.WriteString(c, "GET "+path+" HTTP/1.0\r\n\r\n"); err == nil {
+	if _, err = io.WriteString(c, request+" HTTP/1.0\r\n\r\n"); err == nil {
 		_, err = answer.ReadFrom(c)
 	}
 	head, text, whole := bytes.Cut(answer.Bytes(), []byte("\r\n\r\n"))
-	status, _, _ := strings.Cut(string(head), "\r\n")
+	status, _, _ = strings.Cut(string(head), "\r\n")
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, unanswered(socket, c)
+		return "", nil, unanswered(socket, c)
 	case err != nil || !whole:
-		return nil, fmt.Errorf("the daemon behind %s has broken off its answer: it may be ending, ask again", socket)
-	case !strings.HasSuffix(status, " 200 OK"):
-		return nil, fmt.Errorf("what listens on %s answers %q to %s: is it a portsyncd of this version?", socket,
-			status, path)
+		return "", nil, fmt.Errorf("the daemon behind %s has broken off its answer: it may be ending, ask again",
+			socket)
 	}
-	return text, nil
+	return status, text, nil
 }
 
 // unreachable says why nobody can be asked.

@@ -36,6 +36,7 @@ var remedies = [...][2]string{
 	{"queue", "is Redis slow? portsyncd diff says what differs"},
 	{"reconcile", `the log's lines "repaired" name the entries and what was there`},
 	{"differs", "portsyncd diff says who writes each side, and what to do; see that the portsyncd that writes runs"},
+	{"lock", "look at the process or folder that it names; nobody may take the lock away from a process that lives"},
 	{"loop", "start it again: " + restart},
 	{"memory", "start it again, or give it more with -memory-limit"},
 	{"recorder", "is its file cut short, or its disk full? -recorder.file names another place"},
@@ -80,6 +81,9 @@ func (s *statusAnswer) text(colours bool) string {
 		p.line(colourOf(s.Verdict), "  and %d more reasons: portsyncd status -json", more)
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
+	if s.Role == roleStandby {
+		p.line("", "role           standby, which writes nothing; the lock is held by %s", s.Holder)
+	}
 	if s.Role == roleObserver {
 		p.line("", "role           observer, which writes nothing; %s", describeDaemons(s.Writers))
 	}
@@ -93,6 +97,9 @@ func (s *statusAnswer) text(colours bool) string {
 	p.line("", "repairs        %d", s.Repairs)
 	if len(s.Namespaces) > 0 {
 		p.line("", "namespaces     %s", s.namespaces())
+	}
+	for n := range s.Instances {
+		p.line("", "instance       %s: %s", s.Instances[n].Instance, s.Instances[n].says())
 	}
 	c := &s.Ports
 	p.line("", "ports          %d configured, %d present: %d up, %d down, %d set down; %d pending",

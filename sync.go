@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -158,6 +159,9 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	s.nextBeat = now.Add(wait)
 	s.status.beat()
 	s.home(now)
+	if s.options.beat != nil {
+		s.failure = errors.Join(s.failure, s.options.beat())
+	}
 	select {
 	case s.pings <- struct{}{}:
 	default:
@@ -283,4 +287,13 @@ func (s *syncer) finish() error {
 			return err
 		}
 	}
+}
+
+// leave ends what the loop has published, when it has ended, and returns what was counted.
+func (s *syncer) leave() []carriedPort {
+	s.m.portConfigDone.Set(0)
+	s.m.portInitDone.Set(0)
+	s.m.queueDepth.Set(0)
+	s.status.anew()
+	return s.links.leave()
 }

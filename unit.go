@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
+	"os"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,9 @@ type options struct {
 	dbGlobal   string
 	standalone bool
 	observe    bool
+	standby    bool
+	lockDir    string
+	instance   string
 	links      globs
 	listen     addresses
 	control    string
@@ -43,6 +47,9 @@ type daemon struct {
 	m       *metrics // of the process
 	health  *health  // of the process
 	buffers bufferShare
+	box     *box
+	sharer  *sharer // of several namespaces among several instances, nil: there is none
+	unmark  func()  // has others see that we take no lock
 }
 
 // one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends
@@ -57,8 +64,12 @@ func (d *daemon) one(ctx context.Context, start func(b *box) (stop func())) erro
 	u := &unit{m: d.m, health: d.health, log: d.log.Logger,
 		look: diffOptions{dbConfig: o.dbConfig, netns: o.netns}}
 	u.observes(o.observe)
+	u.instance = d.newInstance(u)
 	u.record = d.openRecorder(u, o.recorder)
-	defer start(newBox(u))()
+	d.box = newBox(u)
+	d.open(d.box)
+	u.teller = d.newTeller(u)
+	defer start(d.box)()
 	return d.mirror(ctx, u, source, noLinks, d.log.Follow)
 }
 
@@ -88,7 +99,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		u.health.await(nil)
 	}
 	defer source.Close()
-	source.status, source.buffers, source.observe = u.health, &d.buffers, o.observe
+	source.status, source.buffers = u.health, &d.buffers
 	if o.observe {
 		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
 			describeDaemons(u.daemons.find(time.Now())))
@@ -96,25 +107,68 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 	log.Log(ctx, levelNotice, "listening to link messages", "version", u.m.version, "receive_buffer_bytes",
 		source.rcvbuf)
 	rules := syncOptions{old: o.old, reconcile: o.reconcile, eoiu: o.eoiu, logger: follow, recorder: u.record,
-		noFabric: u.namespace != "", observe: o.observe,
-		feature: o.feature}
-	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
-	var opened atomic.Pointer[sonicDB]
-	openDB := func(slow func()) (database, error) {
-		db, err := openSonicDB(config, u.m, slow)
-		opened.Store(db)
-		if err == nil && o.observe {
-			return observed(db), nil
-		}
-		return db, err
-	}
-	defer func() {
-		if db := opened.Load(); db != nil {
-			db.Close()
-		}
-	}()
+		noFabric: u.namespace != "", feature: o.feature}
 	if o.standalone {
-		rules.links, openDB = o.links, nil
+		rules.links = o.links
+		return newSyncer(rules, source, nil, u.m, u.health, log, time.Now).Run(ctx)
 	}
-	return newSyncer(rules, source, openDB, u.m, u.health, log, time.Now).Run(ctx)
+	u.instance.record, source.may = u.record, u.instance.may
+	defer d.introduce(ctx, u)()
+	return u.instance.run(ctx, source, rules)
 }
+
+// open has a box know the other instances, if there may be any.
+func (d *daemon) open(b *box) {
+	if d.options.named() {
+		b.book = newPeerBook(d.m, d.options.instance)
+	}
+}
+
+// introduce has the other instances told of us from a namespace, until it is told to stop.
+func (d *daemon) introduce(ctx context.Context, u *unit) (stop func()) {
+	if u.teller == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var told sync.WaitGroup
+	told.Go(func() { u.teller.run(ctx) })
+	return func() {
+		cancel()
+		told.Wait()
+	}
+}
+
+// newTeller is what tells the other instances of us from a namespace, nil: nobody does.
+func (d *daemon) newTeller(u *unit) *peerTeller {
+	if !d.options.named() {
+		return nil
+	}
+	return &peerTeller{namespace: u.namespace, name: d.options.instance, m: u.m, log: u.log,
+		config: &dbConfigFile{path: u.look.dbConfig, now: time.Now}, beats: make(chan struct{}, 1),
+		self: func(now time.Time) peer { return d.box.self(now) }, book: d.box.book}
+}
+
+// named says that this is to be one of several instances, that know of each other.
+func (o *options) named() bool { return (o.standby || o.given["instance"]) && !o.observe }
+
+// newInstance is a namespace's portsyncd among others.
+func (d *daemon) newInstance(u *unit) *instance {
+	o := d.options
+	lock := newWriterLock(lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}, time.Now)
+	lock.flag, lock.namespace, lock.optional = o.lockDir, u.namespace, !o.amongOthers()
+	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
+	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns},
+		d.unmark),
+		m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
+	if i.file = o.recorder; i.file != "" && u.namespace != "" {
+		i.file = recorderOf(i.file, u.namespace)
+	}
+	i.standby.Store(o.standby)
+	return i
+}
+
+// amongOthers says that somebody has asked for an instance among others, or for its lock.
+func (o *options) amongOthers() bool { return o.standby || o.given["instance"] || o.given["lock.dir"] }
+
+// recorderOf is where the events of one namespace of several are recorded.
+func recorderOf(path, namespace string) string { return path + "." + namespace }

@@ -21,7 +21,6 @@ const unitPause = 5 * time.Second
 type several struct {
 	*daemon
 	file *dbGlobalFile
-	box  *box
 	now  func() time.Time
 
 	ended sync.WaitGroup
@@ -57,8 +56,12 @@ func (o *options) globalFile() (string, error) {
 
 // several makes the namespaces of a file.
 func (d *daemon) several(file string) *several {
+	d.box = newSeveral(d.m, d.health)
+	d.open(d.box)
+	if d.options.standby {
+		d.sharer = newSharer(d.box, d.options.instance, d.log.Logger)
+	}
 	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now,
-		box:     newSeveral(d.m, d.health),
 		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
 }
 
@@ -66,6 +69,9 @@ func (d *daemon) several(file string) *several {
 func (s *several) run(ctx context.Context, start func(b *box) (stop func())) error {
 	defer start(s.box)()
 	defer s.ended.Wait()
+	if s.sharer != nil {
+		go s.sharer.run(ctx)
+	}
 	for first := true; ; first = false {
 		err := s.look(ctx)
 		if err != nil && len(s.running) == 0 && errors.Is(err, errConfig) {
@@ -192,6 +198,10 @@ func (s *several) newUnit(r *runningUnit) *unit {
 		health: &health{beats: s.health.beats, heart: s.health.heart, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
+	u.instance, u.teller = s.newInstance(u), s.newTeller(u)
+	if s.sharer != nil {
+		u.instance.found = s.sharer.found
+	}
 	s.mu.Lock()
 	record, before := s.recorders[r.name]
 	s.mu.Unlock()
@@ -288,6 +298,3 @@ func joinLogs(of map[string]logSettings) (all logSettings) {
 	}
 	return all
 }
-
-// recorderOf is where the events of one namespace of several are recorded.
-func recorderOf(path, namespace string) string { return path + "." + namespace }

@@ -21,7 +21,8 @@ func (d *sonicDB) warmCommands(ctx context.Context) []redis.Cmder {
 	enabled := warmEnableTable + d.stateAddr.separator
 	return []redis.Cmder{redis.NewStringCmd(ctx, "hget", enabled+"system", "enable"),
 		redis.NewStringCmd(ctx, "hget", enabled+dockerName, "enable"),
-		redis.NewStringCmd(ctx, "hget", d.warmKey(), "restore_count")}
+		redis.NewStringCmd(ctx, "hget", d.warmKey(), "restore_count"),
+		redis.NewStringCmd(ctx, "hget", d.warmKey(), "state")}
 }
 
 func (d *sonicDB) warmKey() string { return warmRestartTable + d.stateAddr.separator + appName }
@@ -37,6 +38,9 @@ func (d *sonicDB) decideWarmStart(ctx context.Context, answers []redis.Cmder) (w
 		state = warmInitialized
 	}
 	count := strconv.FormatUint(d.warm.count, 10)
+	if answers[2].(*redis.StringCmd).Val() == count && answers[3].(*redis.StringCmd).Val() == state {
+		return d.warm.warm, nil // who takes over writes only what differs
+	}
 	write := redis.NewIntCmd(ctx, "hset", d.warmKey(), "restore_count", count, "state", state)
 	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
 		return false, fmt.Errorf("write restore_count to STATE_DB: %w", err)

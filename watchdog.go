@@ -88,6 +88,7 @@ func (w *watchdog) Run(ctx context.Context) {
 			return
 		case <-w.box.health.beats:
 			well = w.tick(time.Now(), 0)
+			w.box.tell()
 			if w.heap.beat(w.box.messages()) {
 				w.box.trim()
 			}

@@ -15,6 +15,16 @@ func (s *mirror) entryTouched(name string) {
 	s.readEntry(p)
 }
 
+// stand tells when the observer becomes able to take over, or unable: it knows the links and the databases, and these
+// answer. That entries differ is a reason to.
+func (s *mirror) stand() {
+	able := s.start.running() && s.away == nil && s.courier.trouble() == nil && !s.listing.owed()
+	if s.options.standing != nil && able != s.able {
+		s.options.standing(able)
+	}
+	s.able = able
+}
+
 // readEntry has a port's entry read and compared with the next flush.
 func (s *mirror) readEntry(p *port) {
 	if s.present(p) {
@@ -29,6 +39,7 @@ func (s *mirror) advanceObserver(now time.Time) time.Duration {
 	if !s.options.observe {
 		return beatInterval
 	}
+	s.stand()
 	for _, p := range s.differ.due(now) {
 		s.readEntry(p)
 	}

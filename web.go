@@ -55,6 +55,7 @@ func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) (stop
 	}
 	w.server = newServer(a, log, w.keep, newSlots(a.box.m))
 	w.socket = newServer(a, log, nil, newSlots(new(metrics))) // the metrics are of the others
+	w.socket.pages["POST "+handoverPath] = a.serveHandover
 	if o.control != "" {
 		entry := controlDoor(o.control)
 		w.entry = &entry

@@ -52,12 +52,43 @@ func (f *daemonFinder) find(now time.Time) []otherDaemon {
 			continue
 		}
 		text, _ := os.ReadFile(folder + "/cmdline")
+		if len(text) == 0 { // it is ending
+			continue
+		}
 		args := strings.Split(string(bytes.TrimRight(text, "\x00")), "\x00")
 		if mirrors(args) && slices.Contains(netNSsOf(folder, args), home) {
 			f.found = append(f.found, otherDaemon{pid, args[0]})
 		}
 	}
 	return f.found
+}
+
+// withoutLock are those that know of no lock: the C++ portsyncd, or one of ours of before there was one.
+func (f *daemonFinder) withoutLock() (all []otherDaemon) {
+	f.mu.Lock()
+	f.until = time.Time{} // what was found before says nothing of now
+	f.mu.Unlock()
+	for _, d := range f.find(time.Now()) {
+		process := "/proc/" + strconv.Itoa(d.PID)
+		if knowsLock(process) {
+			continue
+		}
+		if text, _ := os.ReadFile(process + "/cmdline"); len(text) > 0 { // else it has ended meanwhile
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// knowsLock says that a process bears the mark. Where we may not look counts as no.
+func knowsLock(process string) bool {
+	files, _ := filepath.Glob(process + "/fd/*")
+	for _, file := range files {
+		if target, _ := os.Readlink(file); strings.HasPrefix(target, "/memfd:"+lockMark) {
+			return true
+		}
+	}
+	return false
 }
 
 // netNSsOf is where the links are that a daemon with a command line mirrors, as far as can be told.
@@ -87,7 +118,7 @@ func linksOf(process, netns string) string {
 
 // mirrors says that a command line is a daemon's that writes: not an observer's, and none of the commands.
 func mirrors(args []string) bool {
-	return !(len(args) > 1 && slices.Contains([]string{"diff", "events", "status"}, args[1])) &&
+	return !(len(args) > 1 && slices.Contains([]string{"diff", "events", "handover", "status"}, args[1])) &&
 		flagOf(args, "observe") == "" && flagOf(args, "standalone") == ""
 }
 

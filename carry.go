@@ -1,0 +1,103 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What goes from one portsyncd that writes to the next: nothing that the databases or the kernel have, only what was
+// counted.
+
+// carriedPort is what was counted of a port.
+type carriedPort struct {
+	Port        string  `json:"port"`
+	Flaps       uint64  `json:"flaps"`
+	Ifindex     int32   `json:"ifindex"` // 0: it had no interface
+	CarrierDown uint32  `json:"carrier_down"`
+	Counted     bool    `json:"counted"` // the kernel has told that
+	UpSeen      bool    `json:"up_seen"`
+	Admin       bool    `json:"admin"`
+	Oper        bool    `json:"oper"`
+	MTU         uint32  `json:"mtu"`
+	Changed     float64 `json:"changed"` // when its state did, Unix time
+}
+
+// handoverRecord is the file that a holder leaves for the next one.
+type handoverRecord struct {
+	BootID string        `json:"boot_id"`
+	At     time.Duration `json:"at_ns"` // since the machine's boot
+	To     string        `json:"to"`    // the instance that is to take over, empty: whoever is first
+	Ports  []carriedPort `json:"ports"`
+}
+
+// recordLife is how old it may be: an older one was left for somebody else.
+const recordLife = 30 * time.Second
+
+// leaveRecord writes the file.
+func leaveRecord(files lockFolder, path string, r handoverRecord) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return files.put(path, text)
+}
+
+// readRecord reads the file, and how old it is in this boot, at a time since that.
+func readRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, age time.Duration,
+	err error) {
+	text, _, err := files.look(path)
+	if err != nil {
+		return r, 0, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	if age = at - r.At; r.BootID != boot || age < 0 || age > recordLife {
+		return r, age, errors.New(path + " is an old one")
+	}
+	return r, age, nil
+}
+
+// findRecord takes the file.
+func findRecord(files lockFolder, path, boot string, at time.Duration) (ports []carriedPort, err error) {
+	r, _, err := readRecord(files, path, boot, at)
+	files.remove(path)
+	if err != nil {
+		return nil, err
+	}
+	return r.Ports, nil
+}
+
+// joinCarried is what we have counted ourselves and what the holder before us had: whoever has heard of a port longer
+// has the larger count. The kernel's own count of losses, of the same interface, bridges the time between the two.
+func joinCarried(own, theirs []carriedPort) []carriedPort {
+	at := make(map[string]int, len(own))
+	for i, p := range own {
+		at[p.Port] = i
+	}
+	for _, p := range theirs {
+		i, known := at[p.Port]
+		if !known {
+			own = append(own, p)
+			continue
+		}
+		ours := &own[i]
+		flaps := p.Flaps
+		if p.UpSeen && p.Counted && ours.Counted && p.Ifindex == ours.Ifindex && p.Ifindex != 0 {
+			flaps += uint64(ours.CarrierDown - p.CarrierDown)
+		}
+		ours.Flaps = max(ours.Flaps, flaps)
+		ours.UpSeen = ours.UpSeen || p.UpSeen && p.Ifindex == ours.Ifindex
+	}
+	return own
+}
+
+func (c *carriedPort) state() portState { return portState{admin: c.Admin, oper: c.Oper, mtu: c.MTU} }
+
+// carriedOf is what was counted of a port whose state is this.
+func carriedOf(p *port, state portState) carriedPort {
+	return carriedPort{Port: p.name, Flaps: p.series.flaps.Load(), Admin: state.admin, Oper: state.oper,
+		MTU: state.mtu, Changed: p.series.lastChange.Load()}
+}

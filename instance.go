@@ -1,0 +1,424 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An instance is one of several portsyncd for the same databases: it writes, or stands by (docs/instances.md). Each
+// turn at either has a loop of its own.
+
+const (
+	standbyUsage = "stand by: keep everything current, write nothing, and take over when the portsyncd that " +
+		"holds the lock ends, dies or hands over"
+	instanceUsage = "`name` of this portsyncd among several (default: the host's, and that of a -control.socket of " +
+		"its own)"
+
+	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
+	yieldLook  = 5 * time.Millisecond // between looks whether it has
+
+	strangerTime = time.Second // for a process to show that it knows of the lock
+	strangerLook = 20 * time.Millisecond
+)
+
+// Roles.
+const (
+	roleWriter   = "writer"
+	roleObserver = "observer"
+	roleStandby  = "standby"
+)
+
+// instance takes turns.
+type instance struct {
+	instanceTools
+	m       *metrics
+	health  *health
+	record  *recorder
+	file    string // of the recorder, whoever writes; empty: none
+	log     *slog.Logger
+	lock    *writerLock
+	standby atomic.Bool // -standby, or it has handed over: it stands by when it does not write
+	observe bool        // -observe: it never writes
+
+	source  linkSource
+	rules   syncOptions
+	carried []carriedPort
+	taken   chan error  // what came of waiting for the lock
+	over    atomic.Bool // no more turns: whoever still waits for the lock gives it back
+	again   bool        // this turn is not the first one
+
+	folder  atomic.Pointer[string] // of the lock, nil: not known yet
+	found   func()                 // told when it is; nil: nobody is
+	writing atomic.Bool
+	ready   readyClaim
+	holding holderWatch
+	beside  strangerWatch
+
+	mu      sync.Mutex
+	asked   chan error // where what comes of a hand-over is told, nil: none is asked for
+	to      string     // whom it is for, empty: whoever is ready
+	endTurn func()
+}
+
+// role is what it does, for people and programs.
+func (i *instance) role() string {
+	switch {
+	case i == nil:
+	case i.observe:
+		return roleObserver
+	case i.standby.Load() && !i.writing.Load():
+		return roleStandby
+	}
+	return roleWriter
+}
+
+// holds says that it writes, and has the lock.
+func (i *instance) holds() bool { return i != nil && i.writing.Load() && i.lock.held() }
+
+// holder is who has the lock, for people; empty: it is not known where that is, or there is none.
+func (i *instance) holder() string {
+	if i == nil {
+		return ""
+	}
+	folder := i.folder.Load()
+	if folder == nil || i.lock.missing() != nil {
+		return ""
+	}
+	h, _ := i.lock.holder(*folder)
+	return h.String()
+}
+
+// may is asked before a link is set down.
+func (i *instance) may() (over func(), err error) {
+	if !i.writing.Load() {
+		return nil, errObserves
+	}
+	return i.lock.leave, i.lock.enter()
+}
+
+// run takes turns until ctx ends, or one of them fails.
+func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions) error {
+	i.source, i.rules, i.ready.lock = source, rules, i.lock
+	i.taken = make(chan error, 1)
+	if i.observe {
+		return i.turn(ctx, true, func(slow func()) (*sonicDB, error) {
+			db, _, err := i.connect(slow)
+			return db, err
+		})
+	}
+	defer func() {
+		i.over.Store(true)
+		i.lock.release()
+	}()
+	for first := true; ; first = false {
+		if i.standby.Load() && !(first && i.free()) {
+			if err := i.stand(ctx, !first); err != nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		err := i.write(ctx)
+		switch {
+		case ctx.Err() != nil || err != nil && !(i.standby.Load() && errors.Is(err, errHeld)):
+			return err
+		case err != nil:
+			i.log.Error("the lock is another's: standing by", "err", err)
+		}
+	}
+}
+
+// free takes the lock if nobody has it, or writes without: then a start is as any other.
+func (i *instance) free() bool {
+	db, folder, err := i.connect(func() {})
+	if err != nil {
+		return false
+	}
+	db.Close()
+	i.enterFolder(folder)
+	return i.stranger() == "" && i.lock.take(folder) == nil
+}
+
+// enterFolder notes where the lock is.
+func (i *instance) enterFolder(folder string) {
+	if i.folder.Swap(&folder) == nil && i.found != nil {
+		i.found()
+	}
+}
+
+// context is a turn's, and ends it from any goroutine.
+func (i *instance) context(ctx context.Context) (turn context.Context, end func()) {
+	turn, cancel := context.WithCancel(ctx)
+	return turn, func() {
+		cancel()
+		i.source.Wake()
+	}
+}
+
+// write is a turn at writing, until ctx ends or a hand-over is asked for. The lock is taken as soon as it is known
+// where it is, and released when nothing is under way any more.
+func (i *instance) write(ctx context.Context) error {
+	turn, end := i.context(ctx)
+	defer end()
+	i.mu.Lock()
+	i.endTurn = end
+	i.mu.Unlock()
+	i.writing.Store(true)
+	err := i.turn(turn, false, func(slow func()) (*sonicDB, error) {
+		db, folder, err := i.connect(slow)
+		if err == nil {
+			err = i.hold(folder)
+		}
+		if err != nil {
+			return nil, err
+		}
+		guard(db, i.lock)
+		return db, nil
+	})
+	i.writing.Store(false)
+	i.leaveLock(ctx, err)
+	return err
+}
+
+// hold takes the lock, unless it is ours.
+func (i *instance) hold(folder string) error {
+	i.enterFolder(folder)
+	if i.lock.held() {
+		return nil
+	}
+	err := i.lock.take(folder)
+	if none := i.lock.missing(); none != nil {
+		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
+		i.complain("this portsyncd writes without a lock: " + none.Error())
+		i.unmark()
+	}
+	return err
+}
+
+// leaveLock gives the lock away after a turn at writing, with what was counted, and answers whoever asked for that.
+func (i *instance) leaveLock(ctx context.Context, failure error) {
+	i.mu.Lock()
+	asked, to := i.asked, i.to
+	i.asked, i.endTurn, i.to = nil, nil, ""
+	i.mu.Unlock()
+	if i.lock.held() && i.lock.missing() == nil {
+		record := handoverRecord{BootID: i.boot, At: i.clock(), To: to, Ports: i.carried}
+		path := i.lock.in(*i.folder.Load(), handoverSuffix)
+		if err := leaveRecord(i.lock.files, path, record); err != nil {
+			i.log.Warn("what was counted of ports is not handed over", "err", err)
+		}
+		if asked != nil || ctx.Err() == nil {
+			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
+		}
+		i.record.note(ownLock, "released", i.now())
+		if i.file != "" { // the file is for the next one
+			if ctx.Err() != nil {
+				i.record.note(ownStopped, "", i.now())
+			}
+			i.record.move("")
+		}
+	}
+	i.lock.release()
+	if asked != nil {
+		asked <- failure
+	}
+}
+
+// stand is a turn at standing by, until the lock is ours. After a hand-over it lets another one have it first.
+func (i *instance) stand(ctx context.Context, yield bool) error {
+	turn, end := i.context(ctx)
+	defer end()
+	i.log.Log(ctx, levelNotice, "standing by: nothing is written")
+	var begin sync.Once
+	err := i.turn(turn, true, func(slow func()) (*sonicDB, error) {
+		db, folder, err := i.connect(slow)
+		if err != nil {
+			return nil, err
+		}
+		i.enterFolder(folder)
+		begin.Do(func() { i.spawn(func() { i.await(turn, folder, yield, end) }) })
+		return db, nil
+	})
+	i.standing(false)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	if err := <-i.taken; err != nil {
+		return err
+	}
+	i.takeUp(ctx)
+	return nil
+}
+
+// takeUp goes on where the holder before has left off.
+func (i *instance) takeUp(ctx context.Context) {
+	theirs, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
+	i.carried, i.again = joinCarried(i.carried, theirs), true
+	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
+	if i.file != "" {
+		for range recorderTries { // whoever was killed may hold it for a moment longer than the lock
+			if i.record.move(i.file) {
+				break
+			}
+			i.sleep(time.Millisecond)
+		}
+	}
+	i.record.note(ownLock, "taken over", i.now())
+}
+
+// recorderTries is how often the recorder's file is tried, a millisecond apart.
+const recorderTries = 20
+
+// turn runs a loop, with databases of its own.
+func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()) (*sonicDB, error)) error {
+	rules := i.rules
+	rules.observe, rules.carried = observe, i.carried
+	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
+		rules.old, rules.takenOver = "auto", !observe
+	}
+	rules.beat, rules.standing = i.lock.beat, nil
+	if observe && !i.observe {
+		rules.beat, rules.standing = i.watch, i.standing
+	} else if observe {
+		rules.beat = nil
+	}
+	var opened atomic.Pointer[sonicDB]
+	openDB := func(slow func()) (as database, err error) {
+		db, err := open(slow)
+		if err != nil {
+			return nil, err
+		}
+		opened.Store(db)
+		if as = db; observe {
+			as = observed(db)
+		}
+		if i.dress != nil {
+			as = i.dress(as)
+		}
+		return as, nil
+	}
+	s := newSyncer(rules, i.source, openDB, i.m, i.health, i.log, i.now)
+	err := i.instanceTools.run(ctx, s)
+	if db := opened.Load(); db != nil {
+		db.Close()
+	}
+	i.carried = s.leave()
+	i.record.forgetPorts()
+	return err
+}
+
+// await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
+func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
+	var err error
+	for {
+		if yield {
+			i.yield(folder)
+		}
+		if err = i.lock.await(folder); err != nil || i.over.Load() || !i.meant(folder) {
+			break
+		}
+		i.lock.release()
+		yield = true
+	}
+	if err == nil && !i.over.Load() {
+		i.heed(turn)
+	}
+	if i.over.Load() {
+		i.lock.release()
+	}
+	i.taken <- err
+	end()
+}
+
+// yield waits until another one has taken the lock, but not for ever.
+func (i *instance) yield(folder string) {
+	for end := i.now().Add(readyPause); i.now().Before(end); i.sleep(yieldLook) {
+		if h, _ := i.lock.holder(folder); h != i.lock.me {
+			return
+		}
+	}
+	i.log.Warn("nobody has taken over")
+}
+
+// meant says that the lock, which is ours now, is to go to another one, who is there to take it: it was handed over to
+// that one, or we could not take over right now, and others could.
+func (i *instance) meant(folder string) (another bool) {
+	me := i.lock.me.Instance
+	r, age, err := readRecord(i.lock.files, i.lock.in(folder, handoverSuffix), i.boot, i.clock())
+	if err == nil && r.To != "" && age < readyPause {
+		return r.To != me && i.ready.has(folder, r.To)
+	}
+	able := i.ready.names(folder)
+	return len(able) > 0 && !slices.Contains(able, me)
+}
+
+// stranger says which portsyncd writes here and knows of no lock, empty: none is to be seen.
+func (i *instance) stranger() string {
+	all := i.strangers()
+	if len(all) == 0 {
+		return ""
+	}
+	return describeDaemons(all) + " and knows of no lock"
+}
+
+// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write. One that has just begun
+// does not bear the mark yet.
+func (i *instance) heed(turn context.Context) {
+	why := i.stranger()
+	for end := i.now().Add(strangerTime); why != "" && i.now().Before(end); why = i.stranger() {
+		i.sleep(strangerLook)
+	}
+	if why == "" {
+		return
+	}
+	i.log.Warn(why + "; " + onlyForced)
+	forced := i.beside.begin()
+	defer i.beside.end()
+	select {
+	case <-forced:
+	case <-turn.Done():
+	}
+}
+
+// standing notes whether we could take over.
+func (i *instance) standing(ready bool) {
+	folder := i.folder.Load()
+	if folder == nil {
+		return
+	}
+	if err := i.ready.set(*folder, ready); err != nil {
+		i.log.Warn("nobody is told that this standby is ready", "err", err, "remedy",
+			"give each instance a name of its own, -instance, and let this user write to the folder")
+	}
+}
+
+// watch looks at a standby's beat at who writes.
+func (i *instance) watch() error {
+	folder := i.folder.Load()
+	if folder == nil {
+		return nil
+	}
+	why := ""
+	if i.beside.on() {
+		if why = i.stranger(); why == "" {
+			why = "the portsyncd that wrote without a lock is not to be seen any more"
+		}
+		why += "; " + onlyForced
+	} else {
+		why = i.holding.look(i.lock, *folder, i.now())
+	}
+	i.complain(why)
+	return nil
+}
+
+// complain tells health what is wrong with the lock, empty: nothing.
+func (i *instance) complain(why string) {
+	if why == "" {
+		i.health.lock.Store(nil)
+		return
+	}
+	i.health.lock.Store(&why)
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"time"
+)
+
+// instanceTools is what turns are taken with, and what a simulation takes the place of.
+type instanceTools struct {
+	// connect reads where the databases are, and where the lock
+	connect   func(slow func()) (db *sonicDB, folder string, err error)
+	dress     func(database) database // what a loop gets of them; nil: as they are
+	run       func(ctx context.Context, s *syncer) error
+	spawn     func(func())
+	sleep     func(time.Duration)
+	now       func() time.Time
+	clock     func() time.Duration // the machine's, since it was booted
+	strangers func() []otherDaemon // that write here, and know of no lock
+	unmark    func()               // others see that we write without a lock
+	boot      string
+}
+
+// newInstanceTools is the real ones.
+func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder,
+	unmark func()) instanceTools {
+	return instanceTools{
+		unmark: unmark,
+		connect: func(slow func()) (*sonicDB, string, error) {
+			c, err := config.read()
+			if err != nil {
+				return nil, "", err
+			}
+			return connectDatabases(c, m, slow), l.folder(c), nil
+		},
+		run:       func(ctx context.Context, s *syncer) error { return s.Run(ctx) },
+		spawn:     func(f func()) { go f() },
+		sleep:     time.Sleep,
+		now:       time.Now,
+		clock:     machineClock,
+		boot:      bootID(),
+		strangers: finder.withoutLock,
+	}
+}

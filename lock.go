@@ -1,0 +1,297 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The lock: which of several portsyncd writes to the databases of a namespace (docs/instances.md). The kernel drops it
+// when its holder dies, and nobody else can take it away.
+
+const lockDirUsage = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
+	"socket, or " + defaultLockDir + ")"
+
+// errHeld says that another portsyncd holds the lock.
+var errHeld = errors.New("another portsyncd writes to these databases")
+
+// errLockLost says that the lock was not ours when something was to be written, which was not. What is written next may
+// find that others wrote meanwhile.
+var errLockLost = errors.New("the lock was not ours any more")
+
+// lockHolder is who holds it, as its file has it.
+type lockHolder struct {
+	Instance string `json:"instance"`
+	PID      int    `json:"pid"`
+	Version  string `json:"version"`
+	Since    string `json:"since"`
+}
+
+func (h lockHolder) String() string {
+	if h.PID == 0 {
+		return "one that has not said who it is"
+	}
+	return fmt.Sprintf("%s, process %d, version %s, since %s", h.Instance, h.PID, h.Version, h.Since)
+}
+
+// writerLock is the lock of one namespace. Anybody may use it.
+type writerLock struct {
+	flag      string // -lock.dir
+	namespace string // of several, which may share a folder; empty: the only one
+	optional  bool   // nobody has asked for a lock: where none can be had, this one writes without
+	me        lockHolder
+	now       func() time.Time
+	files     lockFolder
+	pause     func(until func() bool) // waits, in a simulation; nil: there is none
+
+	mu     sync.Mutex
+	idle   sync.Cond // inside is 0
+	inside int       // so many write right now
+	doubt  bool      // it was lost, and taken again, and nothing was to be written since
+	wanted bool      // it was taken, and not released: if its file is removed, it is taken again
+	path   string
+	file   lockFile // nil: it is not held
+	none   error    // why there is no lock, and this one writes without
+}
+
+// newWriterLock makes one in a folder of the disk.
+func newWriterLock(me lockHolder, now func() time.Time) *writerLock {
+	l := &writerLock{me: me, now: now, files: diskFolder{}}
+	l.idle.L = &l.mu
+	return l
+}
+
+// folder is where the lock of databases is.
+func (l *writerLock) folder(c *dbConfig) string {
+	appl, _ := c.address("APPL_DB")
+	switch {
+	case l.flag != "":
+		return l.flag
+	case appl.network == "unix":
+		return filepath.Dir(appl.address)
+	}
+	return defaultLockDir
+}
+
+// in is a file's path there. A folder that is not a namespace's own has the files of several.
+func (l *writerLock) in(folder, suffix string) string {
+	name := appName
+	if l.namespace != "" && (folder == l.flag || folder == defaultLockDir) {
+		name += "." + l.namespace
+	}
+	return filepath.Join(folder, name+suffix)
+}
+
+// take takes the lock in a folder, or says who has it. Where nobody has asked for one, and the folder cannot be
+// written, there is none.
+func (l *writerLock) take(folder string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.path = l.in(folder, lockSuffix)
+	err := l.acquire()
+	var unwritable *unwritableFolder
+	if l.none = nil; l.optional && errors.As(err, &unwritable) {
+		l.none, l.wanted, err = unwritable, true, nil
+	}
+	return err
+}
+
+// missing is why this one writes without a lock, nil: it does not.
+func (l *writerLock) missing() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.none
+}
+
+// await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
+// earlier.
+func (l *writerLock) await(folder string) error {
+	waiting := &writerLock{me: l.me, now: l.now, files: l.files, path: l.in(folder, lockSuffix)}
+	if err := waiting.acquireBy(true); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.path, l.file, l.me, l.wanted = waiting.path, waiting.file, waiting.me, true
+	return nil
+}
+
+func (l *writerLock) acquire() error { return l.acquireBy(false) }
+
+// acquireBy opens the file and locks it. If it is not what the path leads to by then, somebody has removed it, and the
+// next one is tried.
+func (l *writerLock) acquireBy(waiting bool) error {
+	for range 100 {
+		file, err := l.files.open(l.path)
+		if err != nil {
+			return err
+		}
+		if err = file.lock(waiting); err != nil {
+			file.Close()
+			if errors.Is(err, errTaken) {
+				holder, _ := l.readHolder(l.path)
+				return fmt.Errorf("%w: %s; it has locked %s. Start this one with -standby to have it take over "+
+					"when that one ends, or with -observe", errHeld, holder, l.path)
+			}
+			return err
+		}
+		if !file.behind(l.path) {
+			file.Close()
+			continue
+		}
+		l.file, l.wanted = file, true
+		return l.sign()
+	}
+	return fmt.Errorf("%s is removed as fast as it is made", l.path)
+}
+
+// sign writes who we are.
+func (l *writerLock) sign() error {
+	l.me.Since = l.now().UTC().Format(time.RFC3339)
+	text, err := json.Marshal(l.me)
+	if err != nil {
+		return err
+	}
+	return l.file.write(text)
+}
+
+// enter comes before whatever only the holder may do, and leave after it. An error says that the lock is not ours: then
+// it must not be done. Between a look at it and what is done nothing can take it away but somebody's hand.
+func (l *writerLock) enter() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ours() && !l.doubt {
+		l.inside++
+		return nil
+	}
+	l.doubt = false
+	return l.regain()
+}
+
+func (l *writerLock) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inside--; l.inside == 0 {
+		l.idle.Broadcast()
+	}
+}
+
+// ours is asked with the mutex held, as all that follows.
+func (l *writerLock) ours() bool {
+	return l.wanted && (l.none != nil || l.file != nil && l.file.behind(l.path))
+}
+
+// still waits until nobody writes.
+func (l *writerLock) still() {
+	for l.inside > 0 {
+		if l.pause == nil {
+			l.idle.Wait()
+			continue
+		}
+		l.mu.Unlock()
+		l.pause(func() bool { return l.inside == 0 })
+		l.mu.Lock()
+	}
+}
+
+// regain takes the lock again where somebody has removed its file. It always returns an error, and errHeld if another
+// was faster.
+func (l *writerLock) regain() error {
+	l.still()
+	switch {
+	case !l.wanted, l.ours(): // in the latter case it was taken again
+		return errLockLost
+	case l.file != nil:
+		l.file.Close()
+		l.file = nil
+	}
+	if err := l.acquire(); err != nil {
+		return err
+	}
+	return errLockLost
+}
+
+// release gives the lock away, when all that was sent is answered or given up. Nothing is written afterwards.
+func (l *writerLock) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted, l.none = false, nil
+	l.still()
+	if l.file != nil {
+		l.file.Close()
+		l.file = nil
+	}
+}
+
+// beat looks whether the lock is still ours, and shows that we live: whoever waits for it looks at the file's time. It
+// returns an error where another holds it.
+func (l *writerLock) beat() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ours() {
+		if l.file != nil {
+			l.file.touch()
+		}
+		return nil
+	}
+	err := l.regain()
+	if errors.Is(err, errHeld) {
+		return err
+	}
+	l.doubt = l.file != nil
+	return nil // what is written next says so
+}
+
+// holder is who has the lock in a folder, as its file says, and when it last showed that it lives.
+func (l *writerLock) holder(folder string) (h lockHolder, sign time.Time) {
+	return l.readHolder(l.in(folder, lockSuffix))
+}
+
+func (l *writerLock) readHolder(path string) (h lockHolder, sign time.Time) {
+	text, sign, err := l.files.look(path)
+	if err == nil {
+		_ = json.Unmarshal(text, &h)
+	}
+	return h, sign
+}
+
+// hostName is an instance's name unless it is given another.
+func hostName() string {
+	if name, err := os.Hostname(); err == nil && validateInstance(name) == nil {
+		return name
+	}
+	return appName
+}
+
+// defaultInstance is the name of one that is given none: the host's, and that of its control socket where that is not
+// the usual one, for two on a host have one each.
+func defaultInstance(control string) string {
+	name := hostName()
+	if control != "" && control != defaultControlSocket {
+		name += "-" + strings.TrimSuffix(filepath.Base(control), ".sock")
+	}
+	if validateInstance(name) != nil {
+		return hostName()
+	}
+	return name
+}
+
+// validateInstance finds what is wrong with -instance.
+func validateInstance(name string) error {
+	if name == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("-instance: %q is not a name of 1 to 64 characters without blanks", name)
+	}
+	return nil
+}
+
+// held says that it is ours, as far as is known.
+func (l *writerLock) held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file != nil || l.none != nil
+}

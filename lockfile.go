@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files beside APPL_DB's socket by which several portsyncd know of each other, and their locks.
+
+const (
+	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
+	lockMode       = 0o644
+	lockText       = 256 // what is in a file is a multiple of it
+)
+
+// What is in the folder.
+const (
+	lockSuffix     = ".lock"
+	readySuffix    = ".standby." // and an instance's name: claimed by it while it could take over
+	handoverSuffix = ".handover" // what a holder leaves for the next one
+)
+
+// lockMark is the name of a file without a place that every process has open that takes a lock before it writes: others
+// can see it in /proc.
+const lockMark = "portsyncd.knows-the-lock"
+
+// bearMark has this process bear it, until unmark is called.
+func bearMark() (unmark func()) {
+	fd, err := unix.MemfdCreate(lockMark, unix.MFD_CLOEXEC)
+	if err != nil {
+		return func() {}
+	}
+	return sync.OnceFunc(func() { _ = unix.Close(fd) })
+}
+
+// lockFolder is where they are; diskFolder is the real one.
+type lockFolder interface {
+	// open opens a file, which is made if it is not there.
+	open(path string) (lockFile, error)
+	// look reads a file and when it was last written to.
+	look(path string) (text []byte, at time.Time, err error)
+	// put makes a file, or another one in its place, and remove removes it.
+	put(path string, text []byte) error
+	remove(path string)
+	// claimed says that somebody has claimed a file.
+	claimed(path string) bool
+	// starting are the files whose paths begin so.
+	starting(path string) []string
+}
+
+// lockFile is an open file. Its locks go with it, and with the process.
+type lockFile interface {
+	// lock takes the lock of whoever writes, if nobody has it, or as soon as nobody has: a call that the kernel holds
+	// back until then. errTaken: somebody has it.
+	lock(wait bool) error
+	// claim takes another lock, that can be looked at without taking it.
+	claim() error
+	// behind says that the file is the one that a path leads to.
+	behind(path string) bool
+	// write replaces what is in it, and touch has it look written to.
+	write(text []byte) error
+	touch()
+	Close() error
+}
+
+// errTaken says that somebody has the lock.
+var errTaken = errors.New("somebody has locked it")
+
+// diskFolder is files of the real file system.
+type diskFolder struct{}
+
+func (diskFolder) open(path string) (lockFile, error) {
+	if folder := filepath.Dir(path); folder == defaultLockDir {
+		if err := os.Mkdir(folder, controlDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, lockError(folder, err)
+		}
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
+	if err != nil {
+		return nil, lockError(filepath.Dir(path), err)
+	}
+	return &diskFile{File: file}, nil
+}
+
+// lockError tells what waiting cures, a folder that is not there yet, from what it does not.
+func lockError(folder string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the lock: %w", err)
+	}
+	return fmt.Errorf("%w: the lock of the portsyncd that writes: %w", errConfig, &unwritableFolder{folder, err})
+}
+
+// unwritableFolder is why no lock can be had, and the way out.
+type unwritableFolder struct {
+	folder string
+	err    error
+}
+
+func (e *unwritableFolder) Error() string {
+	return fmt.Sprintf("%v; make %s writable for this user, or name another folder with -lock.dir, the same for every "+
+		"portsyncd of these databases", e.err, e.folder)
+}
+
+func (diskFolder) look(path string) (text []byte, at time.Time, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, at, err
+	}
+	text, err = os.ReadFile(path)
+	return text, info.ModTime(), err
+}
+
+func (diskFolder) put(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, lockMode); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func (diskFolder) remove(path string) { _ = os.Remove(path) }
+
+func (diskFolder) claimed(path string) bool {
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	whole := unix.Flock_t{Type: unix.F_WRLCK}
+	err = unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &whole)
+	return err == nil && whole.Type != unix.F_UNLCK
+}
+
+func (diskFolder) starting(path string) (all []string) {
+	entries, _ := os.ReadDir(filepath.Dir(path))
+	for _, e := range entries {
+		if name := filepath.Join(filepath.Dir(path), e.Name()); strings.HasPrefix(name, path) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// diskFile is a file of the real file system.
+type diskFile struct {
+	*os.File
+	length int64 // of what is written in it
+}
+
+// lock is flock(2), which signals interrupt.
+func (f *diskFile) lock(wait bool) error {
+	how := unix.LOCK_EX
+	if !wait {
+		how |= unix.LOCK_NB
+	}
+	for {
+		switch err := unix.Flock(int(f.Fd()), how); err {
+		case unix.EINTR:
+		case unix.EWOULDBLOCK:
+			return errTaken
+		case nil:
+			return nil
+		default:
+			return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+	}
+}
+
+func (f *diskFile) claim() error {
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+}
+
+func (f *diskFile) behind(path string) bool {
+	var ours, named unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &ours) == nil && unix.Stat(path, &named) == nil &&
+		ours.Dev == named.Dev && ours.Ino == named.Ino
+}
+
+// write fills the text up with blanks, to a length that hardly ever changes: whoever reads meanwhile finds the one or
+// the other.
+func (f *diskFile) write(text []byte) error {
+	if short := (lockText - (len(text)+1)%lockText) % lockText; short > 0 {
+		text = append(text, bytes.Repeat([]byte{' '}, short)...)
+	}
+	text = append(text, '\n')
+	f.length = int64(len(text))
+	_, err := f.WriteAt(text, 0)
+	if err == nil {
+		err = f.Truncate(f.length)
+	}
+	if err != nil {
+		return fmt.Errorf("write to the lock: %w", err)
+	}
+	return nil
+}
+
+// touch writes the last byte again, a newline, so that no half of the text is ever read.
+func (f *diskFile) touch() { _, _ = f.WriteAt([]byte{'\n'}, max(0, f.length-1)) }

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"hash/fnv"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How instances with -db.global and -standby share the namespaces: whoever writes to two more than another one hands
+// one over. Each works out the next move from what is in the locks' folders, and all come to the same one.
+
+// share is who is there for one namespace.
+type share struct {
+	namespace string
+	holder    string   // of the lock, empty: nobody
+	ready     []string // who could take over
+}
+
+// move is a namespace that is to be handed over.
+type move struct{ namespace, from, to string }
+
+// score orders instances for a namespace, and namespaces for an instance, in the same way for everybody: rendezvous
+// hashing. So an instance that comes back gets what it had.
+func score(instance, namespace string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(instance + "\x00" + namespace))
+	return h.Sum64()
+}
+
+// nextMove is what brings the shares nearer to each other: from who has most, to who has least, and only if that leaves
+// it with no more than the other.
+func nextMove(all []share) (best move, found bool) {
+	loads := map[string]int{}
+	for _, s := range all {
+		if s.holder != "" {
+			loads[s.holder]++
+		}
+	}
+	var moves []move
+	for _, s := range all {
+		for _, to := range s.ready {
+			if s.holder != "" && loads[to]+2 <= loads[s.holder] {
+				moves = append(moves, move{s.namespace, s.holder, to})
+			}
+		}
+	}
+	if len(moves) == 0 {
+		return best, false
+	}
+	sort.SliceStable(moves, func(i, j int) bool {
+		a, b := moves[i], moves[j]
+		for _, order := range [...]int{loads[b.from] - loads[a.from], loads[a.to] - loads[b.to]} {
+			if order != 0 {
+				return order < 0
+			}
+		}
+		return score(a.to, a.namespace) > score(b.to, b.namespace)
+	})
+	return moves[0], true
+}
+
+// sharer has this process do its part.
+type sharer struct {
+	box  *box
+	me   string
+	log  *slog.Logger
+	news chan struct{} // a folder is known
+}
+
+func newSharer(b *box, me string, log *slog.Logger) *sharer {
+	return &sharer{b, me, log, make(chan struct{}, 1)}
+}
+
+// found is told when a lock's folder is known.
+func (s *sharer) found() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// shareSettle is how long what happens in the folders is gathered.
+const shareSettle = 20 * time.Millisecond
+
+// run looks whenever something happens in the locks' folders, and at beats, until ctx ends.
+func (s *sharer) run(ctx context.Context) {
+	watch := newFolderWatch(ctx, s.news, s.log)
+	for ctx.Err() == nil {
+		for _, u := range s.box.units() {
+			if folder := u.instance.folder.Load(); folder != nil {
+				watch.add(*folder)
+			}
+		}
+		s.balance(ctx)
+		watch.wait(ctx, beatInterval)
+	}
+}
+
+// balance makes the next move, if it is ours to make. Whoever takes over then writes to the lock's file, and we look
+// again.
+func (s *sharer) balance(ctx context.Context) {
+	of := map[string]*unit{}
+	var all []share
+	for _, u := range s.box.units() {
+		of[u.namespace] = u
+		all = append(all, u.share())
+	}
+	m, found := nextMove(all)
+	if !found || m.from != s.me {
+		return
+	}
+	s.log.Log(ctx, levelNotice, "a namespace is handed over, to share the work", "namespace", m.namespace, "to", m.to)
+	if err := of[m.namespace].instance.handOver(m.to); err != nil {
+		s.log.Info("it is not handed over", "namespace", m.namespace, "err", err)
+	}
+}
+
+// share is who is there for a namespace.
+func (u *unit) share() share {
+	s := share{namespace: u.namespace}
+	if folder := u.instance.folder.Load(); folder != nil {
+		h, _ := u.instance.lock.holder(*folder)
+		s.holder, s.ready = h.Instance, u.instance.ready.names(*folder)
+	}
+	return s
+}
+
+// folderWatch hears of changes in folders (inotify(7)).
+type folderWatch struct {
+	file    *os.File // nil: there is none, and only time tells
+	fd      int
+	changed chan struct{}
+	added   map[string]bool
+}
+
+func newFolderWatch(ctx context.Context, changed chan struct{}, log *slog.Logger) *folderWatch {
+	w := &folderWatch{changed: changed, added: map[string]bool{}}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		log.Info("changes in the locks' folders are seen at beats only", "err", err)
+		return w
+	}
+	w.fd, w.file = fd, os.NewFile(uintptr(fd), "inotify")
+	context.AfterFunc(ctx, func() { w.file.Close() })
+	go w.read()
+	return w
+}
+
+// read passes on that something has changed.
+func (w *folderWatch) read() {
+	events := make([]byte, 4<<10)
+	for {
+		if _, err := w.file.Read(events); err != nil {
+			return
+		}
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// add has a folder watched: who takes a lock, or could take over, writes to a file, and one that is closed may have
+// been locked. A folder that was made again is another one; the next beat finds it.
+func (w *folderWatch) add(folder string) {
+	if w.file == nil || w.added[folder] {
+		return
+	}
+	_, err := unix.InotifyAddWatch(w.fd, filepath.Clean(folder), unix.IN_CREATE|unix.IN_MODIFY|unix.IN_CLOSE_WRITE)
+	w.added[folder] = err == nil
+}
+
+// wait returns when something has changed, or after a time.
+func (w *folderWatch) wait(ctx context.Context, most time.Duration) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(most):
+		return
+	case <-w.changed:
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(shareSettle):
+	}
+	select { // what was gathered
+	case <-w.changed:
+	default:
+	}
+}
