@@ -23,7 +23,7 @@ FUZZTIME ?= 2000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
+.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates instructions growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -120,6 +120,10 @@ bench: build
 RATES ?= 30,100,300,1000,2500,max
 rates: build
 	$(GO) run ./switchbench -ports 128 -runs 5 -rates $(RATES) -svg docs/rates.svg $(if $(VS),-vs '$(VS)') $(BENCHFLAGS)
+
+# What no noise of the machine changes: instructions of a link message (parsed; and taken in, with its share of a turn) and of a flush of 1, 8 and 64 ports.
+instructions:
+	@GO=$(GO) sh .ci/instructions '^BenchmarkParseLink$$:20000 ^BenchmarkStep$$:20000 ^BenchmarkFlush$$/^1$$:10000 ^BenchmarkFlush$$/^8$$:4000 ^BenchmarkFlush$$/^64$$:1000'
 
 growth:
 	$(GO) test -run '^$$' -bench Growth -benchtime 1x -timeout 20m -growth.svg docs/growth.svg .

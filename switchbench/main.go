@@ -43,6 +43,7 @@ func main() {
 	flag.DurationVar(&o.sweepTime, "sweep-time", 5*time.Second, "`time` of toggles at each of the -rates")
 	flag.IntVar(&o.sweepChanges, "sweep-changes", 60, "`number` of single changes whose latency is taken at each rate")
 	flag.StringVar(&o.svg, "svg", "", "`file` for a plot of the sweep: processor time a message over the rate")
+	flag.BoolVar(&o.calls, "calls", false, "count system calls, too, at each of the -rates (with strace)")
 	flag.Func("scraped", "measure instead what scrapes do to single changes while ports are toggled at this `rate` a second, or max",
 		func(text string) error {
 			rates, err := parseRates(text)
