@@ -2,6 +2,7 @@
 # make test  every check there is; CI runs the same
 # make build the binary for this machine
 # make dist  static binaries for every CPU, in dist/; make deb: Debian packages of them
+# make release VERSION=v1.4.0  all of that twice from a clean clone and compared, with bills of materials, licences and checksums, in dist/v1.4.0/
 # make test-arm  the tests as ARM code, under qemu-user (part of make test)
 # make test-vm, make test-vm-arm64  Debian booted in qemu: systemd, other kernels, ARM, a power cut (docs/vm.md); part of no other command
 # make soak  an hour of chaos, and another beside an observer (SOAK=10m for less, SEED=n to run one again)
@@ -23,7 +24,7 @@ FUZZTIME ?= 2000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates instructions growth profile page troubleshooting soak sim mutants clean
+.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb release bench rates instructions growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -111,6 +112,9 @@ deb: dist build
 	@for pair in amd64:amd64 arm64:arm64 arm7:armhf; do \
 		sh deploy/debian/build.sh dist/portsyncd-linux-$${pair%:*} $${pair#*:} '$(VERSION)' dist ./portsyncd || exit 1; \
 	done
+
+release:
+	@GO=$(GO) sh .ci/release '$(VERSION)'
 
 bench: build
 	$(GO) test -run '^$$' -bench 'ParseLink|Step|Scrape' .

@@ -214,7 +214,7 @@ func FuzzRecorderFile(f *testing.F) {
 				p := eventPrinter{w: bufio.NewWriter(&out), json: asJSON, told: map[[2]string]toldEvent{}}
 				must(t, p.print(all))
 				must(t, p.end(reader.torn))
-				if text += out.String(); !asJSON {
+				if !asJSON {
 					printable(t, out.String())
 					continue
 				}
@@ -223,6 +223,9 @@ func FuzzRecorderFile(f *testing.F) {
 						t.Errorf("no JSON: %q", line)
 					}
 				}
+			}
+			for i := range all { // numbers that contradict their times: the printer takes some for told
+				text += all[i].line() + "\n"
 			}
 			final(all, machineClock(), arrivalTime)
 			return text
