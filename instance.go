@@ -122,8 +122,11 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 			}
 		}
 		err := i.write(ctx)
+		lost := i.standby.Load() && errors.Is(err, errHeld)
 		switch {
-		case ctx.Err() != nil || err != nil && !(i.standby.Load() && errors.Is(err, errHeld)):
+		case ctx.Err() != nil && lost: // it was to end anyway
+			return nil
+		case ctx.Err() != nil || err != nil && !lost:
 			return err
 		case err != nil:
 			i.log.Error("the lock is another's: standing by", "err", err)
