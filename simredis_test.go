@@ -90,7 +90,7 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	if c.hangs {
 		c.say("%s hangs", c.name)
 		c.slow()
-		c.sleep(pause{until: c.now.Add(dbTimeout), ready: func() bool { return !c.hangs }})
+		c.sleep(pause{until: c.now.Add(dbTimeout), ready: func() bool { return !c.hangs || c.closed }})
 		if c.hangs || c.down {
 			return c.fail(commands, simTimeout{})
 		}
