@@ -30,7 +30,27 @@ type handoverRecord struct {
 	At     time.Duration `json:"at_ns"` // since the machine's boot
 	To     string        `json:"to"`    // the instance that is to take over, empty: whoever is first
 	Ports  []carriedPort `json:"ports"`
+	// PortConfigDone was sent, and which interfaces were old then. It matters where the databases are lost just now
+	Announced bool     `json:"announced"`
+	Old       []string `json:"old"`
 }
+
+// oldOf are the left-overs of a holder that had announced, nil: it had not.
+func (r *handoverRecord) oldOf() *recordedOld {
+	if !r.Announced {
+		return nil
+	}
+	old := &recordedOld{map[int32]leftover{}}
+	for _, text := range r.Old {
+		if l, err := parseLeftover(text); err == nil {
+			old.byIndex[l.index] = l
+		}
+	}
+	return old
+}
+
+// lastWord is how old a record may be to tell that the switch goes on.
+const lastWord = 2 * time.Second
 
 // recordLife is how old it may be: an older one was left for somebody else.
 const recordLife = 30 * time.Second
@@ -61,13 +81,14 @@ func readRecord(files lockFolder, path, boot string, at time.Duration) (r handov
 }
 
 // findRecord takes the file.
-func findRecord(files lockFolder, path, boot string, at time.Duration) (ports []carriedPort, err error) {
-	r, _, err := readRecord(files, path, boot, at)
+func findRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, err error) {
+	r, age, err := readRecord(files, path, boot, at)
 	files.remove(path)
 	if err != nil {
-		return nil, err
+		return handoverRecord{}, err
 	}
-	return r.Ports, nil
+	r.Announced = r.Announced && age < lastWord
+	return r, nil
 }
 
 // joinCarried is what we have counted ourselves and what the holder before us had: whoever has heard of a port longer

@@ -48,9 +48,11 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
-	taken   chan error  // what came of waiting for the lock
-	over    atomic.Bool // no more turns: whoever still waits for the lock gives it back
-	again   bool        // this turn is not the first one
+	left    handoverRecord // of the turn that has ended
+	handed  *recordedOld   // of the turn before ours, by another one
+	taken   chan error     // what came of waiting for the lock
+	over    atomic.Bool    // no more turns: whoever still waits for the lock gives it back
+	again   bool           // this turn is not the first one
 
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
 	found   func()                 // told when it is; nil: nobody is
@@ -122,8 +124,11 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 			}
 		}
 		err := i.write(ctx)
+		lost := i.standby.Load() && errors.Is(err, errHeld)
 		switch {
-		case ctx.Err() != nil || err != nil && !(i.standby.Load() && errors.Is(err, errHeld)):
+		case ctx.Err() != nil && lost: // it was to end anyway
+			return nil
+		case ctx.Err() != nil || err != nil && !lost:
 			return err
 		case err != nil:
 			i.log.Error("the lock is another's: standing by", "err", err)
@@ -139,7 +144,16 @@ func (i *instance) free() bool {
 	}
 	db.Close()
 	i.enterFolder(folder)
-	return i.stranger() == "" && i.lock.take(folder) == nil
+	return i.stranger() == "" && i.takeLock(folder) == nil
+}
+
+// takeLock takes the lock, if nobody has it. What another one has left for the next is nothing to us then.
+func (i *instance) takeLock(folder string) error {
+	err := i.lock.take(folder)
+	if err == nil {
+		i.lock.files.remove(i.lock.in(folder, handoverSuffix))
+	}
+	return err
 }
 
 // enterFolder notes where the lock is.
@@ -189,7 +203,7 @@ func (i *instance) hold(folder string) error {
 	if i.lock.held() {
 		return nil
 	}
-	err := i.lock.take(folder)
+	err := i.takeLock(folder)
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
 		i.complain("this portsyncd writes without a lock: " + none.Error())
@@ -205,7 +219,8 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 	i.asked, i.endTurn, i.to = nil, nil, ""
 	i.mu.Unlock()
 	if i.lock.held() && i.lock.missing() == nil {
-		record := handoverRecord{BootID: i.boot, At: i.clock(), To: to, Ports: i.carried}
+		record := i.left
+		record.BootID, record.At, record.To, record.Ports = i.boot, i.clock(), to, i.carried
 		path := i.lock.in(*i.folder.Load(), handoverSuffix)
 		if err := leaveRecord(i.lock.files, path, record); err != nil {
 			i.log.Warn("what was counted of ports is not handed over", "err", err)
@@ -255,8 +270,8 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 
 // takeUp goes on where the holder before has left off.
 func (i *instance) takeUp(ctx context.Context) {
-	theirs, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
-	i.carried, i.again = joinCarried(i.carried, theirs), true
+	record, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
+	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.oldOf()
 	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
 	if i.file != "" {
 		for range recorderTries { // whoever was killed may hold it for a moment longer than the lock
@@ -277,7 +292,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	rules := i.rules
 	rules.observe, rules.carried = observe, i.carried
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
-		rules.old, rules.takenOver = "auto", !observe
+		rules.old, rules.takenOver, rules.handed = "auto", !observe, i.handed
 	}
 	rules.beat, rules.standing = i.lock.beat, nil
 	if observe && !i.observe {
@@ -304,6 +319,10 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	err := i.instanceTools.run(ctx, s)
 	if db := opened.Load(); db != nil {
 		db.Close()
+	}
+	i.left = handoverRecord{Announced: !observe && i.m.portConfigDone.Load() == 1}
+	for _, old := range s.links.leftovers() {
+		i.left.Old = append(i.left.Old, old.String())
 	}
 	i.carried = s.leave()
 	i.record.forgetPorts()

@@ -340,7 +340,8 @@ func TestCountsAreJoined(t *testing.T) {
 		good bool
 	}{{"boot", 2 * time.Second, true}, {"another", 2 * time.Second, false}, {"boot", time.Minute, false}, {"boot", 0, false}} {
 		must(t, leaveRecord(disk, path, handoverRecord{BootID: "boot", At: time.Second, Ports: own}))
-		ports, err := findRecord(disk, path, c.boot, c.at)
+		r, err := findRecord(disk, path, c.boot, c.at)
+		ports := r.Ports
 		if good := err == nil && len(ports) == 3 && ports[0] == own[0]; good != c.good {
 			t.Errorf("at %v of %s: %v, %v", c.at, c.boot, ports, err)
 		}

@@ -193,9 +193,11 @@ func (l *writerLock) still() {
 			l.idle.Wait()
 			continue
 		}
-		l.mu.Unlock()
-		l.pause(func() bool { return l.inside == 0 })
-		l.mu.Lock()
+		func() {
+			l.mu.Unlock()
+			defer l.mu.Lock()
+			l.pause(func() bool { return l.inside == 0 })
+		}()
 	}
 }
 

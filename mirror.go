@@ -37,6 +37,7 @@ type syncOptions struct {
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
 	carried   []carriedPort     // what was counted of ports before
+	handed    *recordedOld      // see start
 	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
 	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody
@@ -89,7 +90,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 	return mirror{
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
 		pings: make(chan struct{}, 1),
-		start: start{m: m, log: log, observes: o.observe},
+		start: start{m: m, log: log, observes: o.observe, handed: o.handed},
 		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},

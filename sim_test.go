@@ -107,6 +107,12 @@ func (s scenario) run(trace bool) (broken, history string, steps int) {
 		unix.Close(m.process.fds)
 	}()
 	w := newWorld(s.seed, trace, m)
+	defer func() {
+		for _, m := range w.metrics {
+			unix.Close(m.process.statm)
+			unix.Close(m.process.fds)
+		}
+	}()
 	w.prepare(s.setup)
 	driver := w.spawn("switch", 0, func() {
 		for _, h := range s.events {
@@ -128,6 +134,7 @@ func (s scenario) run(trace bool) (broken, history string, steps int) {
 	if w.broken == "" && slices.Contains(w.strands, driver) {
 		w.fail("the run does not come to its end")
 	}
+	w.over = true
 	w.drop(func(*strand) bool { return true })
 	return w.broken, w.story(), w.steps
 }
@@ -206,9 +213,14 @@ func (s scenario) tell(t *testing.T, broken string) {
 }
 
 // TestSimulation plays one seed after another for -sim.time, or -sim.seeds of them, on all processors.
-func TestSimulation(t *testing.T) {
+func TestSimulation(t *testing.T) { simulate(t, newScenario) }
+
+// TestSimulationOfInstances is the same with two or three instances.
+func TestSimulationOfInstances(t *testing.T) { simulate(t, newInstanceScenario) }
+
+func simulate(t *testing.T, scenarioOf func(seed uint64) scenario) {
 	if *simSeed != 0 {
-		s := newScenario(*simSeed)
+		s := scenarioOf(*simSeed)
 		if broken, _, _ := s.run(false); broken != "" {
 			s.tell(t, broken)
 		}
@@ -234,7 +246,7 @@ func TestSimulation(t *testing.T) {
 				if *simSeeds > 0 && n > *simSeeds {
 					return
 				}
-				s := newScenario(first + n)
+				s := scenarioOf(first + n)
 				broken, _, made := s.run(false)
 				steps.Add(uint64(made))
 				if broken == "" {
@@ -264,8 +276,11 @@ func TestSimulation(t *testing.T) {
 
 // TestSimulationIsAFunctionOfItsSeed: the same seed gives the same history, to the letter.
 func TestSimulationIsAFunctionOfItsSeed(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(60) {
 		s := newScenario(seed)
+		if seed%2 == 1 {
+			s = newInstanceScenario(seed)
+		}
 		_, first, _ := s.run(true)
 		_, second, _ := s.run(true)
 		if first != second {

@@ -15,7 +15,10 @@ import (
 const late = 3 * dbTimeout
 
 // judge looks at a command of the daemon's before it is carried out.
-func (w *world) judge(db int, name string, args []string) {
+func (w *world) judge(who *simDaemon, db int, name string, args []string) {
+	if len(w.crew) > 0 && !w.allowed(who, db, name, args) {
+		return
+	}
 	switch {
 	case db == simState && strings.HasPrefix(args[0], "PORT_TABLE|"):
 		port := strings.TrimPrefix(args[0], "PORT_TABLE|")
@@ -171,7 +174,11 @@ func (w *world) check() {
 	w.checkSignals()
 	w.checkReady()
 	w.checkDropped()
-	w.checkRecorder()
+	if len(w.crew) > 0 {
+		w.checkCrew()
+	} else {
+		w.checkRecorder()
+	}
 	w.checkPresent()
 	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
 	if n := w.m.queueDepth.Load(); n != 0 {

@@ -42,6 +42,10 @@ func (w *world) prepare(setup happening) {
 			w.config.command(simConfig, "set", []string{configReady, "1"})
 		})
 	}
+	if n := map[string]int{"two": 2, "three": 3}[setup.what]; n > 0 {
+		w.crew, w.folder = make([]*simDaemon, n), newSimFolder(w)
+		w.stopped, w.server.orphan = map[int]bool{}, w.orphaned
+	}
 	w.config.command(simConfig, "set", ready)
 	w.server.command(simState, "hset", []string{simFeature, "container_id", "c", "up_status", "true"}) // of the run before
 	w.begin()
@@ -90,6 +94,8 @@ func (w *world) happen(h happening) {
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
 		"vandal", "listing", "cutwatch", "netns":
 		w.harm(h, name)
+	case "handover", "killone", "termone", "pauseone", "unlink":
+		w.disturb(h)
 	default:
 		if l != nil {
 			w.change(h, l, other)
@@ -399,7 +405,7 @@ func (w *world) intake(name string) {
 	}
 	w.kernel.setMTU(l, uint32(4000+w.steps%1000))
 	w.sleep(pause{until: w.now.Add(100 * time.Millisecond), ready: func() bool { return len(d.socket.queue) == 0 }})
-	if len(d.socket.queue) > 0 && d == w.daemon {
+	if len(d.socket.queue) > 0 && d == w.daemon && !w.stopped[d.number] && (d.instance == nil || d.instance.writing.Load()) {
 		w.fail("link messages wait for databases that do not answer")
 	}
 }
@@ -560,6 +566,9 @@ func (w *world) heal() {
 	s.down, s.hangs, s.condition, s.faults = false, false, "", nil
 	w.kernel.away = false
 	w.config.down, w.config.hangs = false, false
+	if len(w.crew) > 0 && !w.healCrew() {
+		return
+	}
 	if w.daemon == nil || w.daemon.ended {
 		w.begin()
 	}

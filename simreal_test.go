@@ -123,7 +123,7 @@ func TestSimulatedRedis(t *testing.T) {
 		t.Helper()
 		a, b := make(), make()
 		_ = real.Exec(ctx, []redis.Cmder{a})
-		(&simConn{server, db, nil}).answer(b, (&simConn{server, db, nil}).do(db, b.Args()))
+		(&simConn{simServer: server, db: db}).answer(b, (&simConn{simServer: server, db: db}).do(db, b.Args()))
 		x, y := answerText(a), answerText(b)
 		if x != y {
 			t.Errorf("%v: the real one answers %s, the fake %s", a.Args(), x, y)

@@ -27,9 +27,10 @@ type simServer struct {
 	condition string   // an error that every command gets, such as LOADING
 	faults    []string // of the next round trips: "lost", "cut", "refused", or ""
 	events    func(db int, key, event string)
-	messages  map[string]int                           // published on a channel, and not taken yet
-	onCut     func()                                   // subscriptions break
-	watch     func(db int, name string, args []string) // sees the daemon's commands before they are carried out
+	messages  map[string]int                                           // published on a channel, and not taken yet
+	onCut     func()                                                   // subscriptions break
+	watch     func(who *simDaemon, db int, name string, args []string) // sees a daemon's commands before they are carried out
+	orphan    func(db int, commands []redis.Cmder)                     // takes what a daemon that is killed has sent
 }
 
 func newSimServer(s *scheduler, name string) *simServer {
@@ -59,9 +60,15 @@ type simConn struct {
 	*simServer
 	db   int
 	slow func() // the daemon's connection: its commands can fail, are watched, and it is told when they take long; nil: somebody else's
+	who  *simDaemon
+
+	closed bool
 }
 
-func (c *simConn) Close() error { return nil }
+func (c *simConn) Close() error {
+	c.closed = true
+	return nil
+}
 
 func (c *simConn) Subscribe(context.Context, ...string) *redis.PubSub {
 	panic("the simulator has a subscription of its own")
@@ -77,13 +84,13 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 		c.slow()
 	}
 	c.nap(300 * time.Microsecond)
-	if c.down || fault == "refused" {
+	if c.down || c.closed || fault == "refused" {
 		return c.fail(commands, errSimRefused)
 	}
 	if c.hangs {
 		c.say("%s hangs", c.name)
 		c.slow()
-		c.sleep(pause{until: c.now.Add(dbTimeout), ready: func() bool { return !c.hangs }})
+		c.sleep(pause{until: c.now.Add(dbTimeout), ready: func() bool { return !c.hangs || c.closed }})
 		if c.hangs || c.down {
 			return c.fail(commands, simTimeout{})
 		}
@@ -92,13 +99,23 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	if fault == "cut" {
 		cut = c.dice.IntN(len(commands) + 1)
 	}
+	sent := commands
+	if c.orphan != nil {
+		defer func() {
+			if why := recover(); why != nil {
+				c.orphan(c.db, sent)
+				panic(why)
+			}
+		}()
+	}
 	for i, command := range commands {
-		if i == cut || c.down {
+		sent = commands[i:]
+		if i == cut || c.down || c.closed {
 			c.say("%s is cut before command %d of %d", c.name, i, len(commands))
 			return c.fail(commands[i:], errSimReset)
 		}
 		c.answer(command, c.do(c.db, command.Args()))
-		if c.dice.IntN(6) == 0 {
+		if sent = commands[i+1:]; c.dice.IntN(6) == 0 {
 			c.nap(100 * time.Microsecond)
 		}
 	}
@@ -132,7 +149,7 @@ func (c *simConn) do(db int, args []any) any {
 		return simReply(c.condition)
 	}
 	if c.slow != nil && c.watch != nil {
-		c.watch(db, words[0], words[1:])
+		c.watch(c.who, db, words[0], words[1:])
 	}
 	return c.command(db, words[0], words[1:])
 }

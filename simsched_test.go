@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -38,6 +39,7 @@ type scheduler struct {
 	strands []*strand
 	current *strand
 	yield   func(pause) bool // of the current strand
+	stopped map[int]bool     // daemons that SIGSTOP has stopped
 	trace   bool
 	history []string
 	steps   int
@@ -50,7 +52,7 @@ func (s *scheduler) spawn(name string, owner int, body func()) *strand {
 		defer func() {
 			if why := recover(); why != nil {
 				if _, ok := why.(killed); !ok {
-					panic(why)
+					panic(fmt.Sprintf("%v\n%s", why, debug.Stack()))
 				}
 			}
 		}()
@@ -82,6 +84,7 @@ func (s *scheduler) step(limit time.Time) bool {
 	next := limit
 	for _, st := range s.strands {
 		switch {
+		case s.stopped[st.owner]:
 		case !s.now.Before(st.waiting.until) || st.waiting.ready != nil && st.waiting.ready():
 			able = append(able, st)
 		case st.waiting.until.Before(next):
@@ -157,6 +160,7 @@ type simContext struct {
 	context.Context
 	done  chan struct{}
 	ended error
+	after []func()
 }
 
 func newSimContext() *simContext {
@@ -166,12 +170,19 @@ func newSimContext() *simContext {
 func (c *simContext) Done() <-chan struct{} { return c.done }
 func (c *simContext) Err() error            { return c.ended }
 
-// AfterFunc takes the place of the goroutine that package context would start: whoever cancels wakes the daemon himself.
-func (c *simContext) AfterFunc(func()) (stop func() bool) { return func() bool { return true } }
+// AfterFunc takes the place of the goroutine that package context would start: contexts made of this one end with it. Whoever cancels wakes the
+// daemon himself.
+func (c *simContext) AfterFunc(f func()) (stop func() bool) {
+	c.after = append(c.after, f)
+	return func() bool { return true }
+}
 
 func (c *simContext) cancel() {
 	if c.ended == nil {
 		c.ended = context.Canceled
 		close(c.done)
+		for _, f := range c.after {
+			f()
+		}
 	}
 }

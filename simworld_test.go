@@ -30,7 +30,10 @@ type world struct {
 	server *simServer // of APPL_DB and STATE_DB
 	config *simServer // of CONFIG_DB: the same one, or another
 
-	daemon    *simDaemon
+	daemon    *simDaemon   // of several, the one that writes
+	crew      []*simDaemon // the instances, nil for one that is down; empty: there is one daemon
+	folder    *simFolder   // of the instances' lock
+	metrics   []*metrics   // of instances
 	daemons   int
 	reconcile time.Duration
 	m         *metrics
@@ -54,6 +57,7 @@ type world struct {
 	silent   bool              // something happened that only a comparison can find
 	again    bool              // the signals may come again
 	remade   bool              // the namespace was made again
+	over     bool              // the run has ended
 	excused  bool              // the run shows nothing any more
 	broken   string            // the first invariant that did not hold
 	writes   int
@@ -73,6 +77,9 @@ type simDaemon struct {
 	announced  time.Time // when it sent PortConfigDone last
 	err        error
 	lastEvent  *strand
+
+	m        *metrics // what follows is an instance's
+	instance *instance
 }
 
 func newWorld(seed uint64, trace bool, m *metrics) *world {
@@ -261,15 +268,20 @@ func (w *world) otherField(name string) {
 
 // simDB is the daemon's databases on the fake server, with keyspace events that come as events of the scheduler.
 type simDB struct {
-	*sonicDB
-	w *world
-	d *simDaemon
+	database
+	filter *keyFilter
+	over   func() bool // they are closed
+	w      *world
+	d      *simDaemon
 }
 
 func (db *simDB) Watch(_ context.Context, f watcher) {
 	w, d := db.w, db.d
 	db.filter.tell(f)
-	for !d.ended {
+	if f.state != nil {
+		db.filter.followState("__keyspace@6__:PORT_TABLE|")
+	}
+	for !d.ended && !db.over() {
 		w.nap(2 * time.Millisecond)
 		if w.server.down || w.server.hangs {
 			db.filter.connected(false, errSimRefused)
@@ -279,9 +291,9 @@ func (db *simDB) Watch(_ context.Context, f watcher) {
 		db.filter.connected(true, nil)
 		db.filter.configConnected(true, nil)
 		d.filter = db.filter
-		w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter == nil }})
-		for d.filter != nil {
-			w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter == nil }})
+		w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter != db.filter }})
+		for d.filter == db.filter {
+			w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return d.filter != db.filter }})
 		}
 		w.nap(time.Millisecond)
 		db.filter.connected(false, errSimReset)
@@ -289,11 +301,27 @@ func (db *simDB) Watch(_ context.Context, f watcher) {
 	}
 }
 
-// cutWatch breaks the daemon's subscription.
+// cutWatch breaks the daemons' subscriptions.
 func (w *world) cutWatch() {
-	if w.daemon != nil {
-		w.daemon.filter = nil
+	for _, d := range w.alive() {
+		d.filter = nil
 	}
+}
+
+// alive are the daemons that run: one, or all instances.
+func (w *world) alive() (all []*simDaemon) {
+	if len(w.crew) > 0 {
+		for _, d := range w.crew {
+			if d != nil {
+				all = append(all, d)
+			}
+		}
+		return all
+	}
+	if w.daemon != nil {
+		all = append(all, w.daemon)
+	}
+	return all
 }
 
 // keyEvent tells the daemon of a change of a key, a little later and in order.
@@ -301,13 +329,18 @@ func (w *world) keyEvent(db int, key, what string) {
 	if port, is := strings.CutPrefix(key, "PORT_TABLE:"); is && db == simAppl {
 		w.inAppl[port] = true
 	}
-	d := w.daemon
-	if d == nil || d.filter == nil {
-		return
+	for _, d := range w.alive() {
+		if d.filter != nil {
+			w.tellKey(d, db, key, what)
+		}
 	}
+}
+
+func (w *world) tellKey(d *simDaemon, db int, key, what string) {
 	ofPorts := db == simAppl && strings.HasPrefix(key, "PORT_TABLE:")
 	ofConfig := db == simConfig && (strings.HasPrefix(key, "PORT|") || key == "LOGGER|portsyncd")
-	if !ofPorts && !ofConfig {
+	ofState := db == simState && strings.HasPrefix(key, "PORT_TABLE|") && d.filter.stateKey != ""
+	if !ofPorts && !ofConfig && !ofState {
 		return
 	}
 	channel, filter := "__keyspace@"+strconv.Itoa(db)+"__:"+key, d.filter
@@ -325,6 +358,10 @@ func (w *world) keyEvent(db int, key, what string) {
 
 // start starts a daemon. cold says that the switch has just started: what exists is old.
 func (w *world) start(options syncOptions) {
+	if len(w.crew) > 0 {
+		w.startAll()
+		return
+	}
 	w.daemons++
 	d := &simDaemon{number: w.daemons, ctx: newSimContext(), socket: w.kernel.subscribe(16 + w.dice.IntN(200)), began: w.now}
 	w.daemon = d
@@ -352,15 +389,8 @@ func (w *world) start(options syncOptions) {
 	w.m.portsPresent.Set(0)
 	w.say("daemon %d starts", d.number)
 	open := func(slow func()) (database, error) {
-		db := &sonicDB{
-			appl: &simConn{w.server, simAppl, slow}, state: &simConn{w.server, simState, slow}, config: &simConn{w.config, simConfig, slow},
-			applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
-			cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
-			stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
-			m:         w.m, bootID: "boot", slow: slow,
-		}
-		db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")), keyspace(db.cfgAddr, db.configKey(loggerTable, appName)))
-		return &simDB{db, w, d}, nil
+		db := w.connect(d, w.m, slow)
+		return &simDB{db, db.filter, func() bool { return false }, w, d}, nil
 	}
 	options.spawn = func(f func()) { w.spawn("errand", d.number, f) }
 	options.end = func() { panic(killed{}) }
@@ -379,6 +409,19 @@ func (w *world) start(options syncOptions) {
 			w.say("the daemon ends: %v", err)
 		})
 	})
+}
+
+// connect makes a daemon's connections.
+func (w *world) connect(d *simDaemon, m *metrics, slow func()) *sonicDB {
+	db := &sonicDB{
+		appl: &simConn{w.server, simAppl, slow, d, false}, state: &simConn{w.server, simState, slow, d, false}, config: &simConn{w.config, simConfig, slow, d, false},
+		applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
+		cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
+		stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
+		m:         m, bootID: "boot", slow: slow,
+	}
+	db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")), keyspace(db.cfgAddr, db.configKey(loggerTable, appName)))
+	return db
 }
 
 // markOld decides as the switch means it which interfaces are left-overs: those that exist when a daemon starts, unless the run before has announced,
@@ -437,6 +480,10 @@ func (w *world) warm() bool {
 
 // kill ends the daemon as kill -9 does.
 func (w *world) kill() {
+	if len(w.crew) > 0 {
+		w.killAll()
+		return
+	}
 	d := w.daemon
 	if d == nil {
 		return

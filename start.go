@@ -83,7 +83,9 @@ type start struct {
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
 	again    bool
 	observes bool // another portsyncd announces
-	moved    bool // the network namespace was made again: every configured port's interface has to be waited for
+	// which interfaces were old for the holder that has handed over a moment ago; nil: none has, or it had announced nothing
+	handed *recordedOld
+	moved  bool // the network namespace was made again: every configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -423,6 +425,9 @@ func (s *start) mode(option string) startMode {
 		return startMode{old: none, what: "adopted",
 			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries",
 				len(f.held))}
+	case s.handed != nil && f.old == nil: // a cold start leaves our row
+		return startMode{old: s.handed.has, announce: !f.configDone, what: "adopted",
+			why: "handed over by a portsyncd that had announced the ports, and the databases are lost since"}
 	case s.config.switchType == "dpu":
 		return startMode{old: none, announce: true, what: "adopted", why: "switch_type is dpu"}
 	}

@@ -118,6 +118,11 @@ func (s *syncer) takeIn() (more bool, err error) {
 // post hands fn to the loop. Any goroutine but the loop's own may call it.
 func (s *syncer) post(fn func()) {
 	select {
+	case <-s.ended: // the source may be another loop's by now, which this is nothing to
+		return
+	default:
+	}
+	select {
 	case s.inbox <- fn:
 		s.source.Wake()
 	case <-s.ended:
