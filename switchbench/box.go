@@ -290,6 +290,13 @@ func (b *boxBench) troubles() error {
 		{"a Redis is killed", func() error { server.Stop(); return nil }, func() error {
 			return errors.Join(server.Start(), hurt.sw.Configure(b.ctx, b.ports), b.announced(hurt))
 		}},
+		{"a namespace is made again", hurt.sw.DropNetNS, func() error {
+			indexes := map[string]int{}
+			for i, p := range hurt.names {
+				indexes[p] = 1000 + i
+			}
+			return errors.Join(hurt.sw.MakeNetNS(), hurt.sw.AddPortsAs(indexes))
+		}},
 	} {
 		if err := trouble.begin(); err != nil {
 			return err

@@ -102,7 +102,7 @@ func TestBoxIsMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := table.String()
-	for _, want := range []string{"2 ASICs of 4 ports", "PortConfigDone", "anonymous memory", "a Redis is killed: ports left wrong", "B is 2 × "} {
+	for _, want := range []string{"2 ASICs of 4 ports", "PortConfigDone", "anonymous memory", "a Redis is killed: ports left wrong", "a namespace is made again: its end to all right", "B is 2 × "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the table lacks %q:\n%s", want, text)
 		}
