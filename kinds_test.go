@@ -3,10 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,74 +279,80 @@ func TestKernel1000Interfaces(t *testing.T) {
 	}
 }
 
-// netdevsim is the kernel's simulated switch.
-type netdevsim struct {
-	s  *testSwitch
-	id string
-}
-
-// newNetdevsim loads the module.
-func (s *testSwitch) newNetdevsim(id string) netdevsim {
+// nameSimulated gives the ports that netdevsim has made names of a front panel's, from the i-th on, and sets them up.
+func (s *testSwitch) nameSimulated(count, i int) {
 	s.t.Helper()
-	if _, err := os.Stat(netdevsimBus); errors.Is(err, os.ErrNotExist) {
-		out, err := exec.Command("modprobe", "netdevsim").CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
-		}
-		s.needed("netdevsim", err)
-	}
-	s.t.Cleanup(func() { _ = os.WriteFile(netdevsimBus+"del_device", []byte(id), 0o200) })
-	return netdevsim{s, id}
-}
-
-const netdevsimBus = "/sys/bus/netdevsim/"
-
-// put writes from within the front panel's namespace: there the ports are made.
-func (n netdevsim) put(path, text string) {
-	n.s.t.Helper()
-	n.s.must(n.s.Inside(func() error { return os.WriteFile(netdevsimBus+path, []byte(text), 0o200) }))
-}
-
-// name gives the ports that the driver made names of a front panel's, from the i-th on, and sets them up.
-func (n netdevsim) name(count, i int) {
-	n.s.t.Helper()
 	var made []string
-	n.s.waitFor("the simulated ports", func() bool {
-		out, err := exec.Command("ip", "-n", n.s.NetNS, "-br", "link").Output()
-		n.s.must(err)
-		made = regexp.MustCompile(`(?m)^(eth|eni)\S+`).FindAllString(string(out), -1)
+	s.waitFor("the simulated ports", func() bool {
+		out, err := exec.Command("ip", "-n", s.NetNS, "-br", "link").Output()
+		s.must(err)
+		made = regexp.MustCompile(`(?m)^(eth|eni)[^ @]+`).FindAllString(string(out), -1)
 		return len(made) == count
 	})
 	slices.Sort(made)
 	for k, name := range made {
 		port := switchtest.PortName(i + k)
-		n.s.must(n.s.Batch(n.s.NetNS, fmt.Sprintf("link set %s name %s", name, port), fmt.Sprintf("link set %s up", port)))
+		s.must(s.Batch(s.NetNS, fmt.Sprintf("link set %s name %s", name, port), fmt.Sprintf("link set %s up", port)))
 	}
 }
+
+// linkSimulated lays a cable between two ports of netdevsim.
+func (s *testSwitch) linkSimulated(one, other string) {
+	s.t.Helper()
+	s.must(s.Inside(func() error {
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		a, errA := net.InterfaceByName(one)
+		b, errB := net.InterfaceByName(other)
+		if err := errors.Join(errA, errB); err != nil {
+			return err
+		}
+		ends := fmt.Sprintf("%d:%d %d:%d", ns.Fd(), a.Index, ns.Fd(), b.Index)
+		return os.WriteFile(netdevsimBus+"link_device", []byte(ends), 0o200)
+	}))
+}
+
+const netdevsimBus = "/sys/bus/netdevsim/"
 
 // TestKernelNetdevsim: the kernel's simulated switch, whose ports come and go as orchagent's do.
 func TestKernelNetdevsim(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
-	n := s.newNetdevsim("4711")
+	_, err := os.Stat(netdevsimBus)
+	s.needed("netdevsim", err)
+	const id, device = "4711", "devices/netdevsim4711/"
+	t.Cleanup(func() { _ = os.WriteFile(netdevsimBus+"del_device", []byte(id), 0o200) })
 	s.must(s.Configure(t.Context(), 4))
 	o := s.orchagent(false)
 	s.daemon()
 	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
-	n.put("new_device", n.id+" 4")
-	n.name(4, 0)
+	s.must(s.netdevsim("new_device", id, "4"))
+	s.nameSimulated(4, 0)
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 	s.waitAgreement("simulated ports")
-	n.put("devices/netdevsim4711/del_port", "3")
+	s.must(s.netdevsim(device+"del_port", "3"))
 	s.waitEntry("Ethernet12", nil)
 	s.waitAgreement("a simulated port that went")
 	s.must(s.IP("link", "set", "Ethernet4", "down"))
 	s.waitEntry("Ethernet4", fields("down", "down", 1500))
-	n.put("devices/netdevsim4711/new_port", "3")
-	n.name(1, 3)
+	s.must(s.netdevsim(device+"new_port", "3"))
+	s.nameSimulated(1, 3)
 	s.waitAgreement("a simulated port that came back")
 	if got := s.entries(); !slices.Equal(got, portNames(4)) {
 		t.Errorf("STATE_DB has %v", got)
 	}
-	n.put("del_device", n.id)
+	if _, err := os.Stat(netdevsimBus + "link_device"); err == nil { // since Linux 6.9
+		s.linkSimulated("Ethernet0", "Ethernet8")
+		s.waitEntry("Ethernet0", fields("up", "up", 1500))
+		s.must(s.IP("link", "set", "Ethernet8", "down"))
+		s.waitEntry("Ethernet0", fields("down", "up", 1500))
+		s.must(s.IP("link", "set", "Ethernet8", "up"))
+		s.waitEntry("Ethernet0", fields("up", "up", 1500))
+	} else {
+		t.Log("this kernel's netdevsim has no carriers of its own")
+	}
+	s.must(s.netdevsim("del_device", id))
 	s.waitFor("the device's ports to go", func() bool { return len(s.entries()) == 0 })
 }

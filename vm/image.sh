@@ -95,7 +95,7 @@ mkdir -p "$root/etc/systemd/system/redis-server.service.d" "$root/etc/portsyncd-
 cat >"$root/etc/systemd/system/redis-server.service.d/sonic-db.conf" <<'CONF'
 [Service]
 ExecStartPost=+/usr/bin/install -D -m 644 /etc/portsyncd-vm/database_config.json /run/redis/sonic-db/database_config.json
-ExecStartPost=/usr/bin/redis-cli -s /run/redis/redis.sock -n 4 set CONFIG_DB_INITIALIZED 0
+ExecStartPost=+/usr/bin/redis-cli -s /run/redis/redis.sock -n 4 set CONFIG_DB_INITIALIZED 0
 CONF
 cat >"$root/etc/portsyncd-vm/database_config.json" <<'JSON'
 {

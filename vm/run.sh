@@ -17,6 +17,7 @@ group() {
 
 case $phase in
 tests)
+	modprobe netdevsim
 	echo "== kernel $(uname -srm), $(systemctl --version | head -n 1), $(redis-server --version | cut -d ' ' -f 1-3), up for $(cut -d ' ' -f 1 /proc/uptime) s"
 	group systemd ./guest.test -test.skip PowerCut -test.run "${only:-.}"
 	group kernel ./portsyncd.test -test.run "${only:-TestKernel}"

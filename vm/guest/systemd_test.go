@@ -387,6 +387,28 @@ func TestTryBesideAnother(t *testing.T) {
 	}
 }
 
+// TestObserverBesideAnother is that step with the databases: what the other one leaves wrong is named, until it is right.
+func TestObserverBesideAnother(t *testing.T) {
+	g := onGuest(t)
+	g.coldStart(4)
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "observer.sock")
+	observer := exec.Command("/usr/sbin/portsyncd", "-observe", "-web.listen-address", "127.0.0.1:9091", "-control.socket", socket,
+		"-recorder.file", filepath.Join(dir, "observed"), "-log.output", "stderr")
+	g.must(observer.Start())
+	defer func() { _ = observer.Process.Kill(); _ = observer.Wait() }()
+	status := func() string { return g.output("/usr/sbin/portsyncd", "status", "-control.socket", socket) }
+	agrees := func() bool { return exec.Command("/usr/sbin/portsyncd", "status", "-control.socket", socket).Run() == nil }
+	g.waitFor("the observer to agree", agrees)
+	pid := g.pid()
+	g.must(syscall.Kill(pid, syscall.SIGSTOP))
+	g.must(g.IP("link", "set", "Ethernet8", "mtu", "9000"))
+	g.waitFor("the difference to be named", func() bool { return strings.Contains(status(), "Ethernet8") })
+	_ = syscall.Kill(pid, syscall.SIGCONT) // or the watchdog was faster
+	g.waitFor("the observer to agree again", agrees)
+	g.agree(4)
+}
+
 // TestRemovalStopsIt: a removed package leaves no daemon and no unit behind.
 func TestRemovalStopsIt(t *testing.T) {
 	g := onGuest(t)
