@@ -84,8 +84,8 @@ var recordings = map[string]recording{
 			"netdevsim del_device 7",
 			"link del Ethernet0",
 		},
-		[]string{"family=7", "DEL Ethernet0 ", "DEL Ethernet0.10", "NEW PortChannel1", "kind=bond", "kind=team", "kind=vrf",
-			"kind=vlan", "kind=macsec", "kind=dummy", "kind=netdevsim", "kind=bridge"},
+		[]string{"family=7", "DEL Ethernet0 ", "DEL Ethernet0.10", "NEW PortChannel1", "DEL Ethernet8", "kind=bond", "kind=team", "kind=vrf",
+			"kind=vlan", "kind=macsec", "kind=dummy", "kind=bridge"},
 	},
 }
 

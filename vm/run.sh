@@ -11,7 +11,7 @@ group() {
 	shift
 	binary=$1
 	shift
-	"$binary" -test.v -test.timeout 20m "$@"
+	"$binary" -test.v -test.timeout 45m "$@"
 	echo "== exit $?"
 }
 
@@ -28,7 +28,7 @@ tests)
 		group armv7-end-to-end ./portsyncd.test -test.run "${only:-$(cat e2e)}" -test.skip 'TestTLSDocument|TestKernel'
 	fi
 	cp -r testdata /run/testdata
-	(cd /run && /vm/portsyncd.test -test.run 'TestRecordedMessages' -record links-kinds) >/run/recording.log 2>&1 || cat /run/recording.log
+	(cd /run && group recording /vm/portsyncd.test -test.run TestRecordedMessages -record links-kinds)
 	for file in links-kinds.bin links-kinds.txt; do
 		if [ -s /run/testdata/$file ]; then echo "== file $file $(base64 -w 0 /run/testdata/$file)"; fi
 	done

@@ -398,7 +398,9 @@ func TestObserverBesideAnother(t *testing.T) {
 	g.must(observer.Start())
 	defer func() { _ = observer.Process.Kill(); _ = observer.Wait() }()
 	status := func() string { return g.output("/usr/sbin/portsyncd", "status", "-control.socket", socket) }
-	agrees := func() bool { return exec.Command("/usr/sbin/portsyncd", "status", "-control.socket", socket).Run() == nil }
+	agrees := func() bool {
+		return exec.Command("/usr/sbin/portsyncd", "status", "-control.socket", socket).Run() == nil
+	}
 	g.waitFor("the observer to agree", agrees)
 	pid := g.pid()
 	g.must(syscall.Kill(pid, syscall.SIGSTOP))
