@@ -16,12 +16,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"portsyncd/internal/switchtest"
 )
 
 // SONIC.md's rules on messages with the kinds of links that not every kernel has. `make test-vm` boots one that has them, and
 // no other command runs these tests.
+
+func init() { patience = 2 * time.Minute } // an emulated machine is slower than any
 
 // kernelVariable says that the kernel is the one to test: what it lacks is a failure.
 const kernelVariable = "PORTSYNCD_TEST_KERNEL"
