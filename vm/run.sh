@@ -11,7 +11,7 @@ group() {
 	shift
 	binary=$1
 	shift
-	"$binary" -test.v -test.timeout 45m "$@"
+	"$binary" -test.v -test.parallel 1 -test.timeout 45m "$@"
 	echo "== exit $?"
 }
 
