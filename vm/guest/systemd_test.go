@@ -131,7 +131,7 @@ func TestWatchdogRestartsAStoppedDaemon(t *testing.T) {
 func TestKilledDaemonIsStartedAgain(t *testing.T) {
 	g := onGuest(t)
 	g.coldStart(8)
-	starts := func() int { return strings.Count(g.run("portsyncd", "events", "portsyncd"), "started") } // the file outlives the service
+	starts := func() int { return strings.Count(g.run("portsyncd", "events"), "started portsyncd") } // the file outlives the service
 	pid, before := g.pid(), starts()
 	g.must(syscall.Kill(pid, syscall.SIGKILL))
 	g.must(g.IP("link", "set", "Ethernet0", "mtu", "9000"))
