@@ -80,7 +80,6 @@ func (m *machine) kvmWorks() bool {
 // booted is a machine that is on. Its tests report over a port of their own; what they print comes as lines.
 type booted struct {
 	lines   *bufio.Scanner
-	ahead   bool        // the line that lines has was looked at, and not taken
 	silence *time.Timer // cuts the power when nothing comes for too long
 	cmd     *exec.Cmd
 	stdin   io.Closer
@@ -89,19 +88,11 @@ type booted struct {
 // bootLimit is how long an emulated machine may take until its tests begin, or may be silent.
 const bootLimit = 10 * time.Minute
 
-// peek waits for the next line, and leaves it for next.
-func (b *booted) peek() (line string, open bool) {
-	line, open = b.next()
-	b.ahead = open
-	return line, open
-}
-
 // next takes the next line.
 func (b *booted) next() (line string, open bool) {
-	if !b.ahead && !b.lines.Scan() {
+	if !b.lines.Scan() {
 		return "", false
 	}
-	b.ahead = false
 	b.silence.Reset(bootLimit)
 	return strings.TrimRight(b.lines.Text(), "\r"), true
 }

@@ -69,9 +69,9 @@ func (m *machine) relay(t *testing.T, phase, top string) (cut bool) {
 	for line, open := b.next(); open; line, open = b.next() {
 		news, isNews := strings.CutPrefix(line, "== ")
 		word, rest, _ := strings.Cut(news, " ")
-		name, starts := b.starts(line)
+		name, begins := starts(line)
 		switch {
-		case starts:
+		case begins:
 			ran++
 			t.Run(group+"/"+name, func(t *testing.T) { cut = m.one(t, name, b) || cut })
 		case !isNews:
@@ -97,18 +97,15 @@ func (m *machine) relay(t *testing.T, phase, top string) (cut bool) {
 	return cut
 }
 
-// starts says whether a line is a test's first. One that is parallel pauses at once, and goes on when the others have
-// ended; the guest lets them go on one at a time.
-func (b *booted) starts(line string) (name string, starts bool) {
-	if name, goesOn := strings.CutPrefix(line, "=== CONT  "); goesOn {
-		return name, !strings.Contains(name, "/")
+// starts says whether a line is a test's first. One that is parallel pauses, and goes on when the others have ended; the
+// guest lets them go on one at a time.
+func starts(line string) (name string, starts bool) {
+	for _, first := range []string{"=== RUN   ", "=== CONT  "} {
+		if name, starts = strings.CutPrefix(line, first); starts && !strings.Contains(name, "/") {
+			return name, true
+		}
 	}
-	name, runs := strings.CutPrefix(line, "=== RUN   ")
-	if !runs || strings.Contains(name, "/") {
-		return name, false
-	}
-	then, _ := b.peek()
-	return name, then != "=== PAUSE "+name
+	return "", false
 }
 
 // one is one test of the guest.
@@ -121,6 +118,8 @@ func (m *machine) one(t *testing.T, name string, b *booted) (cut bool) {
 			t.SkipNow()
 		case strings.HasPrefix(line, "--- FAIL: "+name+" "):
 			t.FailNow()
+		case line == "=== PAUSE "+name:
+			t.Skip("goes on when the others have ended")
 		case line == "== cut the power":
 			b.cut()
 			return true
