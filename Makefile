@@ -2,6 +2,7 @@
 # make test  every check there is; CI runs the same
 # make build the binary for this machine
 # make dist  static binaries for every CPU, in dist/; make deb: Debian packages of them
+# make release VERSION=v1.4.0  all of that twice from a clean clone and compared, with bills of materials, licences and checksums, in dist/v1.4.0/
 # make test-arm  the tests as ARM code, under qemu-user (part of make test)
 # make test-vm, make test-vm-arm64  Debian booted in qemu: systemd, other kernels, ARM, a power cut (docs/vm.md); part of no other command
 # make soak  an hour of chaos, and another beside an observer (SOAK=10m for less, SEED=n to run one again)
@@ -12,17 +13,18 @@
 # make page  the page at / in a Chromium, with pictures in dist/page/ and docs/page.png; part of no other command
 # make troubleshooting  docs/troubleshooting.md, with what the commands print today
 # make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
+# make fuzz  each parser of what comes from outside, on inputs made up from what it has seen; FUZZTIME=1h for each
 # make mutants  faults put back on purpose, which the simulator has to find; part of no other command
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # No HTTP/2 in the binary: the server never speaks it, and it is 450 KB.
 BUILD    = CGO_ENABLED=0 $(GO) build -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
-FUZZTIME ?= 15000x
+FUZZTIME ?= 2000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb bench rates growth profile page troubleshooting soak sim mutants clean
+.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb release bench rates instructions growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -56,12 +58,9 @@ check:
 	$(GO) tool -modfile=tools/go.mod staticcheck -tags vm,browser ./...
 	$(GO) mod verify
 
-# A count of runs, not a time: the end of a time can be taken for a failure (golang/go#75804). Finding a small input that is as interesting as a large one is
-# left to a person: it would take all of the time.
+# In make test a count of inputs for each target; for a person, make fuzz FUZZTIME=1h, and FUZZ=Recorder for some of them.
 fuzz:
-	@for dir in . bench; do for target in $$(cd $$dir && $(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
-		(cd $$dir && nice $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
-	done; done
+	@GO=$(GO) sh .ci/fuzz $(FUZZTIME) $(FUZZ)
 
 # What is shipped for ARM has run its tests as ARM code: all of them but the long ones, which chaos and load would make longer still under an emulator. The parser's
 # also run on a big-endian machine: netlink is in native byte order. What the tests of ABOUT_TEXT read is the source, which is the same on each.
@@ -114,6 +113,9 @@ deb: dist build
 		sh deploy/debian/build.sh dist/portsyncd-linux-$${pair%:*} $${pair#*:} '$(VERSION)' dist ./portsyncd || exit 1; \
 	done
 
+release:
+	@GO=$(GO) sh .ci/release '$(VERSION)'
+
 bench: build
 	$(GO) test -run '^$$' -bench 'ParseLink|Step|Scrape' .
 	cd bench && $(GO) test -run '^$$' -bench . .
@@ -122,6 +124,10 @@ bench: build
 RATES ?= 30,100,300,1000,2500,max
 rates: build
 	$(GO) run ./switchbench -ports 128 -runs 5 -rates $(RATES) -svg docs/rates.svg $(if $(VS),-vs '$(VS)') $(BENCHFLAGS)
+
+# What no noise of the machine changes: instructions of a link message (parsed; and taken in, with its share of a turn) and of a flush of 1, 8 and 64 ports.
+instructions:
+	@GO=$(GO) sh .ci/instructions '^BenchmarkParseLink$$:20000 ^BenchmarkStep$$:20000 ^BenchmarkFlush$$/^1$$:10000 ^BenchmarkFlush$$/^8$$:4000 ^BenchmarkFlush$$/^64$$:1000'
 
 growth:
 	$(GO) test -run '^$$' -bench Growth -benchtime 1x -timeout 20m -growth.svg docs/growth.svg .

@@ -257,6 +257,31 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
+// BenchmarkFlush is what so many ports at a time take to be written to a real Redis: one, a breakout's, a storm's.
+func BenchmarkFlush(b *testing.B) {
+	const ports = 64
+	s := newSwitch(b, switchtest.Options{})
+	s.fillAppl(ports)
+	d, _ := s.openDB()
+	for _, n := range []int{1, 8, ports} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			writes := make([]portWrite, n)
+			f := new(flush)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				f.writes = f.writes[:0]
+				for p := range writes {
+					writes[p] = portWrite{port: switchtest.PortName(p), state: portState{admin: i%2 == 0, oper: i%2 == 0, mtu: 9100}, set: true}
+					f.writes = append(f.writes, &writes[p])
+				}
+				if err := d.Flush(b.Context(), f); err != nil || !writes[n-1].written {
+					b.Fatal(err, writes[n-1].outcome)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkStorm is the whole daemon in this process on a real switch: each of 256 ports is set down and up. It is what make profile looks into.
 func BenchmarkStorm(b *testing.B) {
 	const ports = 256

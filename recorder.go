@@ -160,7 +160,7 @@ func (r *recorder) goneUnknown(ring int, at time.Time) {
 // add writes a record behind the last one.
 func (r *recorder) add(row *recordRow, e *portRecord, at time.Time) {
 	e.at, e.since = at, r.machine(at)
-	e.number, e.boot = row.last.number+1, r.boot
+	e.number, e.boot = following(row.last.number), r.boot
 	e.written, e.acknowledged = -1, -1
 	e.put(eventAt(row.ring, e.number))
 	row.last, row.any = *e, true
@@ -364,7 +364,7 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))
-	r.own++
+	r.own = following(r.own)
 	r.at = max(r.at, r.machine(at)) // whoever took the time first may come last
 	e := ownRecord{at: at, since: r.at, boot: r.boot, number: r.own, kind: kind, text: words}
 	e.put(ownAt(r.image, r.own))

@@ -186,6 +186,9 @@ func seal(b []byte) { recordOrder.PutUint32(b, crc32.Checksum(b[4:], recordSums)
 // sealed is false for bytes that are all zero, too: their checksum is not.
 func sealed(b []byte) bool { return recordOrder.Uint32(b) == crc32.Checksum(b[4:], recordSums) }
 
+// following is the number after another: 0 is that of no record.
+func following(number uint32) uint32 { return max(number+1, 1) }
+
 // newer says that a record's number comes after another's; numbers begin anew after 2^32.
 func newer(a, b uint32) bool { return int32(a-b) > 0 }
 

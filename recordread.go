@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -119,6 +120,7 @@ func (r *recordReader) boot() (byte, error) {
 
 // records reads part of the file, as often as it takes until no record in it is being written.
 func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
+	var never [ownEvent]byte // a record that was never written; no record is longer
 	torn := 0
 	for range 5 {
 		if _, err := r.from.ReadAt(b, offset); err != nil {
@@ -126,7 +128,7 @@ func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
 		}
 		torn = 0
 		for record := range slices.Chunk(b[skip:], size) {
-			if !sealed(record) && slices.ContainsFunc(record, func(c byte) bool { return c != 0 }) {
+			if !sealed(record) && !bytes.Equal(record, never[:size]) {
 				torn++
 			}
 		}

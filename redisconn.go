@@ -82,7 +82,7 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 			PoolSize:                 poolSize,
 			ConnMaxIdleTime:          -1,
 			ReadBufferSize:           4 << 10,
-			WriteBufferSize:          16 << 10,
+			WriteBufferSize:          4 << 10,
 			OnConnect: func(context.Context, *redis.Conn) error {
 				if connected.Swap(true) {
 					m.redisReconnects.Inc()

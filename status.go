@@ -91,7 +91,7 @@ func (o *statusOptions) page(colours bool) (string, int, error) {
 	var ports portsAnswer
 	if err == nil && o.ports {
 		if text, err = askDaemon(o.socket, portsPath, deadline); err == nil {
-			err = json.Unmarshal(text, &ports)
+			err = ports.take(text)
 		}
 	}
 	if err != nil {
@@ -108,6 +108,20 @@ func (o *statusOptions) page(colours bool) (string, int, error) {
 		return s.portList(ports.Ports, colours), code, nil
 	}
 	return s.text(colours), code, nil
+}
+
+// take takes the daemon's answer.
+func (a *portsAnswer) take(text []byte) error {
+	if err := json.Unmarshal(text, a); err != nil {
+		return err
+	}
+	for i := range a.Ports {
+		if p := &a.Ports[i]; p.Present && (p.Admin == nil || p.Oper == nil || p.MTU == nil) {
+			return fmt.Errorf("the daemon says that %q is present, and not how it is: is it one of this version?",
+				p.Port)
+		}
+	}
+	return nil
 }
 
 // askDaemon asks the daemon for what is under a path. The error says what to do.

@@ -15,6 +15,7 @@ import (
 
 const (
 	statusLines = 24 // of a terminal: however many ports there are
+	reasonLines = 10
 	worstShown  = 10
 	namesShown  = 4
 )
@@ -69,8 +70,15 @@ func (s *statusAnswer) text(colours bool) string {
 	now, _ := time.Parse(time.RFC3339, s.Time)
 	p := &paper{colours: colours}
 	p.line(colourOf(s.Verdict), "%s", s.Verdict)
-	for _, r := range s.Reasons {
+	reasons := s.Reasons
+	if len(reasons) > reasonLines {
+		reasons = reasons[:reasonLines-1]
+	}
+	for _, r := range reasons {
 		p.line(colourOf(r.Level), "  %s: %s; %s", qualified(r.Namespace, r.Check), r.Reason, remedy(r.Check))
+	}
+	if more := len(s.Reasons) - len(reasons); more > 0 {
+		p.line(colourOf(s.Verdict), "  and %d more reasons: portsyncd status -json", more)
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
 	if s.Role == roleStandby {

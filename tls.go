@@ -163,30 +163,45 @@ func validAt(c *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// verifyName lets in only certificates with one of the allowed names: DNS, URI or IP names, or the common name.
+// verifyName lets in only certificates with one of the allowed names: DNS or IP names, or the common name, whatever
+// their case, or a URI, as it is.
 func (f *tlsFiles) verifyName(state tls.ConnectionState) error {
 	if len(f.allowed) == 0 {
 		return nil
 	}
-	names := certificateNames(state.PeerCertificates[0])
-	for _, name := range names {
-		if slices.ContainsFunc(f.allowed, func(allowed string) bool { return strings.EqualFold(allowed, name) }) {
+	names, uris := certificateNames(state.PeerCertificates[0])
+	for _, allowed := range f.allowed {
+		same := func(name string) bool { return lowerASCII(name) == lowerASCII(allowed) }
+		if slices.ContainsFunc(names, same) || slices.Contains(uris, allowed) {
 			return nil
 		}
 	}
-	return fmt.Errorf("client certificate with the names %q has none of -web.tls-allowed-names", names)
+	return fmt.Errorf("client certificate with the names %q has none of -web.tls-allowed-names", append(names, uris...))
+}
+
+// lowerASCII is how names are compared. Another alphabet's letters are none of this one: strings.EqualFold would take
+// the sign of the unit kelvin for a k.
+func lowerASCII(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] |= 0x20
+		}
+	}
+	return string(b)
 }
 
 // certificateNames lists the names that there are: a common name that is missing is none.
-func certificateNames(c *x509.Certificate) []string {
-	names := append([]string{c.Subject.CommonName}, c.DNSNames...)
-	for _, uri := range c.URIs {
-		names = append(names, uri.String())
-	}
+func certificateNames(c *x509.Certificate) (names, uris []string) {
+	names = append([]string{c.Subject.CommonName}, c.DNSNames...)
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
-	return slices.DeleteFunc(names, func(name string) bool { return strings.TrimSpace(name) == "" })
+	for _, uri := range c.URIs {
+		uris = append(uris, uri.String())
+	}
+	missing := func(name string) bool { return strings.TrimSpace(name) == "" }
+	return slices.DeleteFunc(names, missing), slices.DeleteFunc(uris, missing)
 }
 
 // certificateCheck is how often the files are looked at: a replaced pair is in use within two of these.

@@ -26,6 +26,7 @@ type boxBench struct {
 	asics   []*bench
 	daemons []*switchtest.Daemon
 	figures []figure
+	begun   time.Time
 }
 
 // boxWay is one way: a command for the whole box, or one for each ASIC.
@@ -175,7 +176,7 @@ func (b *boxBench) start(way boxWay) error {
 		}
 		defer stop()
 	}
-	begun := time.Now()
+	b.begun = time.Now()
 	if err := way.start(b); err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (b *boxBench) start(way boxWay) error {
 			return b.ctx.Err()
 		}
 	}
-	b.asics[0].note("start to the last PortConfigDone", "ms", ms(last.Sub(begun)))
+	b.asics[0].note("start to the last PortConfigDone", "ms", ms(last.Sub(b.begun)))
 	b.take(b.asics[0])
 	for _, a := range b.asics {
 		if _, wrong := a.converge(time.Minute, a.expect(nil)); len(wrong) > 0 {
@@ -200,12 +201,16 @@ func (b *boxBench) start(way boxWay) error {
 	return b.asics[0].settle()
 }
 
+// atRest is how long after their start daemons are looked at while nothing happens: ours gives back what its start took
+// after a minute, and then compares.
+const atRest = 66 * time.Second
+
 // rest is what they take when nothing happens, all processes together.
 func (b *boxBench) rest() error {
-	for range 5 {
-		if err := b.asics[0].settle(); err != nil {
-			return err
-		}
+	select {
+	case <-time.After(time.Until(b.begun.Add(b.restAfter))):
+	case <-b.ctx.Done():
+		return b.ctx.Err()
 	}
 	cpu := func() (sum time.Duration, err error) {
 		for _, d := range b.daemons {
@@ -284,6 +289,13 @@ func (b *boxBench) troubles() error {
 			func() error { return hurt.sw.Config.Set(b.ctx, "CONFIG_DB_INITIALIZED", "1", 0).Err() }},
 		{"a Redis is killed", func() error { server.Stop(); return nil }, func() error {
 			return errors.Join(server.Start(), hurt.sw.Configure(b.ctx, b.ports), b.announced(hurt))
+		}},
+		{"a namespace is made again", hurt.sw.DropNetNS, func() error {
+			indexes := map[string]int{}
+			for i, p := range hurt.names {
+				indexes[p] = 1000 + i
+			}
+			return errors.Join(hurt.sw.MakeNetNS(), hurt.sw.AddPortsAs(indexes))
 		}},
 	} {
 		if err := trouble.begin(); err != nil {

@@ -43,6 +43,7 @@ func main() {
 	flag.DurationVar(&o.sweepTime, "sweep-time", 5*time.Second, "`time` of toggles at each of the -rates")
 	flag.IntVar(&o.sweepChanges, "sweep-changes", 60, "`number` of single changes whose latency is taken at each rate")
 	flag.StringVar(&o.svg, "svg", "", "`file` for a plot of the sweep: processor time a message over the rate")
+	flag.BoolVar(&o.calls, "calls", false, "count system calls, too, at each of the -rates (with strace)")
 	flag.Func("scraped", "measure instead what scrapes do to single changes while ports are toggled at this `rate` a second, or max",
 		func(text string) error {
 			rates, err := parseRates(text)
@@ -55,6 +56,7 @@ func main() {
 			return err
 		})
 	flag.IntVar(&o.asics, "asics", 0, "measure instead a box of so many ASICs, -ports each: one process for all, and one for each")
+	flag.DurationVar(&o.restAfter, "rest", atRest, "`time` from a box's start until its idle daemons are looked at")
 	file := flag.String("json", "", "`file` for the figures of every run; - is standard output, without the table")
 	flag.BoolVar(&o.verbose, "v", false, "print what the daemons print")
 	flag.Parse()
@@ -82,6 +84,7 @@ type options struct {
 	ports, runs, rounds, changes int
 	asics                        int // 0: no box
 	idle, limit, quietTime       time.Duration
+	restAfter                    time.Duration // of a box
 	verbose                      bool
 	scraped                      rate // 0: no
 	sweepOptions
@@ -95,6 +98,9 @@ func (o *options) validate() error {
 		return fmt.Errorf("-runs, -rounds and -changes: at least 1 each")
 	case o.idle < time.Second || o.limit < time.Second:
 		return fmt.Errorf("-idle and -limit: at least a second each")
+	}
+	if o.restAfter < 0 {
+		return fmt.Errorf("-rest: %v is negative", o.restAfter)
 	}
 	if o.quietTime < 0 {
 		return fmt.Errorf("-settle: %v is negative", o.quietTime)

@@ -92,10 +92,33 @@ func TestLatencyIsNeverClipped(t *testing.T) {
 	}
 }
 
+// TestBoxIsMeasured measures both ways of looking after a box of two ASICs: every figure is there, and nothing is left wrong.
+func TestBoxIsMeasured(t *testing.T) {
+	t.Parallel()
+	binary := buildDaemon(t)
+	o := options{asics: 2, ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond}
+	var table bytes.Buffer
+	if err := runBox(t.Context(), o, []string{binary}, nil, &table); err != nil {
+		t.Fatal(err)
+	}
+	text := table.String()
+	for _, want := range []string{"2 ASICs of 4 ports", "PortConfigDone", "anonymous memory", "a Redis is killed: ports left wrong", "a namespace is made again: its end to all right", "B is 2 × "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the table lacks %q:\n%s", want, text)
+		}
+	}
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "never") || strings.Contains(line, "left wrong") && strings.Count(line, " 0.00") != 2 {
+			t.Error(line)
+		}
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	good := options{ports: 4, runs: 1, rounds: 1, changes: 1, idle: time.Second, limit: time.Second}
 	for flag, spoil := range map[string]func(o *options){
 		"-ports": func(o *options) { o.ports = 1 }, "-runs": func(o *options) { o.runs = 0 }, "-idle": func(o *options) { o.idle = 0 },
+		"-asics": func(o *options) { o.asics = 17 }, "-rest": func(o *options) { o.restAfter = -1 },
 		"-settle": func(o *options) { o.quietTime = -1 }, "-scraped": func(o *options) { o.scraped, o.rates = 30, []rate{30} },
 	} {
 		o := good

@@ -18,6 +18,7 @@ type sweepOptions struct {
 	sweepTime    time.Duration // of toggles at each rate
 	sweepChanges int           // whose latency is taken at each rate
 	svg          string        // file for the plot
+	calls        bool          // count system calls, too
 }
 
 const leastSweep = 100 * time.Millisecond
@@ -26,6 +27,8 @@ func (o *sweepOptions) validate() error {
 	switch {
 	case len(o.rates) == 0 && o.svg != "":
 		return errors.New("-svg: it draws the sweep, and there is none without -rates: give both")
+	case len(o.rates) == 0 && o.calls:
+		return errors.New("-calls: they are counted at each of the -rates: give both")
 	case len(o.rates) == 0:
 		return nil
 	case o.sweepTime < leastSweep:
@@ -44,6 +47,9 @@ func (b *bench) sweep(start func() error) []func() error {
 	steps := []func() error{start, b.appear, b.latency}
 	for _, r := range b.rates {
 		steps = append(steps, func() error { return b.toggled(r) }, func() error { return b.pressed(r) })
+		if b.calls {
+			steps = append(steps, func() error { return b.counted(r) })
+		}
 	}
 	return append(steps, b.aftermath, b.settle, b.quiet, b.ended, b.resident)
 }

@@ -17,7 +17,7 @@ func TestSweep(t *testing.T) {
 	binary, dir := buildDaemon(t), t.TempDir()
 	file, svg := filepath.Join(dir, "figures.json"), filepath.Join(dir, "sweep.svg")
 	o := options{ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond,
-		sweepOptions: sweepOptions{rates: []rate{20, asFast}, sweepTime: time.Second, sweepChanges: 5, svg: svg}}
+		sweepOptions: sweepOptions{rates: []rate{20, asFast}, sweepTime: time.Second, sweepChanges: 5, svg: svg, calls: true}}
 	var table bytes.Buffer
 	if err := run(t.Context(), o, [2]string{binary, ""}, file, &table); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestSweep(t *testing.T) {
 	for _, name := range []string{"20/s", "max"} {
 		for _, figure := range []string{": toggles a second", ": link messages", ": processor time a message",
 			": processor time a toggle", ": voluntary switches a toggle", ": wake-ups a toggle",
-			": Redis commands a message", ": one change to STATE_DB, p50", ": one change to STATE_DB, p99"} {
+			": system calls a toggle", ": Redis commands a message", ": one change to STATE_DB, p50", ": one change to STATE_DB, p99"} {
 			positive = append(positive, name+figure)
 		}
 		zero = append(zero, name+": ports left wrong")
@@ -195,5 +195,25 @@ func TestEveryToggledPortEndsUp(t *testing.T) {
 	refused := &toggler{rate: asFast, ports: []int{1}, set: func(int, bool) error { return os.ErrPermission }}
 	if _, _, err := refused.run(2, func() bool { return false }); err != os.ErrPermission {
 		t.Errorf("a toggle that fails: %v", err)
+	}
+}
+
+// TestSumCalls holds what strace -c writes: with errors and without, a call that took no time, the sum of all.
+func TestSumCalls(t *testing.T) {
+	const table = `% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 61.54    0.000136           2        47           read
+ 38.46    0.000085           5        16         3 epoll_pwait
+  0.00    0.000000           0         1           nanosleep
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.000221           3        64         3 total
+`
+	if n, err := sumCalls(table); n != 64 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	for _, bad := range []string{"", "strace: attach: no", " 61.54    0.000136           2        x           read\n"} {
+		if n, err := sumCalls(bad); err == nil {
+			t.Errorf("%q is %d calls", bad, n)
+		}
 	}
 }
