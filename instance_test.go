@@ -22,7 +22,19 @@ import (
 
 // Several portsyncd for the same databases: one writes.
 
-var handovers = flag.Int("instance.rounds", 4, "how often TestHandOverInAStorm and TestKilledWriterIsReplaced do it")
+var (
+	handovers  = flag.Int("instance.rounds", 4, "how often TestHandOverInAStorm and TestKilledWriterIsReplaced do it")
+	handedOver = flag.Int("instance.ports", 16, "with how many ports")
+)
+
+// spread is what is logged of times that were measured.
+func spread(times []time.Duration) string {
+	slices.Sort(times)
+	at := func(share float64) time.Duration {
+		return times[int(share*float64(len(times)-1))].Round(100 * time.Microsecond)
+	}
+	return fmt.Sprintf("%d: p50 %v, p99 %v, at most %v", len(times), at(0.5), at(0.99), at(1))
+}
 
 // handover runs the command.
 func (s *testSwitch) handover(d *switchtest.Daemon) (code int, out string) {
@@ -103,8 +115,10 @@ func TestSecondWriterIsRefused(t *testing.T) {
 func TestKilledWriterIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
-	const n = 16
+	n := *handedOver
 	writer, _ := s.start(n)
+	var took []time.Duration
+	defer func() { t.Logf("right after kill -9: %s", spread(took)) }()
 	for range *handovers {
 		standby := s.standby()
 		w := s.watchWrites()
@@ -114,9 +128,9 @@ func TestKilledWriterIsReplaced(t *testing.T) {
 		killed := time.Now()
 		s.must(s.IP("link", "set", "Ethernet4", "down"))
 		s.waitEntry("Ethernet4", fields("down", "down", 1500))
-		t.Logf("right %v after the writer was killed", time.Since(killed).Round(time.Millisecond))
+		took = append(took, time.Since(killed))
 		s.waitRole(standby, roleWriter)
-		s.waitStatus(standby, "ok\n", "PortInitDone   sent", "16 present: 15 up")
+		s.waitStatus(standby, "ok\n", "PortInitDone   sent", fmt.Sprintf("%d present: %d up", n, n-1))
 		if got := w.touched(); !slices.Equal(got, []string{"STATE Ethernet4"}) {
 			t.Errorf("written were %v", got)
 		}
@@ -130,10 +144,11 @@ func TestKilledWriterIsReplaced(t *testing.T) {
 func TestHandOverInAStorm(t *testing.T) {
 	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
-	const n = 16
+	n := *handedOver
 	s.must(s.Configure(t.Context(), n))
 	s.orchagent(true)
 	writer := s.standby0()
+	var took []time.Duration
 	for _, p := range portNames(n) {
 		s.waitEntry(p, fields("up", "up", 1500))
 	}
@@ -149,7 +164,7 @@ func TestHandOverInAStorm(t *testing.T) {
 		}
 		s.waitRole(standby, roleWriter)
 		s.waitReady(writer)
-		s.waitStatus(standby, "ok\n", "PortInitDone   sent", "16 present: 16 up")
+		s.waitStatus(standby, "ok\n", "PortInitDone   sent", fmt.Sprintf("%d present: %d up", n, n))
 		if got := w.touched(); len(got) > 0 {
 			t.Fatalf("round %d: nothing changed, and written were %v", round, got)
 		}
@@ -161,12 +176,19 @@ func TestHandOverInAStorm(t *testing.T) {
 		} else if code, out := s.handover(writer); code != exitOK {
 			t.Fatalf("round %d: exit code %d: %s", round, code, out)
 		}
+		steady, changed := portNames(n)[n-1], time.Now()
+		s.must(s.IP("link", "set", steady, "mtu", strconv.Itoa(2000+round%2)))
+		s.waitEntry(steady, fields("up", "up", 2000+round%2))
+		took = append(took, time.Since(changed))
 		s.waitRole(standby, roleWriter)
 		s.must(<-storm)
 		writer, standby = standby, writer
 		s.waitAgreement("after a hand-over in a storm")
 		s.waitReady(standby)
 		for _, p := range portNames(n) {
+			if p == steady {
+				continue
+			}
 			s.waitEntry(p, fields("up", "up", 1500)) // the carrier comes back up to a second later
 			flaps := `portsyncd_port_flaps_total{port="` + p + `"}`
 			want := strconv.Itoa(s.carrierLosses(p) - before[p])
@@ -175,6 +197,7 @@ func TestHandOverInAStorm(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("from a change amid a hand-over to its entry, with the command that makes it: %s", spread(took))
 	if code, out := s.handover(standby); code != exitNotWell || !strings.Contains(out, errNotWriting.Error()) {
 		t.Errorf("a standby hands over: exit code %d: %s", code, out)
 	}
