@@ -298,6 +298,20 @@ const unitFile = "deploy/systemd/portsyncd.service"
 func TestUnitIsSafe(t *testing.T) {
 	needTool(t, "systemd-analyze")
 	sh(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unitFile)
+	template, err := os.ReadFile("deploy/systemd/portsyncd@.service")
+	must(t, err)
+	one := filepath.Join(t.TempDir(), "portsyncd@a.service")
+	must(t, os.WriteFile(one, template, 0o644))
+	sh(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", one)
+	unit, err := os.ReadFile(unitFile)
+	must(t, err)
+	confined := func(text []byte) string { // what confines the one confines the other
+		_, rest, _ := strings.Cut(string(text), "RuntimeDirectoryPreserve=")
+		return rest
+	}
+	if confined(template) != confined(unit) {
+		t.Error("the units of one instance and of several are not confined alike")
+	}
 }
 
 // TestConfined runs the daemon as the unit would where there is no systemd: another user, the unit's capability alone, no new privileges, and its system

@@ -103,6 +103,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 // wake is what comes before everything else: the first listing is asked for.
 func (s *mirror) wake() {
 	s.begun = s.now()
+	s.source.DropDump() // one of a loop before would pass for all links
 	s.links.within(s.source.Home())
 	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)

@@ -33,6 +33,8 @@ type linkSource interface {
 	Receive(sink linkSink) (more bool, err error)
 	// StartDump asks for every link; the lines come through Receive. One dump at a time.
 	StartDump() error
+	// DropDump gives up the one that is under way: none of its lines comes any more.
+	DropDump()
 	// Wait blocks until a message waits, Wake was called or d has passed (negative: no limit).
 	Wait(d time.Duration) error
 	// Pause lets d pass without looking at the messages, which queue in the kernel.
@@ -242,6 +244,8 @@ func takeDatagram(b []byte, l *linkMessage, sink linkSink) {
 		}
 	}
 }
+
+func (k *kernelLinks) DropDump() { k.dumping = false }
 
 func (k *kernelLinks) StartDump() error {
 	k.dumpSeq++

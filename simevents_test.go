@@ -44,7 +44,7 @@ func (w *world) prepare(setup happening) {
 	}
 	if n := map[string]int{"two": 2, "three": 3}[setup.what]; n > 0 {
 		w.crew, w.folder = make([]*simDaemon, n), newSimFolder(w)
-		w.stopped, w.server.orphan = map[int]bool{}, w.orphaned
+		w.stopped, w.goneAt, w.server.orphan = map[int]bool{}, map[string]time.Time{}, w.orphaned
 	}
 	w.config.command(simConfig, "set", ready)
 	w.server.command(simState, "hset", []string{simFeature, "container_id", "c", "up_status", "true"}) // of the run before
@@ -540,7 +540,10 @@ func cloneDatabase(d map[string]any) map[string]any {
 
 // lose restarts Redis with what keep leaves. orchagent makes nothing again: its interfaces are there.
 func (w *world) lose(keep func(db int, key string) bool) {
-	w.again, w.silent = true, true
+	w.again, w.silent, w.lost = true, true, true
+	if d := w.daemon; len(w.crew) > 0 && (d == nil || !d.publishing && d.instance.handed == nil) {
+		w.excused = true // as where it is lost in the moment in which whoever wrote dies
+	}
 	w.server.restart(keep)
 	clear(w.others)
 }

@@ -240,6 +240,16 @@ func (w *world) begins(d *simDaemon) {
 	}
 	w.daemon, w.m = d, d.m
 	clear(w.unheard)
+	for name, at := range w.goneAt { // whoever wrote before may not have come to that
+		if w.now.Sub(at) < 30*time.Second {
+			w.goneUntold[name] = true
+		}
+	}
+	row, _ := w.server.hash(simState, "PORTSYNCD_START_TABLE|old_interfaces", false)
+	w.goesAlong = d.instance.handed != nil && row == nil
+	if w.lost && row == nil && !w.goesAlong { // databases that are lost in the moment in which whoever wrote dies cannot be told from a cold start
+		w.excused = true
+	}
 	w.m.warmStart.Set(0)
 	if w.cold(w.warm()) && len(d.socket.queue) > 0 { // an interface that it was not told of yet may be taken for old, or not
 		w.excused = true
@@ -372,7 +382,7 @@ func (w *world) unlink(n int) {
 	}
 	w.say("the lock's file is removed")
 	delete(w.folder.files, "lock/"+appName+lockSuffix)
-	w.silent = true // whoever waits for the old one is late
+	w.silent, w.again = true, true // whoever waits for the old one is late, and whoever had it knows nothing of what the other one sent
 	w.killInstance(n)
 	if !w.rewriting {
 		w.startInstance(n)

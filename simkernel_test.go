@@ -347,6 +347,8 @@ func (s *simSocket) fill(d *simDump) {
 	d.whole = true
 }
 
+func (s *simSocket) DropDump() { s.dump = nil }
+
 func (s *simSocket) StartDump() error {
 	s.dump = &simDump{base: s.k.base, fault: s.dumpFault}
 	s.dumpFault = ""

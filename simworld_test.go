@@ -34,6 +34,9 @@ type world struct {
 	crew      []*simDaemon // the instances, nil for one that is down; empty: there is one daemon
 	folder    *simFolder   // of the instances' lock
 	metrics   []*metrics   // of instances
+	goneAt    map[string]time.Time
+	lost      bool // the databases came back with other content
+	goesAlong bool // a hand-over tells that the switch goes on, whatever the databases say
 	daemons   int
 	reconcile time.Duration
 	m         *metrics
@@ -116,6 +119,9 @@ func portName(i int) string { return "Ethernet" + strconv.Itoa(4*i) }
 
 func (w *world) linkGone(l *simLink) {
 	w.vanished[l.name]++
+	if len(w.crew) > 0 {
+		w.goneAt[l.name] = w.now
+	}
 	w.goneUntold[l.name] = l.old || w.daemon == nil || !w.daemon.publishing
 	delete(w.others, l.name)
 	lately := min(w.now.Sub(w.configured[l.name]), w.now.Sub(w.readable)) < 5*time.Second
@@ -435,7 +441,7 @@ func (w *world) markOld() {
 			}
 		}
 	}
-	if _, known := w.server.database(simState)["PORTSYNCD_START_TABLE|old_interfaces"]; !known && !w.cold(warm) {
+	if _, known := w.server.database(simState)["PORTSYNCD_START_TABLE|old_interfaces"]; !known && !w.cold(warm) && !w.goesAlong {
 		for _, l := range w.kernel.sorted() { // nobody knows any more which were: all are taken for current
 			l.old = false
 		}
@@ -451,7 +457,7 @@ func (w *world) markOld() {
 
 // cold says that nothing tells that the switch software goes on.
 func (w *world) cold(warm bool) bool {
-	return !warm && !w.signal(portConfigDone) && !w.signal(portInitDone) && !w.goesOn()
+	return !warm && !w.goesAlong && !w.signal(portConfigDone) && !w.signal(portInitDone) && !w.goesOn()
 }
 
 // goesOn says that APPL_DB was lost, and the switch software goes on: STATE_DB tells.

@@ -18,6 +18,8 @@ const (
 	reasonLines = 10
 	worstShown  = 10
 	namesShown  = 4
+
+	instancesShown = 4
 )
 
 // Colours of a terminal.
@@ -98,9 +100,7 @@ func (s *statusAnswer) text(colours bool) string {
 	if len(s.Namespaces) > 0 {
 		p.line("", "namespaces     %s", s.namespaces())
 	}
-	for n := range s.Instances {
-		p.line("", "instance       %s: %s", s.Instances[n].Instance, s.Instances[n].says())
-	}
+	s.instanceLines(p)
 	c := &s.Ports
 	p.line("", "ports          %d configured, %d present: %d up, %d down, %d set down; %d pending",
 		c.Configured, c.Present, c.Up, c.Down, c.AdminDown, c.Pending)
@@ -120,6 +120,22 @@ func (s *statusAnswer) text(colours bool) string {
 		p.line("", "and %d more ports to look at, the rest is well: portsyncd status -ports", more)
 	}
 	return p.String()
+}
+
+// instanceLines is one for each instance, as far as there is room: those that are up first.
+func (s *statusAnswer) instanceLines(p *paper) {
+	shown := 0
+	for _, up := range []bool{true, false} {
+		for n := range s.Instances {
+			if a := &s.Instances[n]; a.Up == up && shown < instancesShown {
+				p.line("", "instance       %s: %s", a.Instance, a.says())
+				shown++
+			}
+		}
+	}
+	if more := len(s.Instances) - shown; more > 0 {
+		p.line("", "instance       and %d more: portsyncd status -json", more)
+	}
 }
 
 // namespaces says how each is.

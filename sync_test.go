@@ -25,6 +25,7 @@ type still struct {
 }
 
 func (*still) Receive(linkSink) (bool, error) { return false, nil }
+func (s *still) DropDump()                    {}
 func (s *still) StartDump() error             { s.dumps++; return nil }
 func (*still) Wait(time.Duration) error       { return nil }
 func (*still) Pause(time.Duration)            {}

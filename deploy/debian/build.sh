@@ -14,13 +14,15 @@ export SOURCE_DATE_EPOCH
 put() { install -D -m "$1" "$2" "$root/$3"; }
 put 755 "$binary" usr/sbin/portsyncd
 put 644 "$top/deploy/systemd/portsyncd.service" lib/systemd/system/portsyncd.service
+put 644 "$top/deploy/systemd/portsyncd@.service" lib/systemd/system/portsyncd@.service
 put 644 "$top/deploy/systemd/portsyncd.socket" lib/systemd/system/portsyncd.socket
 put 644 "$top/deploy/debian/portsyncd.default" etc/default/portsyncd
 doc=usr/share/doc/portsyncd
 put 644 "$top/deploy/debian/copyright" $doc/copyright
 put 644 "$top/deploy/debian/lintian-overrides" usr/share/lintian/overrides/portsyncd
 for file in README.md SECURITY.md $(cd "$top" && echo docs/*) deploy/prometheus/portsyncd.rules.yml \
-	deploy/prometheus/portsyncd.recording.yml deploy/prometheus/scrape.yml deploy/grafana/portsyncd.json deploy/supervisord/portsyncd.conf; do
+	deploy/prometheus/portsyncd.recording.yml deploy/prometheus/scrape.yml deploy/grafana/portsyncd.json deploy/supervisord/portsyncd.conf \
+	deploy/supervisord/portsyncd-pair.conf deploy/supervisord/portsyncd-pair-listener; do
 	put 644 "$top/$file" $doc/$file
 done
 
