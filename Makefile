@@ -89,7 +89,7 @@ test-vm:       machine = amd64
 test-vm-arm64: machine = arm64
 test-vm test-vm-arm64:
 	@sh .ci/need-vm
-	$(GO) test -tags vm -count=1 -v -timeout 60m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
+	$(GO) test -tags vm -count=1 -v -timeout 120m ./vm -vm.arch $(machine) -vm.suite $(SUITE) -vm.e2e $(ARM_E2E) \
 		$(if $(RUN),-vm.run '$(RUN)') $(if $(RECORD),-vm.record)
 
 # name:GOARCH:variable for the CPU's version. 9 MiB is what an image builder grants; MIPS code is larger, and no SONiC image has it yet.

@@ -24,7 +24,7 @@ import (
 // End-to-end tests: the real binary, a real Redis, real interfaces. Each test has a switch of its own.
 
 // patience is how long a condition may take to come true on a slow and busy machine.
-const patience = 30 * time.Second
+var patience = 30 * time.Second
 
 var raceFlags []string // set in race_test.go: under the race detector, so is the daemon
 

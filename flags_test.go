@@ -12,20 +12,20 @@ import (
 	"testing"
 )
 
-// TestHelpAndReadmeListTheSameFlags: what -h of the binary prints against the README's table. Several flags may share a row.
-func TestHelpAndReadmeListTheSameFlags(t *testing.T) {
+// TestHelpAndFlagsListTheSame: what -h of the binary prints against the table of docs/flags.md. Several flags may share a row.
+func TestHelpAndFlagsListTheSame(t *testing.T) {
 	program := daemonProgram(t)
 	help := sh(t, program[0], append(slices.Clone(program[1:]), "-h")...)
 	var own []string
 	for _, flag := range regexp.MustCompile(`(?m)^  (-[a-z.-]+)`).FindAllStringSubmatch(help, -1) {
 		own = append(own, flag[1])
 	}
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("docs/flags.md")
 	must(t, err)
 	_, section, _ := strings.Cut(string(text), "\n## Flags\n")
 	section, _, found := strings.Cut(section, "\n## ")
 	if !found || len(own) < 15 {
-		t.Fatalf("no section about flags in the README, or no flags in:\n%s", help)
+		t.Fatalf("no section about flags in docs/flags.md, or no flags in:\n%s", help)
 	}
 	documented := make(map[string]bool)
 	for _, row := range regexp.MustCompile("(?m)^\\| (`-[^|]*(?:\\\\\\|[^|]*)*)\\|").FindAllStringSubmatch(section, -1) {
@@ -38,7 +38,7 @@ func TestHelpAndReadmeListTheSameFlags(t *testing.T) {
 	}
 	slices.Sort(own)
 	if got := slices.Sorted(maps.Keys(documented)); !slices.Equal(got, own) {
-		t.Errorf("the README's table has %q, -h has %q", got, own)
+		t.Errorf("docs/flags.md has %q, -h has %q", got, own)
 	}
 }
 

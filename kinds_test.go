@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,12 +16,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"portsyncd/internal/switchtest"
 )
 
 // SONIC.md's rules on messages with the kinds of links that not every kernel has. `make test-vm` boots one that has them, and
 // no other command runs these tests.
+
+func init() { patience = 2 * time.Minute } // an emulated machine is slower than any
 
 // kernelVariable says that the kernel is the one to test: what it lacks is a failure.
 const kernelVariable = "PORTSYNCD_TEST_KERNEL"
@@ -29,13 +33,19 @@ const kernelVariable = "PORTSYNCD_TEST_KERNEL"
 func (s *testSwitch) needKind(kind string, options ...string) {
 	s.t.Helper()
 	err := s.IP(append([]string{"link", "add", "probe", "type", kind}, options...)...)
+	s.needed(kind, err)
+	s.must(s.IP("link", "del", "probe"))
+}
+
+// needed judges what came of using something that not every kernel has.
+func (s *testSwitch) needed(what string, err error) {
+	s.t.Helper()
 	switch {
 	case err == nil:
-		s.must(s.IP("link", "del", "probe"))
 	case os.Getenv(kernelVariable) != "":
-		s.t.Fatal("the kernel to test has no ", kind, ": ", err)
+		s.t.Fatalf("the kernel to test has no %s: %v", what, err)
 	default:
-		s.t.Skipf("this kernel has no %s (%v): make test-vm boots one that has", kind, err)
+		s.t.Skipf("this kernel has no %s (%v): make test-vm boots one that has", what, err)
 	}
 }
 
@@ -199,9 +209,7 @@ func TestKernelDummy(t *testing.T) {
 func TestKernelAlternativeNames(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.start(2)
-	if err := s.IP("link", "property", "add", "dev", "Ethernet0", "altname", "probe-of-alternative-names"); err != nil {
-		t.Skip("this kernel has no alternative names: ", err)
-	}
+	s.needed("alternative names", s.IP("link", "property", "add", "dev", "Ethernet0", "altname", "probe-of-alternative-names"))
 	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:Ethernet100", "lanes", "101").Err())
 	s.must(s.IP("link", "property", "add", "dev", "Ethernet0", "altname", "Ethernet100", "altname", "PortChannel1"))
 	s.must(s.Batch(s.NetNS, "link set Ethernet100 mtu 1400", "link set Ethernet4 mtu 1300"))
@@ -224,12 +232,7 @@ func TestKernelAlternativeNames(t *testing.T) {
 func TestKernelMacsec(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	s.start(2)
-	if err := s.IP("link", "add", "link", "Ethernet0", "macsec_eth0", "type", "macsec", "encrypt", "on"); err != nil {
-		if os.Getenv(kernelVariable) != "" {
-			t.Fatal("the kernel to test has no macsec: ", err)
-		}
-		t.Skipf("this kernel has no macsec (%v): make test-vm boots one that has", err)
-	}
+	s.needed("macsec", s.IP("link", "add", "link", "Ethernet0", "macsec_eth0", "type", "macsec", "encrypt", "on"))
 	deleted := s.deletions()
 	s.must(s.Batch(s.NetNS, "link set macsec_eth0 up", "link set macsec_eth0 mtu 1400", "link set Ethernet0 mtu 9100"))
 	s.must(s.SetCable(false, "Ethernet0"))
@@ -279,46 +282,80 @@ func TestKernel1000Interfaces(t *testing.T) {
 	}
 }
 
-// TestKernelNetdevsim: the kernel's simulated switch, whose ports come and go as orchagent's do.
-func TestKernelNetdevsim(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
-	const bus, id = "/sys/bus/netdevsim/", 4711
-	if _, err := os.Stat(bus); errors.Is(err, os.ErrNotExist) {
-		if out, err := exec.Command("modprobe", "netdevsim").CombinedOutput(); err != nil {
-			t.Skipf("this kernel has no netdevsim: %v: %s", err, strings.TrimSpace(string(out)))
-		}
-	}
-	put := func(path, text string) {
-		t.Helper()
-		s.must(s.Inside(func() error { return os.WriteFile(bus+path, []byte(text), 0o200) })) // the ports are made in the writer's namespace
-	}
-	device := fmt.Sprintf("devices/netdevsim%d/", id)
-	s.must(s.Configure(t.Context(), 4))
-	o := s.orchagent(false)
-	s.daemon()
-	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
-	put("new_device", fmt.Sprintf("%d 4", id))
-	t.Cleanup(func() { _ = os.WriteFile(bus+"del_device", []byte(strconv.Itoa(id)), 0o200) })
+// nameSimulated gives the ports that netdevsim has made names of a front panel's, from the i-th on, and sets them up.
+func (s *testSwitch) nameSimulated(count, i int) {
+	s.t.Helper()
 	var made []string
 	s.waitFor("the simulated ports", func() bool {
 		out, err := exec.Command("ip", "-n", s.NetNS, "-br", "link").Output()
 		s.must(err)
-		made = regexp.MustCompile(`(?m)^(eth|eni)\S+`).FindAllString(string(out), -1)
-		return len(made) == 4
+		made = regexp.MustCompile(`(?m)^(eth|eni)[^ @]+`).FindAllString(string(out), -1)
+		return len(made) == count
 	})
 	slices.Sort(made)
-	for i, name := range made {
-		s.must(s.Batch(s.NetNS, fmt.Sprintf("link set %s name %s", name, switchtest.PortName(i)), fmt.Sprintf("link set %s up", switchtest.PortName(i))))
+	for k, name := range made {
+		port := switchtest.PortName(i + k)
+		s.must(s.Batch(s.NetNS, fmt.Sprintf("link set %s name %s", name, port), fmt.Sprintf("link set %s up", port)))
 	}
+}
+
+// linkSimulated lays a cable between two ports of netdevsim.
+func (s *testSwitch) linkSimulated(one, other string) {
+	s.t.Helper()
+	s.must(s.Inside(func() error {
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		a, errA := net.InterfaceByName(one)
+		b, errB := net.InterfaceByName(other)
+		if err := errors.Join(errA, errB); err != nil {
+			return err
+		}
+		ends := fmt.Sprintf("%d:%d %d:%d", ns.Fd(), a.Index, ns.Fd(), b.Index)
+		return os.WriteFile(netdevsimBus+"link_device", []byte(ends), 0o200)
+	}))
+}
+
+const netdevsimBus = "/sys/bus/netdevsim/"
+
+// TestKernelNetdevsim: the kernel's simulated switch, whose ports come and go as orchagent's do.
+func TestKernelNetdevsim(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	_, err := os.Stat(netdevsimBus)
+	s.needed("netdevsim", err)
+	const id, device = "4711", "devices/netdevsim4711/"
+	t.Cleanup(func() { _ = os.WriteFile(netdevsimBus+"del_device", []byte(id), 0o200) })
+	s.must(s.Configure(t.Context(), 4))
+	o := s.orchagent(false)
+	s.daemon()
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.must(s.netdevsim("new_device", id, "4"))
+	s.nameSimulated(4, 0)
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 	s.waitAgreement("simulated ports")
-	put(device+"del_port", "3")
+	s.must(s.netdevsim(device+"del_port", "3"))
+	s.waitEntry("Ethernet12", nil)
 	s.waitAgreement("a simulated port that went")
-	if got := len(s.entries()); got != 3 {
-		t.Errorf("STATE_DB has %d ports", got)
-	}
 	s.must(s.IP("link", "set", "Ethernet4", "down"))
-	s.waitAgreement("a simulated port that is down")
-	put("del_device", strconv.Itoa(id))
+	s.waitEntry("Ethernet4", fields("down", "down", 1500))
+	s.must(s.netdevsim(device+"new_port", "3"))
+	s.nameSimulated(1, 3)
+	s.waitAgreement("a simulated port that came back")
+	if got := s.entries(); !slices.Equal(got, portNames(4)) {
+		t.Errorf("STATE_DB has %v", got)
+	}
+	if _, err := os.Stat(netdevsimBus + "link_device"); err == nil { // since Linux 6.9
+		s.linkSimulated("Ethernet0", "Ethernet8")
+		s.waitEntry("Ethernet0", fields("up", "up", 1500))
+		s.must(s.IP("link", "set", "Ethernet8", "down"))
+		s.waitEntry("Ethernet0", fields("down", "up", 1500))
+		s.must(s.IP("link", "set", "Ethernet8", "up"))
+		s.waitEntry("Ethernet0", fields("up", "up", 1500))
+	} else {
+		t.Log("this kernel's netdevsim has no carriers of its own")
+	}
+	s.must(s.netdevsim("del_device", id))
 	s.waitFor("the device's ports to go", func() bool { return len(s.entries()) == 0 })
 }

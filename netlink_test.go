@@ -78,9 +78,13 @@ var recordings = map[string]recording{
 			"link add Ethernet4 up type dummy",
 			"link set Ethernet4 carrier off",
 			"link del Ethernet4",
+			"netdevsim new_device 7 1",
+			"link set eth0 name Ethernet8",
+			"link set Ethernet8 up",
+			"netdevsim del_device 7",
 			"link del Ethernet0",
 		},
-		[]string{"family=7", "DEL Ethernet0 ", "DEL Ethernet0.10", "NEW PortChannel1", "kind=bond", "kind=team", "kind=vrf",
+		[]string{"family=7", "DEL Ethernet0 ", "DEL Ethernet0.10", "NEW PortChannel1", "DEL Ethernet8", "kind=bond", "kind=team", "kind=vrf",
 			"kind=vlan", "kind=macsec", "kind=dummy", "kind=bridge"},
 	},
 }
@@ -141,15 +145,26 @@ func (s *testSwitch) bridge(args ...string) error {
 	return nil
 }
 
+// netdevsim writes to a file of the kernel's simulated switch, from within the front panel's namespace: there the ports are made.
+func (s *testSwitch) netdevsim(file string, words ...string) error {
+	return s.Inside(func() error {
+		return os.WriteFile(filepath.Join("/sys/bus/netdevsim", file), []byte(strings.Join(words, " ")), 0o200)
+	})
+}
+
 func recordMessages(t *testing.T, name string) {
 	s := newSwitch(t, switchtest.Options{})
 	k := s.openLinks()
 	k.receiveBuffer = k.buffers.take()
 	for _, command := range recordings[name].commands {
-		if args, isBridge := strings.CutPrefix(command, "bridge "); isBridge {
-			s.must(s.bridge(strings.Fields(args)...))
-		} else {
-			s.must(s.IP(strings.Fields(command)...))
+		args := strings.Fields(command)
+		switch args[0] {
+		case "bridge":
+			s.must(s.bridge(args[1:]...))
+		case "netdevsim":
+			s.must(s.netdevsim(args[1], args[2:]...))
+		default:
+			s.must(s.IP(args...))
 		}
 	}
 	var all []byte
@@ -508,7 +523,7 @@ func TestFailedReadIsALoss(t *testing.T) {
 // TestRecordedKindsByTheRules plays what Debian's kernel sent to the syncer, a message at a time: masters that end delete nothing, what
 // lies on a port is none, a team is teamsyncd's, and a bond of that name is not.
 func TestRecordedKindsByTheRules(t *testing.T) {
-	b := runningBench(t, "Ethernet0", "Ethernet4", "Ethernet100", "PortChannel1", "PortChannel2")
+	b := runningBench(t, "Ethernet0", "Ethernet4", "Ethernet8", "Ethernet100", "PortChannel1", "PortChannel2")
 	for _, m := range split(t, readRecording(t, "links-kinds")) {
 		takeDatagram(m, new(linkMessage), b)
 		b.settleDown()
@@ -520,11 +535,11 @@ func TestRecordedKindsByTheRules(t *testing.T) {
 		switch {
 		case what == "DEL":
 			deleted = append(deleted, port)
-		case !slices.Contains([]string{"Ethernet0", "Ethernet4", "PortChannel1"}, port):
+		case !slices.Contains([]string{"Ethernet0", "Ethernet4", "Ethernet8", "PortChannel1"}, port):
 			t.Errorf("%s was published: %s", port, done)
 		}
 	}
-	if want := []string{"PortChannel1", "Ethernet4", "Ethernet0"}; !slices.Equal(deleted, want) {
+	if want := []string{"PortChannel1", "Ethernet4", "Ethernet8", "Ethernet0"}; !slices.Equal(deleted, want) {
 		t.Errorf("entries were deleted of %v, want %v, in the order of the commands", deleted, want)
 	}
 	last := len(b.db.done) - 1

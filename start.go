@@ -83,7 +83,8 @@ type start struct {
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
 	again    bool
 	observes bool // another portsyncd announces
-	// which interfaces were old for the holder that has handed over a moment ago; nil: none has, or it announced nothing
+	// which interfaces were old for the holder that has handed over a moment ago; nil: none has, or it had announced
+	// nothing
 	handed *recordedOld
 	moved  bool // the network namespace was made again: every configured port's interface has to be waited for
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a system to boot: Debian by debootstrap, its own kernel, Redis, supervisord and teamd, nothing of ours but the service that runs
-# the tests. $1: Debian's name of the CPU, $2: the suite, $3: the folder for disk.img, vmlinuz and initrd.img, $4: the mirror.
+# the tests, and a module of the kernel that Debian does not build. $1: Debian's name of the CPU, $2: the suite, $3: the folder for disk.img, vmlinuz and initrd.img, $4: the mirror.
 set -eu
 arch=$1 suite=$2 out=$3 mirror=$4
 root=$out/root
@@ -33,6 +33,21 @@ debootstrap --arch="$arch" --variant=minbase --include=$packages "$suite" "$root
 
 cp "$root"/boot/vmlinuz-* "$out/vmlinuz"
 kernel=$(basename "$root"/boot/vmlinuz-* | sed 's/^vmlinuz-//')
+
+# Debian's kernel leaves netdevsim out. The module is made of the same package's source, in a copy of the system, because of the compiler.
+netdevsim=drivers/net/netdevsim
+source=linux-source-$(echo "$kernel" | cut -d . -f 1,2)
+cp -a "$root" "$out/build"
+{
+	chroot "$out/build" apt-get update -q
+	chroot "$out/build" apt-get install -qy --no-install-recommends make "linux-headers-$kernel" "$source"
+	tar -xJf "$out/build/usr/src/$source.tar.xz" -C "$out/build" "$source/$netdevsim"
+	chroot "$out/build" make -C "/usr/src/linux-headers-$kernel" M="/$source/$netdevsim" CONFIG_NETDEVSIM=m modules
+} >"$out/netdevsim.log" 2>&1 || { tail -n 20 "$out/netdevsim.log" >&2; exit 1; }
+cp "$out/build/$source/$netdevsim/netdevsim.ko" "$root/lib/modules/$kernel/kernel/$netdevsim.ko"
+depmod -b "$root" "$kernel"
+rm -rf "$out/build"
+
 initrd=$(mktemp -d)
 mkdir "$initrd/dev" "$initrd/root"
 cp "$root/bin/busybox" "$initrd/busybox"
@@ -75,10 +90,12 @@ unixsocketperm 770
 notify-keyspace-events AKE
 save ""
 CONF
+# Its database container says first of all that CONFIG_DB is still to be loaded.
 mkdir -p "$root/etc/systemd/system/redis-server.service.d" "$root/etc/portsyncd-vm"
 cat >"$root/etc/systemd/system/redis-server.service.d/sonic-db.conf" <<'CONF'
 [Service]
 ExecStartPost=+/usr/bin/install -D -m 644 /etc/portsyncd-vm/database_config.json /run/redis/sonic-db/database_config.json
+ExecStartPost=+/usr/bin/redis-cli -s /run/redis/redis.sock -n 4 set CONFIG_DB_INITIALIZED 0
 CONF
 cat >"$root/etc/portsyncd-vm/database_config.json" <<'JSON'
 {

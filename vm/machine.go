@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -78,9 +79,22 @@ func (m *machine) kvmWorks() bool {
 
 // booted is a machine that is on. Its tests report over a port of their own; what they print comes as lines.
 type booted struct {
-	lines *bufio.Scanner
-	cmd   *exec.Cmd
-	stdin io.Closer
+	lines   *bufio.Scanner
+	silence *time.Timer // cuts the power when nothing comes for too long
+	cmd     *exec.Cmd
+	stdin   io.Closer
+}
+
+// bootLimit is how long an emulated machine may take until its tests begin, or may be silent.
+const bootLimit = 10 * time.Minute
+
+// next takes the next line.
+func (b *booted) next() (line string, open bool) {
+	if !b.lines.Scan() {
+		return "", false
+	}
+	b.silence.Reset(bootLimit)
+	return strings.TrimRight(b.lines.Text(), "\r"), true
 }
 
 // boot switches the machine on; phase tells the guest what to run.
@@ -109,7 +123,11 @@ func (m *machine) boot(ctx context.Context, phase string) (*booted, error) {
 	}
 	b.lines = bufio.NewScanner(stdout)
 	b.lines.Buffer(nil, 16<<20) // a recording is one line
-	return b, b.cmd.Start()
+	if err := b.cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.silence = time.AfterFunc(bootLimit, b.cut)
+	return b, nil
 }
 
 // cut takes the power away.
@@ -117,6 +135,7 @@ func (b *booted) cut() { _ = b.cmd.Process.Kill() }
 
 // off waits until the machine is off.
 func (b *booted) off() error {
+	b.silence.Stop()
 	err := b.cmd.Wait()
 	_ = b.stdin.Close()
 	return err

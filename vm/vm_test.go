@@ -24,9 +24,6 @@ var (
 	keep   = flag.String("vm.keep", "", "folder for disks and consoles, kept; empty: a temporary one")
 )
 
-// bootLimit is how long an emulated machine may take until its tests begin, or may be silent.
-const bootLimit = 10 * time.Minute
-
 // TestBooted boots a machine, shows its tests as its own, takes its power away amid a storm and boots it again.
 func TestBooted(t *testing.T) {
 	p, known := platforms[*arch]
@@ -69,22 +66,14 @@ func (m *machine) relay(t *testing.T, phase, top string) (cut bool) {
 	b, err := m.boot(t.Context(), phase)
 	must(t, err)
 	group, done, ran := "", false, 0
-	silence := time.AfterFunc(bootLimit, b.cut)
-	next := func() (line string, open bool) {
-		if !b.lines.Scan() {
-			return "", false
-		}
-		silence.Reset(bootLimit)
-		return strings.TrimRight(b.lines.Text(), "\r"), true
-	}
-	for line, open := next(); open; line, open = next() {
+	for line, open := b.next(); open; line, open = b.next() {
 		news, isNews := strings.CutPrefix(line, "== ")
 		word, rest, _ := strings.Cut(news, " ")
-		name, starts := strings.CutPrefix(line, "=== RUN   ")
+		name, begins := starts(line)
 		switch {
-		case starts && !strings.Contains(name, "/"):
+		case begins:
 			ran++
-			t.Run(group+"/"+name, func(t *testing.T) { cut = m.one(t, name, next, b) || cut })
+			t.Run(group+"/"+name, func(t *testing.T) { cut = m.one(t, name, b) || cut })
 		case !isNews:
 			fmt.Fprintln(t.Output(), line)
 		case word == "group":
@@ -100,7 +89,6 @@ func (m *machine) relay(t *testing.T, phase, top string) (cut bool) {
 			say("%s", news)
 		}
 	}
-	silence.Stop()
 	_ = b.off()
 	say("phase %s: %d tests in %v", phase, ran, since(begun))
 	if !done && !cut {
@@ -109,9 +97,20 @@ func (m *machine) relay(t *testing.T, phase, top string) (cut bool) {
 	return cut
 }
 
+// starts says whether a line is a test's first. One that is parallel pauses, and goes on when the others have ended; the
+// guest lets them go on one at a time.
+func starts(line string) (name string, starts bool) {
+	for _, first := range []string{"=== RUN   ", "=== CONT  "} {
+		if name, starts = strings.CutPrefix(line, first); starts && !strings.Contains(name, "/") {
+			return name, true
+		}
+	}
+	return "", false
+}
+
 // one is one test of the guest.
-func (m *machine) one(t *testing.T, name string, next func() (string, bool), b *booted) (cut bool) {
-	for line, open := next(); open; line, open = next() {
+func (m *machine) one(t *testing.T, name string, b *booted) (cut bool) {
+	for line, open := b.next(); open; line, open = b.next() {
 		switch {
 		case strings.HasPrefix(line, "--- PASS: "+name+" "):
 			return cut
@@ -119,6 +118,8 @@ func (m *machine) one(t *testing.T, name string, next func() (string, bool), b *
 			t.SkipNow()
 		case strings.HasPrefix(line, "--- FAIL: "+name+" "):
 			t.FailNow()
+		case line == "=== PAUSE "+name:
+			t.Skip("goes on when the others have ended")
 		case line == "== cut the power":
 			b.cut()
 			return true

@@ -20,9 +20,9 @@ put 644 "$top/deploy/debian/portsyncd.default" etc/default/portsyncd
 doc=usr/share/doc/portsyncd
 put 644 "$top/deploy/debian/copyright" $doc/copyright
 put 644 "$top/deploy/debian/lintian-overrides" usr/share/lintian/overrides/portsyncd
-for file in README.md docs/api.md docs/health.md docs/metrics.md docs/performance.md docs/sonic.md docs/tls.md deploy/prometheus/portsyncd.rules.yml \
-	deploy/prometheus/portsyncd.recording.yml deploy/prometheus/scrape.yml docs/growth.svg docs/graphs.png deploy/grafana/portsyncd.json deploy/supervisord/portsyncd.conf \
-	docs/instances.md deploy/supervisord/portsyncd-pair.conf deploy/supervisord/portsyncd-pair-listener; do
+for file in README.md SECURITY.md $(cd "$top" && echo docs/*) deploy/prometheus/portsyncd.rules.yml \
+	deploy/prometheus/portsyncd.recording.yml deploy/prometheus/scrape.yml deploy/grafana/portsyncd.json deploy/supervisord/portsyncd.conf \
+	deploy/supervisord/portsyncd-pair.conf deploy/supervisord/portsyncd-pair-listener; do
 	put 644 "$top/$file" $doc/$file
 done
 
