@@ -12,7 +12,7 @@
 # make profile  CPU and heap profiles of a storm, in profile/
 # make page  the page at / in a Chromium, with pictures in dist/page/ and docs/page.png; part of no other command
 # make troubleshooting  docs/troubleshooting.md, with what the commands print today
-# make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history
+# make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history; SIM=TestSimulationOfInstances has several portsyncd
 # make fuzz  each parser of what comes from outside, on inputs made up from what it has seen; FUZZTIME=1h for each
 # make mutants  faults put back on purpose, which the simulator has to find; part of no other command
 
@@ -42,6 +42,7 @@ test: need check dist test-arm
 test-computing: fuzz
 	cd bench && $(GO) test -count=1 ./...
 	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 30000
+	nice $(GO) test -count=1 -run 'TestSimulationOfInstances$$' . -sim.seeds 1000
 
 # One package at a time: there is one kernel, and a storm of one package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs
 # beside the daemon, run together at a package's end.
@@ -155,9 +156,10 @@ soak: need
 	$(GO) test -count=1 -timeout 0 -v -run 'TestObserverWritesNothing' . -observe.time $(SOAK)
 
 SIMTIME ?= 10m
+SIM     ?= TestSimulation
 SEEDS   ?= 0
 sim:
-	$(GO) test -count=1 -timeout 0 -v -run 'TestSimulation$$|TestKeptScenarios' . -sim.time $(SIMTIME) -sim.seeds $(SEEDS) -sim.seed $(SEED)
+	$(GO) test -count=1 -timeout 0 -v -run '$(SIM)$$|TestKeptScenarios' . -sim.time $(SIMTIME) -sim.seeds $(SEEDS) -sim.seed $(SEED)
 
 mutants:
 	@GO=$(GO) sh .ci/mutants $(MUTANTS)

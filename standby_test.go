@@ -152,3 +152,47 @@ func TestLockFolderThatIsReadOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestStandbyAtRest asks the databases for nothing but its heartbeat, and whether they are there, with each beat.
+func TestStandbyAtRest(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	writer, _ := s.start(4)
+	standby := s.standby()
+	asked := func() map[string]int {
+		counts := map[string]int{}
+		for _, line := range strings.Fields(s.State.Info(t.Context(), "commandstats").Val()) {
+			name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
+			n, _, _ := strings.Cut(rest, ",")
+			counts[name], _ = strconv.Atoi(n)
+		}
+		return counts
+	}
+	heartbeats := func() int { return asked()["eval"] }
+	s.waitFor("the first rows", func() bool { return len(s.instances(standby)) == 1 })
+	s.must(writer.Signal(syscall.SIGSTOP)) // what it asks for is no part of this
+	first := heartbeats()
+	s.waitFor("a beat", func() bool { return heartbeats() > first })
+	before, cpu := asked(), s.cpu(standby)
+	began := time.Now()
+	s.waitFor("two more", func() bool { return heartbeats() >= first+3 })
+	t.Logf("in %v the standby took %v of the processor", time.Since(began).Round(time.Millisecond), s.cpu(standby)-cpu)
+	for name, n := range asked() {
+		if n -= before[name]; n > 0 && name != "info" {
+			t.Logf("%d × %s", n, name)
+			switch name {
+			case "eval", "hset", "expire", "sadd", "smembers", "hgetall", "ping", "select", "hello", "client", "client|setinfo":
+			default:
+				t.Errorf("the standby asks: %d × %s", n, name)
+			}
+		}
+	}
+	s.must(writer.Signal(syscall.SIGCONT))
+}
+
+func (s *testSwitch) cpu(d *switchtest.Daemon) time.Duration {
+	s.t.Helper()
+	took, err := d.CPU()
+	s.must(err)
+	return took
+}
