@@ -22,9 +22,12 @@ const (
 	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook  = 5 * time.Millisecond // between looks whether it has
 
+	awaitPause   = time.Second // until a lock's file that cannot be opened is tried again
 	strangerTime = time.Second // for a process to show that it knows of the lock
 	strangerLook = 20 * time.Millisecond
 )
+
+const withoutLock = "this portsyncd writes without a lock: "
 
 // Roles.
 const (
@@ -100,7 +103,7 @@ func (i *instance) may() (over func(), err error) {
 	if !i.writing.Load() {
 		return nil, errObserves
 	}
-	return i.lock.leave, i.lock.enter()
+	return i.lock.leave, i.lock.enterAside()
 }
 
 // run takes turns until ctx ends, or one of them fails.
@@ -206,7 +209,7 @@ func (i *instance) hold(folder string) error {
 	err := i.takeLock(folder)
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
-		i.complain("this portsyncd writes without a lock: " + none.Error())
+		i.complain(withoutLock + none.Error())
 		i.unmark()
 	}
 	return err
@@ -294,7 +297,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
 		rules.old, rules.takenOver, rules.handed = "auto", !observe, i.handed
 	}
-	rules.beat, rules.standing = i.lock.beat, nil
+	rules.beat, rules.standing = i.beat, nil
 	if observe && !i.observe {
 		rules.beat, rules.standing = i.watch, i.standing
 	} else if observe {
@@ -329,14 +332,31 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	return err
 }
 
+// beat looks at a writer's beat at the lock.
+func (i *instance) beat() error {
+	err, why := i.lock.beat(), ""
+	if none := i.lock.missing(); none != nil {
+		why = withoutLock + none.Error()
+	}
+	i.complain(why)
+	return err
+}
+
 // await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
 func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
 	var err error
-	for {
+	for start := !yield; ; start = false {
 		if yield {
 			i.yield(folder)
 		}
-		if err = i.lock.await(folder); err != nil || i.over.Load() || !i.meant(folder) {
+		err = i.lock.await(folder)
+		if err != nil && !(start && errors.Is(err, errConfig)) && !i.over.Load() && turn.Err() == nil {
+			i.log.Warn("the lock cannot be waited for, trying again", "err", err)
+			i.sleep(awaitPause)
+			yield = false
+			continue
+		}
+		if err != nil || i.over.Load() || !i.meant(folder) {
 			break
 		}
 		i.lock.release()

@@ -209,7 +209,8 @@ func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) 
 		return
 	}
 	if c.UpSeen && c.Counted && m.hasCarrier {
-		p.series.flapped(uint64(m.carrierDown-c.CarrierDown), at)
+		p.series.flapped(lossesSince(m.carrierDown, c.CarrierDown), at)
+		row.carrierDown = later(m.carrierDown, c.CarrierDown)
 	}
 	row.upSeen = row.upSeen || c.UpSeen
 	if c.state() == row.state {
@@ -417,13 +418,15 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 	if row.upSeen {
 		switch {
 		case m.hasCarrier && row.hasCarrier:
-			p.series.flapped(uint64(m.carrierDown-row.carrierDown), at) // 32 bits, wrapping as the kernel's do
+			p.series.flapped(lossesSince(m.carrierDown, row.carrierDown), at)
 		case !m.hasCarrier && row.state.oper && !state.oper:
 			p.series.flapped(1, at)
 		}
 	}
 	row.upSeen = row.upSeen || state.oper
-	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
+	if !m.hasCarrier || !row.hasCarrier || lossesSince(m.carrierDown, row.carrierDown) > 0 {
+		row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
+	}
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
 		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
 			"oper", upDown(state.oper), "mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp,

@@ -18,8 +18,8 @@ import (
 
 const (
 	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
-	lockMode       = 0o644
-	lockText       = 256 // what is in a file is a multiple of it
+	lockMode       = 0o600            // whoever may open a file may lock it
+	lockText       = 256              // what is in a file is a multiple of it
 )
 
 // What is in the folder.
@@ -81,7 +81,7 @@ type diskFolder struct{}
 func (diskFolder) open(path string) (lockFile, error) {
 	if folder := filepath.Dir(path); folder == defaultLockDir {
 		if err := os.Mkdir(folder, controlDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, lockError(folder, err)
+			return nil, lockError(folder, fmt.Errorf("%v", err)) // nobody makes the folder above it later
 		}
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
