@@ -116,6 +116,7 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 			return db, err
 		})
 	}
+	i.record.moveBack(i.file)
 	defer func() {
 		i.over.Store(true)
 		i.lock.release()
@@ -187,12 +188,15 @@ func (i *instance) write(ctx context.Context) error {
 	err := i.turn(turn, false, func(slow func()) (*sonicDB, error) {
 		db, folder, err := i.connect(slow)
 		if err == nil {
-			err = i.hold(folder)
+			err = i.hold(turn, folder)
 		}
 		if err != nil {
 			return nil, err
 		}
 		guard(db, i.lock)
+		if i.again {
+			db.handOver()
+		}
 		return db, nil
 	})
 	i.writing.Store(false)
@@ -200,13 +204,24 @@ func (i *instance) write(ctx context.Context) error {
 	return err
 }
 
-// hold takes the lock, unless it is ours.
-func (i *instance) hold(folder string) error {
+// hold takes the lock, unless it is ours. Whoever has it may be ending.
+func (i *instance) hold(turn context.Context, folder string) error {
 	i.enterFolder(folder)
 	if i.lock.held() {
 		return nil
 	}
 	err := i.takeLock(folder)
+	if errors.Is(err, errHeld) {
+		i.log.Log(turn, levelNotice, "another portsyncd writes, waiting whether it is ending", "limit", readyPause)
+	}
+	for end := i.now().Add(readyPause); errors.Is(err, errHeld) && turn.Err() == nil && i.now().Before(end); {
+		i.sleep(yieldLook)
+		err = i.takeLock(folder)
+	}
+	if err == nil && turn.Err() != nil { // nobody would release it
+		i.lock.release()
+		return turn.Err()
+	}
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
 		i.complain(withoutLock + none.Error())
@@ -439,6 +454,9 @@ func (i *instance) watch() error {
 	folder := i.folder.Load()
 	if folder == nil {
 		return nil
+	}
+	if i.ready.file != nil { // it may have been removed
+		i.standing(true)
 	}
 	why := ""
 	if i.beside.on() {

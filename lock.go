@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // when its holder dies, and nobody else can take it away.
 
 const lockDirUsage = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
-	"socket, or " + defaultLockDir + ")"
+	"socket, or one of its address's in " + defaultLockDir + ")"
 
 // errHeld says that another portsyncd holds the lock.
 var errHeld = errors.New("another portsyncd writes to these databases")
@@ -77,13 +78,13 @@ func (l *writerLock) folder(c *dbConfig) string {
 	case appl.network == "unix":
 		return filepath.Dir(appl.address)
 	}
-	return defaultLockDir
+	return filepath.Join(defaultLockDir, fmt.Sprintf("%s.%d", url.PathEscape(appl.address), appl.id))
 }
 
 // in is a file's path there. A folder that is not a namespace's own has the files of several.
 func (l *writerLock) in(folder, suffix string) string {
 	name := appName
-	if l.namespace != "" && (folder == l.flag || folder == defaultLockDir) {
+	if l.namespace != "" && folder == l.flag {
 		name += "." + l.namespace
 	}
 	return filepath.Join(folder, name+suffix)

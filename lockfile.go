@@ -17,7 +17,7 @@ import (
 // The files beside APPL_DB's socket by which several portsyncd know of each other, and their locks.
 
 const (
-	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
+	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP: it has a folder for each of its addresses
 	lockMode       = 0o600            // whoever may open a file may lock it
 	lockText       = 256              // what is in a file is a multiple of it
 )
@@ -79,8 +79,8 @@ var errTaken = errors.New("somebody has locked it")
 type diskFolder struct{}
 
 func (diskFolder) open(path string) (lockFile, error) {
-	if folder := filepath.Dir(path); folder == defaultLockDir {
-		if err := os.Mkdir(folder, controlDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if folder := filepath.Dir(path); strings.HasPrefix(folder+"/", defaultLockDir+"/") {
+		if err := os.MkdirAll(folder, controlDirMode); err != nil {
 			return nil, lockError(folder, fmt.Errorf("%v", err)) // nobody makes the folder above it later
 		}
 	}

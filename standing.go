@@ -26,7 +26,7 @@ func (c *readyClaim) path(folder, name string) string {
 
 // set notes whether we could take over.
 func (c *readyClaim) set(folder string, ready bool) error {
-	if !ready && c.file != nil {
+	if c.file != nil && (!ready || !c.file.behind(c.path(folder, c.lock.me.Instance))) {
 		c.file.Close()
 		c.file = nil
 	}
