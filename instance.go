@@ -347,16 +347,6 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	return err
 }
 
-// beat looks at a writer's beat at the lock.
-func (i *instance) beat() error {
-	err, why := i.lock.beat(), ""
-	if none := i.lock.missing(); none != nil {
-		why = withoutLock + none.Error()
-	}
-	i.complain(why)
-	return err
-}
-
 // await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
 func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
 	var err error
@@ -447,35 +437,4 @@ func (i *instance) standing(ready bool) {
 		i.log.Warn("nobody is told that this standby is ready", "err", err, "remedy",
 			"give each instance a name of its own, -instance, and let this user write to the folder")
 	}
-}
-
-// watch looks at a standby's beat at who writes.
-func (i *instance) watch() error {
-	folder := i.folder.Load()
-	if folder == nil {
-		return nil
-	}
-	if i.ready.file != nil { // it may have been removed
-		i.standing(true)
-	}
-	why := ""
-	if i.beside.on() {
-		if why = i.stranger(); why == "" {
-			why = "the portsyncd that wrote without a lock is not to be seen any more"
-		}
-		why += "; " + onlyForced
-	} else {
-		why = i.holding.look(i.lock, *folder, i.now())
-	}
-	i.complain(why)
-	return nil
-}
-
-// complain tells health what is wrong with the lock, empty: nothing.
-func (i *instance) complain(why string) {
-	if why == "" {
-		i.health.lock.Store(nil)
-		return
-	}
-	i.health.lock.Store(&why)
 }

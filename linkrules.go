@@ -37,15 +37,3 @@ func (g globs) match(name string) bool {
 	}
 	return false
 }
-
-// lossesSince is how many more losses of carrier there are than before, in 32 bits that wrap as the kernel's do. None: what
-// was before is of another portsyncd, which had heard more.
-func lossesSince(now, before uint32) uint64 { return uint64(max(0, int32(now-before))) }
-
-// later is the later one of two counts.
-func later(a, b uint32) uint32 {
-	if lossesSince(a, b) > 0 {
-		return a
-	}
-	return b
-}

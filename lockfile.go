@@ -129,7 +129,7 @@ func (diskFolder) put(path string, text []byte) error {
 func (diskFolder) remove(path string) { _ = os.Remove(path) }
 
 func (diskFolder) claimed(path string) bool {
-	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // closing it is no change to who watches the folder
 	if err != nil {
 		return false
 	}
