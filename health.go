@@ -122,6 +122,15 @@ func (h *health) anew() {
 	}
 }
 
+// complain notes what is wrong with the lock, empty: nothing.
+func (h *health) complain(why string) {
+	if why == "" {
+		h.lock.Store(nil)
+		return
+	}
+	h.lock.Store(&why)
+}
+
 // homeless notes why nothing is known of links that had a namespace; empty: they are known.
 func (h *health) homeless(why string) {
 	if why == "" {

@@ -22,12 +22,9 @@ const (
 	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook  = 5 * time.Millisecond // between looks whether it has
 
-	awaitPause   = time.Second // until a lock's file that cannot be opened is tried again
 	strangerTime = time.Second // for a process to show that it knows of the lock
 	strangerLook = 20 * time.Millisecond
 )
-
-const withoutLock = "this portsyncd writes without a lock: "
 
 // Roles.
 const (
@@ -224,7 +221,7 @@ func (i *instance) hold(turn context.Context, folder string) error {
 	}
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
-		i.complain(withoutLock + none.Error())
+		i.health.complain(i.lock.without())
 		i.unmark()
 	}
 	return err
@@ -292,18 +289,10 @@ func (i *instance) takeUp(ctx context.Context) {
 	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.oldOf()
 	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
 	if i.file != "" {
-		for range recorderTries { // whoever was killed may hold it for a moment longer than the lock
-			if i.record.move(i.file) {
-				break
-			}
-			i.sleep(time.Millisecond)
-		}
+		i.record.moveSoon(i.file, i.sleep)
 	}
 	i.record.note(ownLock, "taken over", i.now())
 }
-
-// recorderTries is how often the recorder's file is tried, a millisecond apart.
-const recorderTries = 20
 
 // turn runs a loop, with databases of its own.
 func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()) (*sonicDB, error)) error {
@@ -357,7 +346,7 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 		err = i.lock.await(folder)
 		if err != nil && !(start && errors.Is(err, errConfig)) && !i.over.Load() && turn.Err() == nil {
 			i.log.Warn("the lock cannot be waited for, trying again", "err", err)
-			i.sleep(awaitPause)
+			i.sleep(readyPause)
 			yield = false
 			continue
 		}
@@ -399,15 +388,6 @@ func (i *instance) meant(folder string) (another bool) {
 	return len(able) > 0 && !slices.Contains(able, me)
 }
 
-// stranger says which portsyncd writes here and knows of no lock, empty: none is to be seen.
-func (i *instance) stranger() string {
-	all := i.strangers()
-	if len(all) == 0 {
-		return ""
-	}
-	return describeDaemons(all) + " and knows of no lock"
-}
-
 // heed waits as long as a portsyncd writes that knows of no lock, until we are told to write. One that has just begun
 // does not bear the mark yet.
 func (i *instance) heed(turn context.Context) {
@@ -437,4 +417,33 @@ func (i *instance) standing(ready bool) {
 		i.log.Warn("nobody is told that this standby is ready", "err", err, "remedy",
 			"give each instance a name of its own, -instance, and let this user write to the folder")
 	}
+}
+
+// beat looks at a writer's beat at the lock.
+func (i *instance) beat() error {
+	err := i.lock.beat()
+	i.health.complain(i.lock.without())
+	return err
+}
+
+// watch looks at a standby's beat at who writes.
+func (i *instance) watch() error {
+	folder := i.folder.Load()
+	if folder == nil {
+		return nil
+	}
+	if i.ready.file != nil { // it may have been removed
+		i.standing(true)
+	}
+	why := ""
+	if i.beside.on() {
+		if why = i.stranger(); why == "" {
+			why = "the portsyncd that wrote without a lock is not to be seen any more"
+		}
+		why += "; " + onlyForced
+	} else {
+		why = i.holding.look(i.lock, *folder, i.now())
+	}
+	i.health.complain(why)
+	return nil
 }

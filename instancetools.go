@@ -41,3 +41,12 @@ func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *d
 		strangers: finder.withoutLock,
 	}
 }
+
+// stranger says which portsyncd writes here and knows of no lock, empty: none is to be seen.
+func (t *instanceTools) stranger() string {
+	all := t.strangers()
+	if len(all) == 0 {
+		return ""
+	}
+	return describeDaemons(all) + " and knows of no lock"
+}

@@ -111,6 +111,14 @@ func (l *writerLock) missing() error {
 	return cmp.Or(l.none, l.lost)
 }
 
+// without is the same for people, empty: it has one.
+func (l *writerLock) without() string {
+	if none := l.missing(); none != nil {
+		return "this portsyncd writes without a lock: " + none.Error()
+	}
+	return ""
+}
+
 // await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
 // earlier.
 func (l *writerLock) await(folder string) error {

@@ -129,6 +129,19 @@ func (r *recorder) move(path string) (moved bool) {
 	return true
 }
 
+// recorderTries is how often the recorder's file is tried, a millisecond apart.
+const recorderTries = 20
+
+// moveSoon moves to a file that whoever was killed may hold for a moment longer than the lock.
+func (r *recorder) moveSoon(path string, sleep func(time.Duration)) {
+	for range recorderTries {
+		if r.move(path) {
+			return
+		}
+		sleep(time.Millisecond)
+	}
+}
+
 // moveBack has a recorder that was moved into memory go on in a file.
 func (r *recorder) moveBack(path string) {
 	if r != nil && r.path == "" && path != "" {

@@ -148,7 +148,7 @@ func (f *simFile) touch() { f.at = f.folder.w.clock() }
 func (f *simFile) Close() error {
 	if f.holder == f {
 		f.holder = nil
-		if w := f.folder.w; w.daemon == f.d {
+		if w := f.folder.w; w.daemon == f.d && !f.folder.hasLock(f.d) { // it may have closed the one before
 			w.daemon = nil
 		}
 	}
