@@ -107,7 +107,8 @@ func joinCarried(own, theirs []carriedPort) []carriedPort {
 		ours := &own[i]
 		flaps := p.Flaps
 		if p.UpSeen && p.Counted && ours.Counted && p.Ifindex == ours.Ifindex && p.Ifindex != 0 {
-			flaps += uint64(ours.CarrierDown - p.CarrierDown)
+			flaps += lossesSince(ours.CarrierDown, p.CarrierDown)
+			ours.CarrierDown = later(ours.CarrierDown, p.CarrierDown)
 		}
 		ours.Flaps = max(ours.Flaps, flaps)
 		ours.UpSeen = ours.UpSeen || p.UpSeen && p.Ifindex == ours.Ifindex

@@ -278,6 +278,9 @@ func (r *docRun) run(command string) error {
 		}
 		return nil
 	}
+	if program, _, _ := strings.Cut(line, " "); program != "portsyncd" && program != "curl" {
+		return fmt.Errorf("%s is not run on the machine of whoever tests: mark the block", program)
+	}
 	follows := strings.Contains(command, "-follow")
 	if follows {
 		line = "timeout -s INT 1 " + line

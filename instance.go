@@ -22,9 +22,12 @@ const (
 	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
 	yieldLook  = 5 * time.Millisecond // between looks whether it has
 
+	awaitPause   = time.Second // until a lock's file that cannot be opened is tried again
 	strangerTime = time.Second // for a process to show that it knows of the lock
 	strangerLook = 20 * time.Millisecond
 )
+
+const withoutLock = "this portsyncd writes without a lock: "
 
 // Roles.
 const (
@@ -100,7 +103,7 @@ func (i *instance) may() (over func(), err error) {
 	if !i.writing.Load() {
 		return nil, errObserves
 	}
-	return i.lock.leave, i.lock.enter()
+	return i.lock.leave, i.lock.enterAside()
 }
 
 // run takes turns until ctx ends, or one of them fails.
@@ -113,6 +116,7 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 			return db, err
 		})
 	}
+	i.record.moveBack(i.file)
 	defer func() {
 		i.over.Store(true)
 		i.lock.release()
@@ -184,12 +188,15 @@ func (i *instance) write(ctx context.Context) error {
 	err := i.turn(turn, false, func(slow func()) (*sonicDB, error) {
 		db, folder, err := i.connect(slow)
 		if err == nil {
-			err = i.hold(folder)
+			err = i.hold(turn, folder)
 		}
 		if err != nil {
 			return nil, err
 		}
 		guard(db, i.lock)
+		if i.again {
+			db.handOver()
+		}
 		return db, nil
 	})
 	i.writing.Store(false)
@@ -197,16 +204,27 @@ func (i *instance) write(ctx context.Context) error {
 	return err
 }
 
-// hold takes the lock, unless it is ours.
-func (i *instance) hold(folder string) error {
+// hold takes the lock, unless it is ours. Whoever has it may be ending.
+func (i *instance) hold(turn context.Context, folder string) error {
 	i.enterFolder(folder)
 	if i.lock.held() {
 		return nil
 	}
 	err := i.takeLock(folder)
+	if errors.Is(err, errHeld) {
+		i.log.Log(turn, levelNotice, "another portsyncd writes, waiting whether it is ending", "limit", readyPause)
+	}
+	for end := i.now().Add(readyPause); errors.Is(err, errHeld) && turn.Err() == nil && i.now().Before(end); {
+		i.sleep(yieldLook)
+		err = i.takeLock(folder)
+	}
+	if err == nil && turn.Err() != nil { // nobody would release it
+		i.lock.release()
+		return turn.Err()
+	}
 	if none := i.lock.missing(); none != nil {
 		i.log.Error("this portsyncd writes without a lock, and nothing keeps a second one from it", "err", none)
-		i.complain("this portsyncd writes without a lock: " + none.Error())
+		i.complain(withoutLock + none.Error())
 		i.unmark()
 	}
 	return err
@@ -294,7 +312,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
 		rules.old, rules.takenOver, rules.handed = "auto", !observe, i.handed
 	}
-	rules.beat, rules.standing = i.lock.beat, nil
+	rules.beat, rules.standing = i.beat, nil
 	if observe && !i.observe {
 		rules.beat, rules.standing = i.watch, i.standing
 	} else if observe {
@@ -332,11 +350,18 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 // await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
 func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
 	var err error
-	for {
+	for start := !yield; ; start = false {
 		if yield {
 			i.yield(folder)
 		}
-		if err = i.lock.await(folder); err != nil || i.over.Load() || !i.meant(folder) {
+		err = i.lock.await(folder)
+		if err != nil && !(start && errors.Is(err, errConfig)) && !i.over.Load() && turn.Err() == nil {
+			i.log.Warn("the lock cannot be waited for, trying again", "err", err)
+			i.sleep(awaitPause)
+			yield = false
+			continue
+		}
+		if err != nil || i.over.Load() || !i.meant(folder) {
 			break
 		}
 		i.lock.release()
@@ -412,32 +437,4 @@ func (i *instance) standing(ready bool) {
 		i.log.Warn("nobody is told that this standby is ready", "err", err, "remedy",
 			"give each instance a name of its own, -instance, and let this user write to the folder")
 	}
-}
-
-// watch looks at a standby's beat at who writes.
-func (i *instance) watch() error {
-	folder := i.folder.Load()
-	if folder == nil {
-		return nil
-	}
-	why := ""
-	if i.beside.on() {
-		if why = i.stranger(); why == "" {
-			why = "the portsyncd that wrote without a lock is not to be seen any more"
-		}
-		why += "; " + onlyForced
-	} else {
-		why = i.holding.look(i.lock, *folder, i.now())
-	}
-	i.complain(why)
-	return nil
-}
-
-// complain tells health what is wrong with the lock, empty: nothing.
-func (i *instance) complain(why string) {
-	if why == "" {
-		i.health.lock.Store(nil)
-		return
-	}
-	i.health.lock.Store(&why)
 }

@@ -209,7 +209,7 @@ func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) 
 		return
 	}
 	if c.UpSeen && c.Counted && m.hasCarrier {
-		p.series.flapped(uint64(m.carrierDown-c.CarrierDown), at)
+		row.carrierDown = p.series.flappedSince(m.carrierDown, c.CarrierDown, at)
 	}
 	row.upSeen = row.upSeen || c.UpSeen
 	if c.state() == row.state {
@@ -413,17 +413,17 @@ func (t *linkTable) decideOld(isOld func(leftover) bool) (dismissed []*port) {
 
 // update takes a port's state from a message about the interface that it has.
 func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
-	row, state := t.rows.of(p), stateOf(m)
+	row, state, losses := t.rows.of(p), stateOf(m), m.carrierDown
 	if row.upSeen {
 		switch {
 		case m.hasCarrier && row.hasCarrier:
-			p.series.flapped(uint64(m.carrierDown-row.carrierDown), at) // 32 bits, wrapping as the kernel's do
+			losses = p.series.flappedSince(m.carrierDown, row.carrierDown, at)
 		case !m.hasCarrier && row.state.oper && !state.oper:
 			p.series.flapped(1, at)
 		}
 	}
 	row.upSeen = row.upSeen || state.oper
-	row.carrierDown, row.hasCarrier = m.carrierDown, m.hasCarrier
+	row.carrierDown, row.hasCarrier = losses, m.hasCarrier
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
 		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
 			"oper", upDown(state.oper), "mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp,

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +17,7 @@ import (
 // when its holder dies, and nobody else can take it away.
 
 const lockDirUsage = "`folder` of the lock that the portsyncd that writes holds (default: that of APPL_DB's unix " +
-	"socket, or " + defaultLockDir + ")"
+	"socket, or one of its address's in " + defaultLockDir + ")"
 
 // errHeld says that another portsyncd holds the lock.
 var errHeld = errors.New("another portsyncd writes to these databases")
@@ -57,6 +59,7 @@ type writerLock struct {
 	path   string
 	file   lockFile // nil: it is not held
 	none   error    // why there is no lock, and this one writes without
+	lost   error    // the same of one that was ours: it is tried again each time
 }
 
 // newWriterLock makes one in a folder of the disk.
@@ -75,13 +78,13 @@ func (l *writerLock) folder(c *dbConfig) string {
 	case appl.network == "unix":
 		return filepath.Dir(appl.address)
 	}
-	return defaultLockDir
+	return filepath.Join(defaultLockDir, fmt.Sprintf("%s.%d", url.PathEscape(appl.address), appl.id))
 }
 
 // in is a file's path there. A folder that is not a namespace's own has the files of several.
 func (l *writerLock) in(folder, suffix string) string {
 	name := appName
-	if l.namespace != "" && (folder == l.flag || folder == defaultLockDir) {
+	if l.namespace != "" && folder == l.flag {
 		name += "." + l.namespace
 	}
 	return filepath.Join(folder, name+suffix)
@@ -105,7 +108,7 @@ func (l *writerLock) take(folder string) error {
 func (l *writerLock) missing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.none
+	return cmp.Or(l.none, l.lost)
 }
 
 // await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
@@ -126,8 +129,11 @@ func (l *writerLock) acquire() error { return l.acquireBy(false) }
 // acquireBy opens the file and locks it. If it is not what the path leads to by then, somebody has removed it, and the
 // next one is tried.
 func (l *writerLock) acquireBy(waiting bool) error {
-	for range 100 {
+	for tries := 0; waiting || tries < 100; tries++ {
 		file, err := l.files.open(l.path)
+		if err != nil && tries > 0 { // it was to be had at first
+			return fmt.Errorf("the lock is removed, and cannot be made: %v", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -145,7 +151,8 @@ func (l *writerLock) acquireBy(waiting bool) error {
 			continue
 		}
 		l.file, l.wanted = file, true
-		return l.sign()
+		_ = l.sign() // it is ours whoever can read that
+		return nil
 	}
 	return fmt.Errorf("%s is removed as fast as it is made", l.path)
 }
@@ -170,7 +177,28 @@ func (l *writerLock) enter() error {
 		return nil
 	}
 	l.doubt = false
-	return l.regain()
+	without := l.lost != nil
+	err := l.regain()
+	if without && l.lost != nil && errors.Is(err, errLockLost) {
+		l.inside++
+		return nil
+	}
+	return err
+}
+
+// enterAside is enter for what has nothing to compare: if the lock was lost, that is told to what is written next.
+func (l *writerLock) enterAside() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ours() {
+		without := l.lost != nil
+		err := l.regain()
+		if l.doubt = true; !without || l.lost == nil {
+			return err
+		}
+	}
+	l.inside++
+	return nil
 }
 
 func (l *writerLock) leave() {
@@ -205,14 +233,23 @@ func (l *writerLock) still() {
 // was faster.
 func (l *writerLock) regain() error {
 	l.still()
-	switch {
-	case !l.wanted, l.ours(): // in the latter case it was taken again
+	if !l.wanted || l.ours() { // in the latter case it was taken again
 		return errLockLost
-	case l.file != nil:
-		l.file.Close()
-		l.file = nil
 	}
-	if err := l.acquire(); err != nil {
+	before := l.file
+	err := l.acquire()
+	held := errors.Is(err, errHeld)
+	if l.lost = nil; err != nil && !held {
+		if l.optional {
+			l.lost = err
+		}
+		return fmt.Errorf("%w: %v", errLockLost, err)
+	}
+	if before != nil { // not earlier: that wakes up who waits for it
+		before.Close()
+	}
+	if held {
+		l.file = nil
 		return err
 	}
 	return errLockLost
@@ -222,7 +259,7 @@ func (l *writerLock) regain() error {
 func (l *writerLock) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wanted, l.none = false, nil
+	l.wanted, l.none, l.lost = false, nil, nil
 	l.still()
 	if l.file != nil {
 		l.file.Close()

@@ -17,9 +17,9 @@ import (
 // The files beside APPL_DB's socket by which several portsyncd know of each other, and their locks.
 
 const (
-	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP
-	lockMode       = 0o644
-	lockText       = 256 // what is in a file is a multiple of it
+	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP: it has a folder for each of its addresses
+	lockMode       = 0o600            // whoever may open a file may lock it
+	lockText       = 256              // what is in a file is a multiple of it
 )
 
 // What is in the folder.
@@ -79,9 +79,9 @@ var errTaken = errors.New("somebody has locked it")
 type diskFolder struct{}
 
 func (diskFolder) open(path string) (lockFile, error) {
-	if folder := filepath.Dir(path); folder == defaultLockDir {
-		if err := os.Mkdir(folder, controlDirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, lockError(folder, err)
+	if folder := filepath.Dir(path); strings.HasPrefix(folder+"/", defaultLockDir+"/") {
+		if err := os.MkdirAll(folder, controlDirMode); err != nil {
+			return nil, lockError(folder, fmt.Errorf("%v", err)) // nobody makes the folder above it later
 		}
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
@@ -129,7 +129,7 @@ func (diskFolder) put(path string, text []byte) error {
 func (diskFolder) remove(path string) { _ = os.Remove(path) }
 
 func (diskFolder) claimed(path string) bool {
-	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // closing it is no change to who watches the folder
 	if err != nil {
 		return false
 	}

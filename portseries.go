@@ -157,3 +157,21 @@ func (s *portSet) all() []*portSeries {
 	}
 	return ports
 }
+
+// flappedSince counts the losses of carrier since a count, and returns which count is the later one.
+func (s *portSeries) flappedSince(now, before uint32, at time.Time) uint32 {
+	s.flapped(lossesSince(now, before), at)
+	return later(now, before)
+}
+
+// lossesSince is how many more losses of carrier there are than before, in 32 bits that wrap as the kernel's do. None:
+// what was before is of another portsyncd, which had heard more.
+func lossesSince(now, before uint32) uint64 { return uint64(max(0, int32(now-before))) }
+
+// later is the later one of two counts.
+func later(a, b uint32) uint32 {
+	if lossesSince(a, b) > 0 {
+		return a
+	}
+	return b
+}

@@ -129,6 +129,13 @@ func (r *recorder) move(path string) (moved bool) {
 	return true
 }
 
+// moveBack has a recorder that was moved into memory go on in a file.
+func (r *recorder) moveBack(path string) {
+	if r != nil && r.path == "" && path != "" {
+		r.move(path)
+	}
+}
+
 // copyTo copies the image.
 func (r *recorder) copyTo(image []byte) {
 	defer r.guard(debug.SetPanicOnFault(true))

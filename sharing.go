@@ -144,11 +144,10 @@ type folderWatch struct {
 	file    *os.File // nil: there is none, and only time tells
 	fd      int
 	changed chan struct{}
-	added   map[string]bool
 }
 
 func newFolderWatch(ctx context.Context, changed chan struct{}, log *slog.Logger) *folderWatch {
-	w := &folderWatch{changed: changed, added: map[string]bool{}}
+	w := &folderWatch{changed: changed}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		log.Info("changes in the locks' folders are seen at beats only", "err", err)
@@ -175,13 +174,12 @@ func (w *folderWatch) read() {
 }
 
 // add has a folder watched: who takes a lock, or could take over, writes to a file, and one that is closed may have
-// been locked. A folder that was made again is another one; the next beat finds it.
+// been locked. A folder that was made again is another one; one that is watched stays so.
 func (w *folderWatch) add(folder string) {
-	if w.file == nil || w.added[folder] {
-		return
+	if w.file != nil {
+		const changes = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_CLOSE_WRITE
+		_, _ = unix.InotifyAddWatch(w.fd, filepath.Clean(folder), changes)
 	}
-	_, err := unix.InotifyAddWatch(w.fd, filepath.Clean(folder), unix.IN_CREATE|unix.IN_MODIFY|unix.IN_CLOSE_WRITE)
-	w.added[folder] = err == nil
 }
 
 // wait returns when something has changed, or after a time.

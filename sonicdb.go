@@ -45,8 +45,12 @@ type sonicDB struct {
 // next try, where the answer to the first one was lost.
 type warmDecision struct {
 	made, warm bool
+	handed     bool // this portsyncd takes over from another one: that is no warm restart, however many are enabled
 	count      uint64
 }
+
+// handOver has a start not be a warm one: another portsyncd wrote until now.
+func (d *sonicDB) handOver() { d.warm.handed = true }
 
 // openSonicDB reads where the databases are; connections are made when they are first used. slow: see connect.
 func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) {

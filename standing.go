@@ -26,7 +26,7 @@ func (c *readyClaim) path(folder, name string) string {
 
 // set notes whether we could take over.
 func (c *readyClaim) set(folder string, ready bool) error {
-	if !ready && c.file != nil {
+	if c.file != nil && (!ready || !c.file.behind(c.path(folder, c.lock.me.Instance))) {
 		c.file.Close()
 		c.file = nil
 	}
@@ -135,3 +135,44 @@ func (w *strangerWatch) force() error {
 
 const onlyForced = "this one only observes until it is told to write, when that one is ended: portsyncd " +
 	"handover -force"
+
+// beat looks at a writer's beat at the lock.
+func (i *instance) beat() error {
+	err, why := i.lock.beat(), ""
+	if none := i.lock.missing(); none != nil {
+		why = withoutLock + none.Error()
+	}
+	i.complain(why)
+	return err
+}
+
+// watch looks at a standby's beat at who writes.
+func (i *instance) watch() error {
+	folder := i.folder.Load()
+	if folder == nil {
+		return nil
+	}
+	if i.ready.file != nil { // it may have been removed
+		i.standing(true)
+	}
+	why := ""
+	if i.beside.on() {
+		if why = i.stranger(); why == "" {
+			why = "the portsyncd that wrote without a lock is not to be seen any more"
+		}
+		why += "; " + onlyForced
+	} else {
+		why = i.holding.look(i.lock, *folder, i.now())
+	}
+	i.complain(why)
+	return nil
+}
+
+// complain tells health what is wrong with the lock, empty: nothing.
+func (i *instance) complain(why string) {
+	if why == "" {
+		i.health.lock.Store(nil)
+		return
+	}
+	i.health.lock.Store(&why)
+}

@@ -31,7 +31,13 @@ func (d *sonicDB) warmKey() string { return warmRestartTable + d.stateAddr.separ
 // swss daemon does: 0 on a cold start, one more on a warm one, and without a count there is no warm start.
 func (d *sonicDB) decideWarmStart(ctx context.Context, answers []redis.Cmder) (warm bool, err error) {
 	if !d.warm.made {
-		d.warm = warmFrom(answers)
+		handed := d.warm.handed
+		if d.warm = warmFrom(answers); handed && d.warm.warm {
+			d.warm = warmDecision{made: true, handed: true}
+		}
+	}
+	if d.warm.handed {
+		return false, nil
 	}
 	state := warmDisabled
 	if d.warm.warm {

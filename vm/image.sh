@@ -73,7 +73,7 @@ chmod 755 "$initrd/init"
 rm -rf "$initrd"
 
 echo portsyncd-vm >"$root/etc/hostname"
-echo 'LABEL=payload /vm ext4 ro 0 0' >"$root/etc/fstab"
+echo 'LABEL=payload /vm ext4 ro,x-systemd.device-timeout=10min 0 0' >"$root/etc/fstab"
 mkdir "$root/vm"
 # What a small machine under emulation has no use for takes a third of its boot.
 printf 'blacklist %s\n' kvm kvm_amd parport_pc pcspkr powernow_k8 >"$root/etc/modprobe.d/vm.conf"
