@@ -88,6 +88,9 @@ func (s *sharer) found() {
 // shareSettle is how long what happens in the folders is gathered.
 const shareSettle = 20 * time.Millisecond
 
+// shareRetry is when a move is tried again that could not be made: a loop is between two turns.
+const shareRetry = 100 * time.Millisecond
+
 // run looks whenever something happens in the locks' folders, and at beats, until ctx ends.
 func (s *sharer) run(ctx context.Context) {
 	watch := newFolderWatch(ctx, s.news, s.log)
@@ -97,14 +100,17 @@ func (s *sharer) run(ctx context.Context) {
 				watch.add(*folder)
 			}
 		}
-		s.balance(ctx)
-		watch.wait(ctx, beatInterval)
+		next := beatInterval
+		if !s.balance(ctx) {
+			next = shareRetry
+		}
+		watch.wait(ctx, next)
 	}
 }
 
 // balance makes the next move, if it is ours to make. Whoever takes over then writes to the lock's file, and we look
-// again.
-func (s *sharer) balance(ctx context.Context) {
+// again. false: it could not be made.
+func (s *sharer) balance(ctx context.Context) bool {
 	of := map[string]*unit{}
 	var all []share
 	for _, u := range s.box.units() {
@@ -113,12 +119,14 @@ func (s *sharer) balance(ctx context.Context) {
 	}
 	m, found := nextMove(all)
 	if !found || m.from != s.me {
-		return
+		return true
 	}
 	s.log.Log(ctx, levelNotice, "a namespace is handed over, to share the work", "namespace", m.namespace, "to", m.to)
-	if err := of[m.namespace].instance.handOver(m.to); err != nil {
+	err := of[m.namespace].instance.handOver(m.to)
+	if err != nil {
 		s.log.Info("it is not handed over", "namespace", m.namespace, "err", err)
 	}
+	return err == nil
 }
 
 // share is who is there for a namespace.
