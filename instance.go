@@ -368,8 +368,9 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 
 // yield waits until another one has taken the lock, but not for ever.
 func (i *instance) yield(folder string) {
+	me := i.lock.signed()
 	for end := i.now().Add(readyPause); i.now().Before(end); i.sleep(yieldLook) {
-		if h, _ := i.lock.holder(folder); h != i.lock.me {
+		if h, _ := i.lock.holder(folder); h != me {
 			return
 		}
 	}

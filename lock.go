@@ -43,10 +43,11 @@ func (h lockHolder) String() string {
 
 // writerLock is the lock of one namespace. Anybody may use it.
 type writerLock struct {
-	flag      string // -lock.dir
-	namespace string // of several, which may share a folder; empty: the only one
-	optional  bool   // nobody has asked for a lock: where none can be had, this one writes without
-	me        lockHolder
+	flag      string     // -lock.dir
+	namespace string     // of several, which may share a folder; empty: the only one
+	optional  bool       // nobody has asked for a lock: where none can be had, this one writes without
+	me        lockHolder // but for since when
+	since     string     // this lock
 	now       func() time.Time
 	files     lockFolder
 	pause     func(until func() bool) // waits, in a simulation; nil: there is none
@@ -128,7 +129,7 @@ func (l *writerLock) await(folder string) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path, l.file, l.me, l.wanted = waiting.path, waiting.file, waiting.me, true
+	l.path, l.file, l.since, l.wanted = waiting.path, waiting.file, waiting.since, true
 	return nil
 }
 
@@ -165,10 +166,21 @@ func (l *writerLock) acquireBy(waiting bool) error {
 	return fmt.Errorf("%s is removed as fast as it is made", l.path)
 }
 
+// signed is who we are, as it stands in the file.
+func (l *writerLock) signed() lockHolder {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	me := l.me
+	me.Since = l.since
+	return me
+}
+
 // sign writes who we are.
 func (l *writerLock) sign() error {
-	l.me.Since = l.now().UTC().Format(time.RFC3339)
-	text, err := json.Marshal(l.me)
+	l.since = l.now().UTC().Format(time.RFC3339)
+	me := l.me
+	me.Since = l.since
+	text, err := json.Marshal(me)
 	if err != nil {
 		return err
 	}

@@ -137,9 +137,7 @@ func TestLockFolderThatIsReadOnly(t *testing.T) {
 	d, _ := s.start(2, common...)
 	d.Control = common[3]
 	s.waitStatus(d, "degraded", "lock: this portsyncd writes without a lock: ", "make "+s.Dir+" writable", "-lock.dir")
-	if d.Logged("writes without a lock") != 1 {
-		t.Error("the log does not tell of it")
-	}
+	s.waitFor("the log to tell of it", func() bool { return d.Logged("this portsyncd writes without a lock, ") == 1 })
 	if code, text := ask(t, d, "GET", "/readyz"); code != 200 {
 		t.Errorf("/readyz: %d %s", code, text)
 	}

@@ -409,7 +409,7 @@ func namespaceStory(s *story) {
 	s.oper("Ethernet8", "down")
 	s.must(s.d.Signal(syscall.SIGCONT))
 	s.run("portsyncd status", "3 up, 1 down", "Ethernet8  Eth3  down")
-	s.run("portsyncd events | grep namespace", "network namespace")
+	s.run("portsyncd events | grep 'namespace made again'", "network namespace")
 	s.run("portsyncd events Ethernet8 | tail -n 1", "oper down", "written")
 	s.run("portsyncd diff", "agree")
 }

@@ -44,19 +44,26 @@ func (s *Switch) StartOrchagent(ctx context.Context, create bool) (*Orchagent, e
 	if _, err := sub.Receive(ctx); err != nil {
 		return nil, fmt.Errorf("subscribe to APPL_DB's PORT_TABLE: %w", err)
 	}
-	for s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val() > 0 { // what waits from before
-		o.pop(ctx)
+	waiting := func() { // from before the subscription
+		for s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val() > 0 {
+			o.pop(ctx)
+		}
 	}
-	notifications := sub.Channel(redis.WithChannelSize(100000))
+	waiting()
+	notifications := sub.ChannelWithSubscriptions(redis.WithChannelSize(100000))
 	go func() {
 		defer sub.Close()
 		for {
 			select {
-			case _, open := <-notifications:
+			case news, open := <-notifications:
 				if !open {
 					return
 				}
-				o.pop(ctx)
+				if _, anew := news.(*redis.Subscription); anew { // its connection was lost
+					waiting()
+				} else {
+					o.pop(ctx)
+				}
 			case <-ctx.Done():
 				return
 			}
