@@ -20,7 +20,7 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 # No HTTP/2 in the binary: the server never speaks it, and it is 450 KB.
 BUILD    = CGO_ENABLED=0 $(GO) build -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
-FUZZTIME ?= 2000x
+FUZZTIME ?= 1000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
@@ -41,13 +41,13 @@ test: need check dist test-arm
 # What only computes goes on while the tests proper, beside it, mostly wait. The simulation plays the same seeds each time: what a new seed finds is for make sim.
 test-computing: fuzz
 	cd bench && $(GO) test -count=1 ./...
-	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 30000
+	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 15000
 	nice $(GO) test -count=1 -run 'TestSimulationOfInstances$$' . -sim.seeds 1000
 
 # One package at a time: there is one kernel, and a storm of one package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs
 # beside the daemon, run together at a package's end.
 test-switches:
-	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 6 -timeout 15m ./...
+	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 10 -timeout 15m ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
 need:
