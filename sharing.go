@@ -71,10 +71,13 @@ type sharer struct {
 	me   string
 	log  *slog.Logger
 	news chan struct{} // a folder is known
+
+	next  move      // that is ours to make
+	since time.Time // when it was seen first
 }
 
 func newSharer(b *box, me string, log *slog.Logger) *sharer {
-	return &sharer{b, me, log, make(chan struct{}, 1)}
+	return &sharer{box: b, me: me, log: log, news: make(chan struct{}, 1)}
 }
 
 // found is told when a lock's folder is known.
@@ -88,7 +91,9 @@ func (s *sharer) found() {
 // shareSettle is how long what happens in the folders is gathered.
 const shareSettle = 20 * time.Millisecond
 
-// shareRetry is when a move is tried again that could not be made: a loop is between two turns.
+// shareRetry is when a move is tried again that could not be made: a loop is between two turns. A move is made when it
+// has been the next one for so long: one who joins claims its namespaces one after the other, and until another one's
+// move shows in the lock's file, two would make one each where one is enough.
 const shareRetry = 100 * time.Millisecond
 
 // run looks whenever something happens in the locks' folders, and at beats, until ctx ends.
@@ -109,7 +114,7 @@ func (s *sharer) run(ctx context.Context) {
 }
 
 // balance makes the next move, if it is ours to make. Whoever takes over then writes to the lock's file, and we look
-// again. false: it could not be made.
+// again. false: it could not be made, or not yet.
 func (s *sharer) balance(ctx context.Context) bool {
 	of := map[string]*unit{}
 	var all []share
@@ -119,7 +124,14 @@ func (s *sharer) balance(ctx context.Context) bool {
 	}
 	m, found := nextMove(all)
 	if !found || m.from != s.me {
+		s.next = move{}
 		return true
+	}
+	if m != s.next {
+		s.next, s.since = m, time.Now()
+	}
+	if time.Since(s.since) < shareRetry {
+		return false
 	}
 	s.log.Log(ctx, levelNotice, "a namespace is handed over, to share the work", "namespace", m.namespace, "to", m.to)
 	err := of[m.namespace].instance.handOver(m.to)
