@@ -157,6 +157,7 @@ func TestDiffLeftOver(t *testing.T) {
 
 // TestDiffCannotTell: what it needs is missing or does not answer. It says which, soon, and how to go on.
 func TestDiffCannotTell(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	s.settled(2)
 	fails := func(what string, words []string, args ...string) {

@@ -75,6 +75,7 @@ var testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
 
 // TestDocumentedNames: tests, files, targets and flags that a document names are there, and every block that is not run here has a mark.
 func TestDocumentedNames(t *testing.T) {
+	t.Parallel()
 	tests := map[string]bool{}
 	sources, err := filepath.Glob("*_test.go")
 	must(t, err)

@@ -229,6 +229,7 @@ func TestTechsupport(t *testing.T) {
 // TestTechsupportAsksWhatTheDaemonWasTold: the flags that the script hands on are those that a command and the daemon
 // have both, and take a value.
 func TestTechsupportAsksWhatTheDaemonWasTold(t *testing.T) {
+	t.Parallel()
 	program := daemonProgram(t)
 	flags := func(args ...string) (names []string) {
 		help := sh(t, program[0], append(append(slices.Clone(program[1:]), args...), "-h")...)

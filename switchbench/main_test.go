@@ -44,6 +44,7 @@ func readReport(t *testing.T, file string) (r report) {
 
 // TestSwitchbench measures the daemon beside itself on four ports: every figure is there, and nothing is left wrong.
 func TestSwitchbench(t *testing.T) {
+	t.Parallel()
 	binary, file := buildDaemon(t), filepath.Join(t.TempDir(), "figures.json")
 	o := options{ports: 4, runs: 1, rounds: 2, changes: 8, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond}
 	var table bytes.Buffer

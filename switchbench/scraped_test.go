@@ -10,6 +10,7 @@ import (
 
 // TestScraped measures changes of two ports with scrapes and without: every figure is there.
 func TestScraped(t *testing.T) {
+	t.Parallel()
 	binary, file := buildDaemon(t), filepath.Join(t.TempDir(), "figures.json")
 	o := options{ports: 3, runs: 1, rounds: 1, changes: 25, idle: time.Second, limit: 30 * time.Second, scraped: 20}
 	var table bytes.Buffer

@@ -14,6 +14,7 @@ import (
 
 // TestSweep sweeps the daemon on four ports: every figure of every rate is there, and nothing is left wrong.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	binary, dir := buildDaemon(t), t.TempDir()
 	file, svg := filepath.Join(dir, "figures.json"), filepath.Join(dir, "sweep.svg")
 	o := options{ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond,
