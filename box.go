@@ -156,7 +156,11 @@ func (b *box) Ready(now time.Time) (failing []string) {
 // ready returns why the switch cannot rely on what is published of a namespace, or on this standby to take over.
 func (u *unit) ready(now time.Time) (failing []string) {
 	if u.instance.role() == roleStandby {
-		return u.health.standbyReady(now)
+		failing = u.health.standbyReady(now)
+		if len(failing) == 0 && !u.instance.ready.told() {
+			failing = []string{"lock: the others cannot see yet that this standby is ready"}
+		}
+		return failing
 	}
 	return u.health.Ready(now, u.m.Pending())
 }

@@ -62,6 +62,33 @@ func (i *instance) askHandOver(to string) (answer chan error, err error) {
 	return answer, nil
 }
 
+// giveUp has a standby that is ready take over from a writer whose start cannot come to an end because the databases do
+// not answer it: they answer that one. It comes to the lock first where the other one was not ready yet. That is tried
+// once: where what is wrong is wrong for both, it would go on for ever.
+func (i *instance) giveUp() {
+	why := i.health.databaseError()
+	switch {
+	case !i.writing.Load() || !i.standby.Load():
+		return
+	case i.health.published():
+		i.gaveUp.Store(false)
+		return
+	case why == "" || i.gaveUp.Load():
+		return
+	}
+	if _, err := i.askHandOver(""); err == nil {
+		i.gaveUp.Store(true)
+		i.log.Warn("the databases do not answer this one, but another that stands by: handing over", "err", why)
+	}
+}
+
+// giveUp looks whether any namespace's has to, at a beat.
+func (b *box) giveUp() {
+	for _, u := range b.units() {
+		u.instance.giveUp()
+	}
+}
+
 // handoverPath is answered on the control socket only.
 const handoverPath = "/api/v1/handover"
 

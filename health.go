@@ -179,6 +179,9 @@ func (h *health) databaseError() string {
 	return why
 }
 
+// published says that all ports were, and PortInitDone is sent.
+func (h *health) published() bool { return h.initDone.Load() }
+
 // Checks evaluates the table. resident is the process's memory in bytes.
 func (h *health) Checks(now time.Time, resident float64) (checks [len(checkNames)]check) {
 	ago := func(at *atomic.Int64) time.Duration {

@@ -48,12 +48,12 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
-	left    handoverRecord // of the turn that has ended
-	handed  *recordedOld   // of the turn before ours, by another one
-	taken   chan error     // what came of waiting for the lock
-	over    atomic.Bool    // no more turns: whoever still waits for the lock gives it back
-	again   bool           // this turn is not the first one
-
+	left    handoverRecord         // of the turn that has ended
+	handed  *recordedOld           // of the turn before ours, by another one
+	taken   chan error             // what came of waiting for the lock
+	over    atomic.Bool            // no more turns: whoever still waits for the lock gives it back
+	again   bool                   // this turn is not the first one
+	gaveUp  atomic.Bool            // what could not be begun, see giveUp
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
 	found   func()                 // told when it is; nil: nobody is
 	writing atomic.Bool

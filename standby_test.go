@@ -45,6 +45,29 @@ func TestStandbyThatIsNotReadyIsHandedNothing(t *testing.T) {
 	s.waitRole(blind, roleStandby)
 }
 
+// TestWriterThatNeverHearsTheDatabasesGivesUp, for one that does: it came to the lock when nobody else was ready.
+func TestWriterThatNeverHearsTheDatabasesGivesUp(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	dir := []string{"-lock.dir", s.Dir}
+	first, _ := s.start(2, dir...)
+	text, err := os.ReadFile(s.ConfigFile)
+	s.must(err)
+	elsewhere := filepath.Join(s.Dir, "elsewhere.json") // where no Redis is
+	s.must(os.WriteFile(elsewhere, []byte(strings.ReplaceAll(string(text), ".sock", ".none")), 0o644))
+	first.Stop()
+	blind := s.daemon(append(dir, "-standby", "-instance", "blind", "-db.config", elsewhere)...)
+	s.waitRole(blind, roleWriter)
+	s.must(s.IP("link", "set", "Ethernet4", "mtu", "2000"))
+	able := s.standby(append(dir, "-instance", "able")...)
+	s.waitEntry("Ethernet4", fields("up", "up", 2000))
+	s.waitRole(able, roleWriter)
+	s.waitRole(blind, roleStandby)
+	if n := blind.Logged("that stands by: handing over"); n != 1 {
+		t.Errorf("it has given up %d times", n)
+	}
+}
+
 // TestStoppedHolderIsToldOf, keeps the lock, and goes on as if nothing had been; or is killed and replaced.
 func TestStoppedHolderIsToldOf(t *testing.T) {
 	t.Parallel()

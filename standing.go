@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,7 +18,11 @@ import (
 type readyClaim struct {
 	lock *writerLock
 	file lockFile // nil: we could not
+	made atomic.Bool
 }
+
+// told says that the others can see it.
+func (c *readyClaim) told() bool { return c.made.Load() }
 
 // path is the file of an instance.
 func (c *readyClaim) path(folder, name string) string {
@@ -26,6 +31,7 @@ func (c *readyClaim) path(folder, name string) string {
 
 // set notes whether we could take over.
 func (c *readyClaim) set(folder string, ready bool) error {
+	defer func() { c.made.Store(c.file != nil) }()
 	if c.file != nil && (!ready || !c.file.behind(c.path(folder, c.lock.me.Instance))) {
 		c.file.Close()
 		c.file = nil

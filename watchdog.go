@@ -89,6 +89,7 @@ func (w *watchdog) Run(ctx context.Context) {
 		case <-w.box.health.beats:
 			well = w.tick(time.Now(), 0)
 			w.box.tell()
+			w.box.giveUp()
 			if w.heap.beat(w.box.messages()) {
 				w.box.trim()
 			}
