@@ -66,6 +66,9 @@ func (i *instance) askHandOver(to string) (answer chan error, err error) {
 // not answer it: they answer that one. It comes to the lock first where the other one was not ready yet. That is tried
 // once: where what is wrong is wrong for both, it would go on for ever.
 func (i *instance) giveUp() {
+	if i == nil { // as role: a unit on a bench has none
+		return
+	}
 	why := i.health.databaseError()
 	switch {
 	case !i.writing.Load() || !i.standby.Load():
