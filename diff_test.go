@@ -184,15 +184,16 @@ func TestDiffCannotTell(t *testing.T) {
 	s.must(s.Redis[0].Process().Signal(syscall.SIGSTOP))
 	fails("Redis hangs", []string{"CONFIG_DB", "timeout"})
 	s.must(s.Redis[0].Process().Signal(syscall.SIGCONT))
-	s.diffOfHeldLinks()
 	s.must(s.Redis[0].Process().Kill())
 	s.waitFor("Redis to be gone", func() bool { return s.State.Ping(t.Context()).Err() != nil })
 	fails("Redis is down", []string{"CONFIG_DB", s.Redis[0].Socket})
 }
 
-// diffOfHeldLinks: it says what holds it up, and ends when the kernel lets go of its thread.
-func (s *testSwitch) diffOfHeldLinks() {
-	t := s.t.(*testing.T)
+// TestDiffOfHeldLinks: it says what holds it up, and ends when the kernel lets go of its thread. The lock on links is the whole
+// machine's, so nothing runs beside.
+func TestDiffOfHeldLinks(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	s.settled(2)
 	release := s.holdLinks(t)
 	program := daemonProgram(t)
 	cmd := exec.Command(program[0], append(slices.Clone(program[1:]), "diff", "-db.config", s.ConfigFile, "-netns", s.NetNS)...)

@@ -64,6 +64,7 @@ func TestSwitchbench(t *testing.T) {
 				if *f.Value != 0 {
 					t.Errorf("%s: %s: %v", d.Command, f.Name, *f.Value)
 				}
+			case strings.HasPrefix(f.Name, "last interface"): // a busy machine may have the bench itself hear of it late
 			case *f.Value < 0 || *f.Value == 0 && !strings.Contains(f.Name, "idle"):
 				t.Errorf("%s: %s is %v", d.Command, f.Name, *f.Value)
 			}

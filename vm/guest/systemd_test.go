@@ -237,39 +237,12 @@ func TestUpgradeWithPortsUp(t *testing.T) {
 	const ports = 32
 	o := g.coldStart(ports)
 	keys := len(o.Popped())
-	var deleted atomic.Int32
-	events := g.State.PSubscribe(g.Context(), fmt.Sprintf("__keyspace@%d__:PORT_TABLE|*", g.StateID))
-	defer events.Close()
-	_, err := events.Receive(g.Context())
-	g.must(err)
-	go func() {
-		for m := range events.Channel() {
-			if m.Payload == "del" {
-				deleted.Add(1)
-			}
-		}
-	}()
-	ended, changed := make(chan bool), make(chan error, 1)
-	go func() {
-		for i := 0; ; i++ {
-			select {
-			case <-ended:
-				changed <- nil
-				return
-			default:
-			}
-			if err := g.IP("link", "set", "Ethernet0", "mtu", strconv.Itoa(1500+i%1000)); err != nil {
-				changed <- err
-				return
-			}
-		}
-	}()
+	deleted, end := g.deletedEntries(), g.mtuChanges("Ethernet0")
 	g.install(second)
 	g.waitFor("the new daemon", func() bool {
 		return strings.Contains(g.output("curl", "-s", "http://127.0.0.1:9090/metrics"), `version="`+second+`"`)
 	})
-	close(ended)
-	g.must(<-changed)
+	g.must(end())
 	g.agree(ports)
 	for _, l := range g.links() {
 		if strings.HasPrefix(l.Name, "Ethernet") && l.want()["netdev_oper_status"] != "up" {
