@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -152,7 +153,8 @@ func (diskFolder) starting(path string) (all []string) {
 // diskFile is a file of the real file system.
 type diskFile struct {
 	*os.File
-	length int64 // of what is written in it
+	length int64  // of what is written in it
+	id     fileID // zero: not asked yet
 }
 
 // lock is flock(2), which signals interrupt.
@@ -178,10 +180,50 @@ func (f *diskFile) claim() error {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 }
 
+// behind is asked before every flush, on the loop's thread.
 func (f *diskFile) behind(path string) bool {
-	var ours, named unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &ours) == nil && unix.Stat(path, &named) == nil &&
-		ours.Dev == named.Dev && ours.Ino == named.Ino
+	if f.id == (fileID{}) { // which an open file keeps
+		f.id, _ = identify(int(f.Fd()), "", unix.AT_EMPTY_PATH)
+	}
+	named, err := identify(unix.AT_FDCWD, path, 0)
+	return err == nil && named == f.id && f.id != fileID{}
+}
+
+// fileID is which file it is.
+type fileID struct {
+	major, minor uint32
+	inode        uint64
+}
+
+// identify is statx(2) of path, or of the file dir with AT_EMPTY_PATH, without telling the runtime: any system call that it is told of
+// wakes its monitor, which costs an idle daemon's change more than the rest of it. The files are in a folder that is in memory.
+func identify(dir int, path string, flags int) (fileID, error) {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return fileID{}, err
+	}
+	var x unix.Statx_t
+	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags), unix.STATX_INO,
+		uintptr(unsafe.Pointer(&x)), 0)
+	switch errno {
+	case 0:
+		return fileID{x.Dev_major, x.Dev_minor, x.Ino}, nil
+	case unix.ENOSYS, unix.EPERM: // a kernel before 4.11, or a filter that does not know it
+		return identifyOld(dir, path)
+	}
+	return fileID{}, errno
+}
+
+// identifyOld is identify with stat(2) and fstat(2).
+func identifyOld(dir int, path string) (id fileID, err error) {
+	var s unix.Stat_t
+	if path == "" {
+		err = unix.Fstat(dir, &s)
+	} else {
+		err = unix.Stat(path, &s)
+	}
+	dev := uint64(s.Dev) // 32 bits on MIPS
+	return fileID{unix.Major(dev), unix.Minor(dev), uint64(s.Ino)}, err
 }
 
 // write fills the text up with blanks, to a length that hardly ever changes: whoever reads meanwhile finds the one or
