@@ -195,16 +195,17 @@ type fileID struct {
 	inode        uint64
 }
 
-// identify is statx(2) of path, or of the file dir with AT_EMPTY_PATH, without telling the runtime: any system call that it is told of
-// wakes its monitor, which costs an idle daemon's change more than the rest of it. The files are in a folder that is in memory.
+// identify is statx(2) of path, or of the file dir with AT_EMPTY_PATH, without telling the runtime: any system call
+// that it is told of wakes its monitor, which costs an idle daemon's change as much as all the rest. The files are in a
+// folder that is in memory.
 func identify(dir int, path string, flags int) (fileID, error) {
 	name, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return fileID{}, err
 	}
 	var x unix.Statx_t
-	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags), unix.STATX_INO,
-		uintptr(unsafe.Pointer(&x)), 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags),
+		unix.STATX_INO, uintptr(unsafe.Pointer(&x)), 0)
 	switch errno {
 	case 0:
 		return fileID{x.Dev_major, x.Dev_minor, x.Ino}, nil

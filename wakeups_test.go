@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLookAtTheLockWakesNobody: before each flush the lock is looked at, on the loop's thread. A system call that the runtime is told of
-// wakes its monitor, which then sleeps for 20 µs some dozen times: at 100 changes a second that was half of the daemon's processor
-// time. The runtime's own trace has two events of each such call. Nothing runs beside, because it would be in the trace.
+// TestLookAtTheLockWakesNobody: before each flush the lock is looked at, on the loop's thread. A system call that the
+// runtime is told of wakes its monitor, which then sleeps for 20 µs some dozen times: at 100 changes a second that was a
+// third of the daemon's processor time. The runtime's own trace has two events of each such call. Nothing runs beside,
+// because it would be in the trace.
 func TestLookAtTheLockWakesNobody(t *testing.T) {
 	const times = 5000
 	traced := func(do func()) int {
