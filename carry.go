@@ -80,6 +80,13 @@ func readRecord(files lockFolder, path, boot string, at time.Duration) (r handov
 	return r, age, nil
 }
 
+// leftSince says that a holder has handed over to us, who stood by since then. Whoever writes here without a lock did
+// so beside that one, too: a look at all processes, which takes a busy machine long, would only keep ports waiting.
+func leftSince(then time.Duration, l *writerLock, folder, boot string, at time.Duration) bool {
+	r, _, err := readRecord(l.files, l.in(folder, handoverSuffix), boot, at)
+	return err == nil && r.At > then
+}
+
 // findRecord takes the file.
 func findRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, err error) {
 	r, age, err := readRecord(files, path, boot, at)

@@ -338,7 +338,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 
 // await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
 func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
-	var err error
+	begun, err := i.clock(), error(nil)
 	for start := !yield; ; start = false {
 		if yield {
 			i.yield(folder)
@@ -356,7 +356,7 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 		i.lock.release()
 		yield = true
 	}
-	if err == nil && !i.over.Load() {
+	if err == nil && !i.over.Load() && !leftSince(begun, i.lock, folder, i.boot, i.clock()) {
 		i.heed(turn)
 	}
 	if i.over.Load() {
