@@ -272,15 +272,14 @@ func (s *syncer) finish() error {
 	for {
 		more, err := s.takeIn()
 		left := s.stopBy.Sub(s.now())
-		flushed := s.lastSent || s.outbox.settled() || s.courier.failing(flushErrand) || !s.start.running()
+		flushed := s.options.observe || s.lastSent || s.outbox.settled() || s.courier.failing(flushErrand) ||
+			!s.start.running()
 		switch {
 		case err != nil:
 			return err
 		case s.openDB == nil:
 			s.settle()
 			return nil
-		case s.options.observe && s.courier.free(flushErrand) && s.courier.free(startErrand):
-			return nil // what is to be compared is for the next turn
 		case left > 0 && !more && s.courier.free(flushErrand) && !flushed:
 			s.lastSent = true
 			s.flush(s.start.owesInitDone(s.now()))

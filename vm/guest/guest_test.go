@@ -126,9 +126,8 @@ func (g *guest) write(path, text string) {
 	})
 }
 
-// coldStart brings the switch up as swss does: databases flushed, CONFIG_DB filled, the service started, interfaces
-// made by orchagent.
-func (g *guest) coldStart(ports int) *switchtest.Orchagent {
+// swss does what comes before portsyncd in a cold start: databases flushed, CONFIG_DB filled, orchagent waiting.
+func (g *guest) swss(ports int) *switchtest.Orchagent {
 	g.Helper()
 	g.install(first)
 	g.run("systemctl", "stop", unit)
@@ -136,6 +135,13 @@ func (g *guest) coldStart(ports int) *switchtest.Orchagent {
 	g.must(g.Configure(g.Context(), ports))
 	o, err := g.StartOrchagent(g.Context(), true)
 	g.must(err)
+	return o
+}
+
+// coldStart brings the switch up as swss does; the service is started, and interfaces are made by orchagent.
+func (g *guest) coldStart(ports int) *switchtest.Orchagent {
+	g.Helper()
+	o := g.swss(ports)
 	g.Cleanup(func() {
 		_ = exec.Command("systemctl", "stop", unit, "portsyncd.socket").Run()
 		g.removeLinks()

@@ -32,10 +32,8 @@ func web(name string) string {
 
 func (g *guest) waitForRole(name, readyz, version string) {
 	g.Helper()
-	got := ""
 	g.waitFor(name+" to be "+readyz+" of "+version, func() bool {
-		got = g.output("curl", "-s", web(name)+"/readyz")
-		return strings.HasPrefix(got, readyz+"\n") &&
+		return strings.HasPrefix(g.output("curl", "-s", web(name)+"/readyz"), readyz+"\n") &&
 			strings.Contains(g.output("curl", "-s", web(name)+"/metrics"), `version="`+version+`"`)
 	})
 }
@@ -83,12 +81,7 @@ func (g *guest) mtuChanges(port string) (end func() error) {
 func TestUpgradeByHandOver(t *testing.T) {
 	g := onGuest(t)
 	const ports = 32
-	g.install(first)
-	g.run("systemctl", "stop", unit)
-	g.clear()
-	g.must(g.Configure(g.Context(), ports))
-	o, err := g.StartOrchagent(g.Context(), true)
-	g.must(err)
+	o := g.swss(ports)
 	g.write(defaults+"-b", "PORTSYNCD_OPTS=-web.listen-address "+otherWeb+"\n")
 	t.Cleanup(func() {
 		if t.Failed() {
