@@ -200,8 +200,7 @@ func TestOneASICsTroubleIsItsOwn(t *testing.T) {
 			for i, p := range portNames(ports) {
 				indexes[p] = 100 + i
 			}
-			must(t, hurt.MakeNetNS())
-			must(t, hurt.AddPortsAs(indexes))
+			must(t, hurt.MakeNetNS(indexes))
 		}, "netlink"},
 	}
 	cable := true

@@ -38,8 +38,7 @@ func TestNamespaceMadeAgain(t *testing.T) {
 				s.waitStatus(d, "netlink: the network namespace is gone, and waited for")
 				begun = time.Now()
 			}
-			s.must(s.MakeNetNS())
-			s.must(s.AddPortsAs(map[string]int{"Ethernet12": was["Ethernet96"], "Ethernet8": was["Ethernet0"], "Ethernet0": 500}))
+			s.must(s.MakeNetNS(map[string]int{"Ethernet12": was["Ethernet96"], "Ethernet8": was["Ethernet0"], "Ethernet0": 500}))
 			s.must(s.IP("link", "set", "Ethernet0", "mtu", "2000"))
 			s.waitEntry("Ethernet4", nil)
 			s.waitEntry("Ethernet0", fields("up", "up", 2000))
@@ -93,8 +92,7 @@ func TestNothingIsSetDownInAnotherNamespace(t *testing.T) {
 	if moved, err := k.Follow(); moved || !errors.Is(err, errNoNetNS) {
 		t.Errorf("a name that nothing has: moved %v, %v", moved, err)
 	}
-	s.must(s.MakeNetNS())
-	s.must(s.AddPortsAs(map[string]int{"Ethernet4": int(index)}))
+	s.must(s.MakeNetNS(map[string]int{"Ethernet4": int(index)}))
 	for _, followed := range []bool{false, true} {
 		if followed {
 			if moved, err := k.Follow(); !moved || err != nil || k.Home() == home {

@@ -295,7 +295,7 @@ func (b *boxBench) troubles() error {
 			for i, p := range hurt.names {
 				indexes[p] = 1000 + i
 			}
-			return errors.Join(hurt.sw.MakeNetNS(), hurt.sw.AddPortsAs(indexes))
+			return hurt.sw.MakeNetNS(indexes)
 		}},
 	} {
 		if err := trouble.begin(); err != nil {
