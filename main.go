@@ -25,6 +25,9 @@ var version = "devel"
 // would otherwise let it grow to 4 MB before the first time.
 const gcPercent = 25
 
+// startHeap is how long Go may let it: to collect what a start leaves behind would take the start's own time.
+const startHeap = 2 * time.Second
+
 // parallel is how many threads run Go code at a time: one for links and databases, one for scrapes. More would only
 // cost memory, and with a number of our own the runtime does not look after the machine's every second.
 const parallel = 2
@@ -241,7 +244,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		time.AfterFunc(startHeap, func() { debug.SetGCPercent(gcPercent) })
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(parallel)

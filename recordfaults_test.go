@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -54,6 +55,27 @@ func TestFileThatIsCutShortAsItIsOpenedEndsNobody(t *testing.T) {
 	r.link(&port{name: "Ethernet0"}, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
 	if !r.off() {
 		t.Error("it records")
+	}
+}
+
+// TestWhatWasNeverWrittenIsNotLookedAt: each page of it would have to be made. What was written is found, wherever.
+func TestWhatWasNeverWrittenIsNotLookedAt(t *testing.T) {
+	const ports = 100
+	size := recordFixed + ports*portRing
+	file, image, err := recordInMemory(size)
+	must(t, err)
+	r := newRecorder(file, image, newMetrics("test"), slog.New(slog.DiscardHandler), "boot", time.Now())
+	defer r.close()
+	if end := dataEnd(file, size); end > recordFixed+portRing {
+		t.Errorf("a fresh recorder of %d bytes was looked at up to %d", size, end)
+	}
+	for _, ring := range []int{ports - 1, 3, 0} {
+		name := fmt.Sprintf("Ethernet%d", ring)
+		nameRing(ringOf(image, ring), name)
+		r.settleIn(file, image, "boot")
+		if at, found := r.byName[name]; !found || at != ring || len(r.idle) != ports {
+			t.Errorf("%s is in ring %d (%v), want %d; %d rings are to be had", name, at, found, ring, len(r.idle))
+		}
 	}
 }
 

@@ -160,8 +160,11 @@ func (r *recorder) find(boot string) {
 	defer r.guard(debug.SetPanicOnFault(true))
 	r.boot = bootCount(r.image, boot)
 	var named []int
+	end := dataEnd(r.file, len(r.image))
 	for i := range rings(r.image) {
-		if name := ringName(ringOf(r.image, i)); name != "" {
+		if at := recordFixed + i*portRing; at >= end {
+			r.idle = append(r.idle, i)
+		} else if name := ringName(ringOf(r.image, i)); name != "" {
 			r.byName[name] = i
 			named = append(named, i)
 		} else {
@@ -176,6 +179,29 @@ func (r *recorder) find(boot string) {
 		}
 	}
 }
+
+// dataEnd is where a file has no data any more: what is claimed and was never written is not looked at, because each
+// page of it would have to be made for that, 512 of them at every start (lseek(2), SEEK_DATA).
+func dataEnd(file *os.File, size int) (end int) {
+	for range dataParts {
+		data, err := unix.Seek(int(file.Fd()), int64(end), unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return end
+		}
+		hole := int64(size)
+		if err == nil {
+			hole, err = unix.Seek(int(file.Fd()), data, unix.SEEK_HOLE)
+		}
+		if err != nil || hole <= int64(end) || hole >= int64(size) {
+			return size
+		}
+		end = int(hole)
+	}
+	return size
+}
+
+// dataParts is how many parts of a file are looked for before all of it is taken for data.
+const dataParts = 64
 
 // mend is called at each beat. Where nothing can be recorded any more it lets go of the file, and returns what opens it
 // again, which may take its time and is for another goroutine; mended takes what came of that. nil: nothing is to be
