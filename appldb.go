@@ -188,12 +188,14 @@ func (a *announcement) took(ports []portConfig) {
 }
 
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They are read at that
-// moment, and again afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB,
-// and overwrites them with its own. A port that CONFIG_DB drops between our reading and our writing is taken back,
-// because whoever else deletes it from APPL_DB may have done so before we wrote. Where CONFIG_DB has no ports, and does
-// not say that it is complete, the fallback serves if there is one. Before anything else it writes down which
-// interfaces are old, and before each push what is pushed: a daemon that ends amid it leaves that to the next one.
-func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old leftovers) (a announcement, err error) {
+// moment, or are those that were read a moment ago (recent), and are read again afterwards until nothing has changed:
+// whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB
+// drops between our reading and our writing is taken back, because whoever else deletes it from APPL_DB may have done
+// so before we wrote. Where CONFIG_DB has no ports, and does not say that it is complete, the fallback serves if there
+// is one. Before anything else it writes down which interfaces are old, and before each push what is pushed: a daemon
+// that ends amid it leaves that to the next one.
+func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
+	err error) {
 	if err := d.recordOld(ctx, old); err != nil {
 		return a, err
 	}
@@ -202,7 +204,10 @@ func (d *sonicDB) Announce(ctx context.Context, fallback []portConfig, old lefto
 			return a, err
 		}
 	}
-	var sent []portConfig
+	if err := d.push(ctx, recent, nil, &a); err != nil {
+		return a, err
+	}
+	sent := recent
 	for range readings {
 		c, err := d.Load(ctx)
 		if err != nil {

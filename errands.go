@@ -71,7 +71,7 @@ func (s *mirror) load() {
 			s.listing.within(loaded.eoiu)
 		}
 		s.followLogger(loaded.logger)
-		s.start.loaded(loaded, facts)
+		s.start.loaded(loaded, facts, s.now())
 	})
 }
 
@@ -169,15 +169,12 @@ func (s *mirror) restore() {
 
 // announce pushes the ports and PortConfigDone to APPL_DB, as CONFIG_DB has them at that moment.
 func (s *mirror) announce() {
-	var fallback []portConfig // for a CONFIG_DB that lost its ports together with APPL_DB
-	if known, _ := s.start.known(); s.start.in(reannouncing) {
-		fallback = known.ports
-	}
+	recent, fallback := s.start.portsToAnnounce(s.now())
 	old := s.links.leftovers()
 	version, _ := s.links.unwritten()
 	var told announcement
 	s.do(startErrand, func(ctx context.Context) (err error) {
-		told, err = s.db.Announce(ctx, fallback, old)
+		told, err = s.db.Announce(ctx, recent, fallback, old)
 		return err
 	}, func(err error) {
 		if err != nil {

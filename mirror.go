@@ -12,7 +12,7 @@ import (
 type database interface {
 	Load(ctx context.Context) (*switchConfig, error)
 	LookBack(ctx context.Context, ports []portConfig) (startFacts, error)
-	Announce(ctx context.Context, fallback []portConfig, old leftovers) (announcement, error)
+	Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (announcement, error)
 	Flush(ctx context.Context, f *flush) error
 	Recount(ctx context.Context, count int) (lost bool, err error)
 	SetLogger(ctx context.Context, l logSettings) error
@@ -108,7 +108,7 @@ func (s *mirror) wake() {
 	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
 	if s.openDB == nil {
-		s.start.loaded(new(switchConfig), startFacts{})
+		s.start.loaded(new(switchConfig), startFacts{}, s.begun)
 	}
 }
 

@@ -70,7 +70,7 @@ func (d *observedDB) LookBack(ctx context.Context, ports []portConfig) (startFac
 	return f, err
 }
 
-func (d *observedDB) Announce(context.Context, []portConfig, leftovers) (a announcement, err error) {
+func (d *observedDB) Announce(context.Context, []portConfig, []portConfig, leftovers) (a announcement, err error) {
 	return a, errObserves
 }
 

@@ -331,7 +331,7 @@ func TestReadingConnRefusesEveryWrite(t *testing.T) {
 		"initDone": func() error { return d.Flush(ctx, &flush{initDone: true}) },
 		"record":   func() error { return d.Flush(ctx, &flush{record: true}) },
 		"warm":     func() error { return d.Flush(ctx, &flush{warm: warmRestored}) },
-		"Announce": func() error { _, err := d.Announce(ctx, nil, nil); return err },
+		"Announce": func() error { _, err := d.Announce(ctx, nil, nil, nil); return err },
 		"Recount":  func() error { _, err := d.Recount(ctx, 1); return err },
 		"Logger":   func() error { return d.SetLogger(ctx, logSettings{}) },
 		"withdraw": func() error { return d.withdraw(ctx, []string{"Ethernet0"}) },

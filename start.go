@@ -76,6 +76,7 @@ type start struct {
 
 	state  startState
 	config *switchConfig // CONFIG_DB as it was last read
+	readAt time.Time     // when it was read for the first announcement
 	facts  startFacts    // what the run before left
 	count  int           // of the last PortConfigDone, or unknownCount
 	sent   uint32        // how often it was sent
@@ -139,8 +140,8 @@ func (s *start) firstListing() bool { return s.state == opening || s.state == li
 func (s *start) unread() bool { return s.state == opening || s.state == loading }
 
 // loaded takes what a start needs to know.
-func (s *start) loaded(c *switchConfig, f startFacts) {
-	s.config, s.facts = c, f
+func (s *start) loaded(c *switchConfig, f startFacts, now time.Time) {
+	s.config, s.facts, s.readAt = c, f, now
 	s.tellOdd(c.odd)
 	s.count = f.count
 	if s.count < 0 {
@@ -387,6 +388,19 @@ func (s *start) anew(all func(func(*port))) {
 }
 
 func (s *start) forget(p *port) { s.rows.drop(p) }
+
+const recently = 50 * time.Millisecond // so old may ports be that are pushed without being read again
+
+// portsToAnnounce are those that were read recently, or those of a CONFIG_DB that lost them together with APPL_DB.
+func (s *start) portsToAnnounce(now time.Time) (recent, fallback []portConfig) {
+	if s.state == reannouncing {
+		return nil, s.config.ports
+	}
+	if now.Sub(s.readAt) < recently {
+		recent = s.config.ports
+	}
+	return recent, nil
+}
 
 // startMode is what a start does, and why.
 type startMode struct {

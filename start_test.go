@@ -94,6 +94,47 @@ func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
 	}
 }
 
+// TestPortsThatWereReadAMomentAgo are pushed at once, and put right by the reading that follows: what is announced is
+// what CONFIG_DB has. Ports that were read longer ago are read again first.
+func TestPortsThatWereReadAMomentAgo(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	db, m := s.openDB()
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 3))
+	c, err := db.Load(ctx)
+	s.must(err)
+	read := time.Now()
+	states := start{m: m, log: discard(), state: announcing}
+	states.loaded(c, startFacts{signals: signals{count: -1}}, read)
+	if late, _ := states.portsToAnnounce(read.Add(recently)); late != nil {
+		t.Errorf("%d ports are pushed without being read again", len(late))
+	}
+	recent, fallback := states.portsToAnnounce(read.Add(recently / 2))
+	if len(recent) != 3 || fallback != nil {
+		t.Fatalf("%d ports were read a moment ago, and %d in the run before", len(recent), len(fallback))
+	}
+	s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet0"), "speed", "40000").Err())
+	s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet4")).Err())
+	s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet12"), "speed", "25000").Err())
+	told, err := db.Announce(ctx, recent, fallback, nil)
+	s.must(err)
+	if names := namesOf(told.ports); !slices.Equal(names, []string{"Ethernet0", "Ethernet8", "Ethernet12"}) {
+		t.Errorf("announced: %v", names)
+	}
+	for port, want := range map[string]string{"Ethernet0": "40000", "Ethernet4": "", "Ethernet8": "100000", "Ethernet12": "25000"} {
+		if got := s.Appl.HGet(ctx, "_PORT_TABLE:"+port, "speed").Val(); got != want {
+			t.Errorf("%s has speed %q in APPL_DB, want %q", port, got, want)
+		}
+	}
+	if got := s.Appl.HGet(ctx, "_PORT_TABLE:PortConfigDone", "count").Val(); got != "3" {
+		t.Errorf("the count is %q", got)
+	}
+	states.state = reannouncing
+	if recent, fallback = states.portsToAnnounce(read); recent != nil || len(fallback) != 3 {
+		t.Errorf("announced again are %d ports unread, and %d of an empty CONFIG_DB", len(recent), len(fallback))
+	}
+}
+
 // TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack: CONFIG_DB drops it after we have read it, and portmgrd deletes it
 // from APPL_DB before we write it. The second time our try fails afterwards, and the next one has never read the port.
 func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {

@@ -65,7 +65,7 @@ func (d *mapDB) Load(context.Context) (*switchConfig, error) {
 
 func (d *mapDB) LookBack(context.Context, []portConfig) (startFacts, error) { return d.facts, d.broken }
 
-func (d *mapDB) Announce(_ context.Context, fallback []portConfig, old leftovers) (announcement, error) {
+func (d *mapDB) Announce(_ context.Context, _, fallback []portConfig, old leftovers) (announcement, error) {
 	ports := d.config.ports
 	if d.config.lost {
 		ports = fallback
