@@ -96,7 +96,11 @@ func (d *sonicDB) follow(ctx context.Context, sub *redis.PubSub, patterns int, c
 	var pinged bool
 	var pauses backoff
 	for ctx.Err() == nil {
-		got, err := sub.ReceiveTimeout(ctx, silence)
+		limit := silence
+		if pinged {
+			limit = dbTimeout
+		}
+		got, err := sub.ReceiveTimeout(ctx, limit)
 		var timeout net.Error
 		switch {
 		case errors.As(err, &timeout) && timeout.Timeout() && !pinged:

@@ -26,14 +26,14 @@ func netNSPath(netns string) string {
 
 // netNSOf is the namespace that has a name by now.
 func netNSOf(netns string) (id netNSID, err error) {
-	var s unix.Stat_t
-	if err := unix.Stat(netNSPath(netns), &s); err != nil {
+	file, err := identify(unix.AT_FDCWD, netNSPath(netns), 0)
+	if err != nil {
 		return id, netNSError(netns, os.NewSyscallError("stat", err))
 	}
-	return idOf(&s), nil
+	return idOf(file), nil
 }
 
-func idOf(s *unix.Stat_t) netNSID { return netNSID{uint64(s.Dev), s.Ino} }
+func idOf(f fileID) netNSID { return netNSID{unix.Mkdev(f.major, f.minor), f.inode} }
 
 // inNetNS runs open in a network namespace, on a thread of its own so that the rest of the process stays where it is,
 // and tells it which one that is.
@@ -46,8 +46,8 @@ func inNetNS(netns string, open func(here netNSID) error) error {
 		return netNSError(netns, err)
 	}
 	defer there.Close()
-	var s unix.Stat_t
-	if err := unix.Fstat(int(there.Fd()), &s); err != nil {
+	id, err := identify(int(there.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
 		return netNSError(netns, os.NewSyscallError("fstat", err))
 	}
 	result := make(chan error)
@@ -63,7 +63,7 @@ func inNetNS(netns string, open func(here netNSID) error) error {
 			result <- netNSError(netns, os.NewSyscallError("setns", err))
 			return
 		}
-		err = open(idOf(&s))
+		err = open(idOf(id))
 		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}

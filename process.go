@@ -80,8 +80,11 @@ func (p *process) ReadMemory() float64 {
 
 // readMemory reads /proc/self/statm, proc(5): virtual and resident size in pages.
 func (p *process) readMemory() {
-	n, err := unix.Pread(p.statm, p.buf, 0)
-	if err != nil {
+	if _, _, errno := unix.RawSyscall(unix.SYS_LSEEK, uintptr(p.statm), 0, unix.SEEK_SET); errno != 0 {
+		return
+	}
+	n, errno := rawIO(unix.SYS_READ, uintptr(p.statm), p.buf) // at each beat, see identify
+	if errno != 0 {
 		return
 	}
 	size, rest, _ := bytes.Cut(p.buf[:n], []byte(" "))

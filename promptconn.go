@@ -18,28 +18,33 @@ import (
 const promptTime = time.Millisecond
 
 // promptConn is a connection to a Redis that is read and written on the calling thread, with system calls that the
-// runtime is not told of, for up to promptTime. Only then does it park like any other, under the deadline that was set,
-// and says so first.
+// runtime is not told of, for up to patience. Only then does it park like any other, under the deadline that was set,
+// and says so first. One goroutine may read while another one writes.
 type promptConn struct {
 	net.Conn
-	raw  syscall.RawConn
-	slow func() // what is called does not come back soon
-
-	readBy, writeBy time.Time // deadlines; zero: none
-	armed           bool      // the connection's own deadline is set
-	buf             []byte    // of the call under way
-	n               int
-	errno           unix.Errno
-	waited          bool // promptTime is over
-	read, write     func(fd uintptr) bool
+	raw      syscall.RawConn
+	patience time.Duration // for something to be read
+	slow     func()        // what is called does not come back soon
+	in, out  half
 }
 
-// dialer is how the Redis client gets a connection; nil is its own.
+// half is one direction of a connection.
+type half struct {
+	by     time.Time // deadline; zero: none
+	armed  bool      // the connection's own deadline is set
+	buf    []byte    // of the call under way
+	n      int
+	errno  unix.Errno
+	waited bool // patience is over
+	try    func(fd uintptr) bool
+}
+
+// dialer is how the Redis client gets a connection.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // dialPrompt is a dialer for the Redis client, which gives up at a limit. Its connections tell slow before they wait
 // for long.
-func dialPrompt(limit time.Duration, slow func()) dialer {
+func dialPrompt(limit, patience time.Duration, slow func()) dialer {
 	dialer := net.Dialer{Timeout: limit}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		slow()
@@ -47,50 +52,64 @@ func dialPrompt(limit time.Duration, slow func()) dialer {
 		if err != nil {
 			return nil, err
 		}
-		c := &promptConn{Conn: conn, slow: slow}
-		if c.raw, err = conn.(syscall.Conn).SyscallConn(); err != nil {
+		c := newPromptConn(conn, patience, slow)
+		if c == nil {
 			_ = conn.Close()
-			return nil, err
+			return nil, net.ErrClosed
 		}
-		c.read, c.write = c.tryRead, c.tryWrite
 		return c, nil
 	}
 }
 
-func (c *promptConn) SetDeadline(t time.Time) error      { c.readBy, c.writeBy = t, t; return nil }
-func (c *promptConn) SetReadDeadline(t time.Time) error  { c.readBy = t; return nil }
-func (c *promptConn) SetWriteDeadline(t time.Time) error { c.writeBy = t; return nil }
+// newPromptConn has a connection read and written promptly; nil: it is closed.
+func newPromptConn(conn net.Conn, patience time.Duration, slow func()) *promptConn {
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil
+	}
+	c := &promptConn{Conn: conn, raw: raw, patience: patience, slow: slow}
+	c.in.try, c.out.try = c.tryRead, c.tryWrite
+	return c
+}
+
+func (c *promptConn) SetDeadline(t time.Time) error      { c.in.by, c.out.by = t, t; return nil }
+func (c *promptConn) SetReadDeadline(t time.Time) error  { c.in.by = t; return nil }
+func (c *promptConn) SetWriteDeadline(t time.Time) error { c.out.by = t; return nil }
 
 func (c *promptConn) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	c.buf, c.waited = b, false
-	err := c.raw.Read(c.read)
-	c.disarm()
+	c.in.buf, c.in.waited = b, false
+	err := c.raw.Read(c.in.try)
+	if c.in.armed {
+		c.in.armed = c.Conn.SetReadDeadline(time.Time{}) != nil
+	}
 	switch {
 	case err != nil:
 		return 0, err
-	case c.errno != 0:
-		return 0, os.NewSyscallError("read", c.errno)
-	case c.n == 0:
+	case c.in.errno != 0:
+		return 0, os.NewSyscallError("read", c.in.errno)
+	case c.in.n == 0:
 		return 0, io.EOF
 	}
-	return c.n, nil
+	return c.in.n, nil
 }
 
-// tryRead is one try to read into buf; false: it has to wait for long.
+// tryRead is one try to read; false: it has to wait for long.
 func (c *promptConn) tryRead(fd uintptr) bool {
-	for {
-		c.n, c.errno = rawIO(unix.SYS_READ, fd, c.buf)
-		if c.errno != unix.EAGAIN {
+	for h := &c.in; ; {
+		h.n, h.errno = rawIO(unix.SYS_READ, fd, h.buf)
+		if h.errno != unix.EAGAIN {
 			return true
 		}
-		if c.waited {
+		if h.waited {
 			return false
 		}
-		if c.waited = true; !readableSoon(fd) {
-			c.park(c.Conn.SetReadDeadline, c.readBy)
+		if h.waited = true; !readableSoon(fd, c.patience) {
+			h.armed = true
+			_ = c.Conn.SetReadDeadline(h.by) // an error means that it is closed, which the wait says, too
+			c.slow()
 			return false
 		}
 	}
@@ -98,44 +117,34 @@ func (c *promptConn) tryRead(fd uintptr) bool {
 
 func (c *promptConn) Write(b []byte) (written int, err error) {
 	for written < len(b) {
-		c.buf, c.waited = b[written:], false
-		err := c.raw.Write(c.write)
-		c.disarm()
-		if err == nil && c.errno != 0 {
-			err = os.NewSyscallError("write", c.errno)
+		c.out.buf, c.out.waited = b[written:], false
+		err := c.raw.Write(c.out.try)
+		if c.out.armed {
+			c.out.armed = c.Conn.SetWriteDeadline(time.Time{}) != nil
+		}
+		if err == nil && c.out.errno != 0 {
+			err = os.NewSyscallError("write", c.out.errno)
 		}
 		if err != nil {
 			return written, err
 		}
-		written += c.n
+		written += c.out.n
 	}
 	return written, nil
 }
 
-// tryWrite is one try to write buf; false: the server does not read.
+// tryWrite is one try to write; false: the server does not read.
 func (c *promptConn) tryWrite(fd uintptr) bool {
-	if c.n, c.errno = rawIO(unix.SYS_WRITE, fd, c.buf); c.errno != unix.EAGAIN {
+	h := &c.out
+	if h.n, h.errno = rawIO(unix.SYS_WRITE, fd, h.buf); h.errno != unix.EAGAIN {
 		return true
 	}
-	if !c.waited {
-		c.waited = true
-		c.park(c.Conn.SetWriteDeadline, c.writeBy)
+	if !h.waited {
+		h.waited, h.armed = true, true
+		_ = c.Conn.SetWriteDeadline(h.by)
+		c.slow()
 	}
 	return false
-}
-
-// park prepares for a wait in the runtime's poller.
-func (c *promptConn) park(setDeadline func(time.Time) error, by time.Time) {
-	c.armed = true
-	_ = setDeadline(by) // an error means that the connection is closed, which the wait says, too
-	c.slow()
-}
-
-func (c *promptConn) disarm() {
-	if c.armed {
-		c.armed = false
-		_ = c.Conn.SetDeadline(time.Time{})
-	}
 }
 
 // SyscallConn is for the client's look at an idle connection: was it closed?
@@ -161,10 +170,10 @@ func rawIO(call, fd uintptr, b []byte) (int, unix.Errno) {
 	}
 }
 
-// readableSoon waits on this thread, for up to promptTime. Signals, the garbage collector's for one, end the wait for
-// a moment, so that nobody waits for us.
-func readableSoon(fd uintptr) bool {
-	for end := time.Now().Add(promptTime); ; {
+// readableSoon waits on this thread, for up to patience. Signals, the garbage collector's for one, end the wait for a
+// moment, so that nobody waits for us.
+func readableSoon(fd uintptr, patience time.Duration) bool {
+	for end := time.Now().Add(patience); patience > 0; {
 		left := time.Until(end)
 		if left <= 0 {
 			return false
@@ -174,6 +183,7 @@ func readableSoon(fd uintptr) bool {
 			return n > 0
 		}
 	}
+	return false
 }
 
 // hasNews says that there is something to be read, or that the connection has ended.

@@ -27,7 +27,7 @@ func promptPair(t *testing.T) (c, peer net.Conn, slow *atomic.Int32) {
 	must(t, err)
 	defer l.Close()
 	slow = new(atomic.Int32)
-	c, err = dialPrompt(time.Second, func() { slow.Add(1) })(t.Context(), "unix", l.Addr().String())
+	c, err = dialPrompt(time.Second, promptTime, func() { slow.Add(1) })(t.Context(), "unix", l.Addr().String())
 	must(t, err)
 	peer, err = l.Accept()
 	must(t, err)
@@ -100,6 +100,26 @@ func TestDeadlinesHold(t *testing.T) {
 	must(t, err)
 	_, err = c.Read(buf)
 	must(t, err)
+}
+
+// TestOneReadsWhileAnotherWrites, as a subscription does, which waits for events at once and is pinged meanwhile.
+func TestOneReadsWhileAnotherWrites(t *testing.T) {
+	plain, peer, _ := promptPair(t)
+	c := newPromptConn(plain.(*promptConn).Conn, 0, func() {})
+	must(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
+	const times = 2000
+	go func() { _, _ = io.CopyN(peer, peer, times) }()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(c, make([]byte, times))
+		ended <- err
+	}()
+	for i := range times {
+		must(t, c.SetWriteDeadline(time.Now().Add(time.Minute)))
+		_, err := c.Write([]byte{byte(i)})
+		must(t, err)
+	}
+	must(t, <-ended)
 }
 
 func TestEndOfAConnection(t *testing.T) {

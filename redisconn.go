@@ -91,9 +91,10 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 			},
 		}
 	}
-	events := options(nil)
+	events := options(dialPrompt(dbDialTimeout, 0, func() {}))
 	events.ReadBufferSize, events.WriteBufferSize = eventBuffer, eventBuffer
-	return &redisClient{redis.NewClient(options(dialPrompt(dbDialTimeout, slow))), redis.NewClient(events)}
+	commands := options(dialPrompt(dbDialTimeout, promptTime, slow))
+	return &redisClient{redis.NewClient(commands), redis.NewClient(events)}
 }
 
 // hushRedis has the Redis client log nothing. It may be called more than once.

@@ -78,7 +78,7 @@ func (w *watchdog) Run(ctx context.Context) {
 	for {
 		every := shortBeat
 		if well {
-			every = beatInterval + shortBeat
+			every = silence
 		}
 		if w.notify.every > 0 {
 			every = min(every, w.notify.every)
@@ -94,7 +94,7 @@ func (w *watchdog) Run(ctx context.Context) {
 				w.box.trim()
 			}
 		case now := <-time.After(every):
-			well = w.tick(now, every)
+			well = w.tick(now, min(every, stuckAfter-2*shortBeat)) // who was stopped meanwhile has time to turn
 		}
 	}
 }
