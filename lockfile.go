@@ -245,8 +245,8 @@ func (f *diskFile) write(text []byte) error {
 	return nil
 }
 
-// touch sets the file's time to now, as futimens(3) does, at each beat and raw as identify. Where a filter does not know
-// that, it writes the last byte again, a newline, so that no half of the text is ever read.
+// touch sets the file's time to now, as futimens(3) does, at each beat and raw like identify. Where a filter does not
+// let it, it writes the last byte again, a newline, so that no half of the text is ever read.
 func (f *diskFile) touch() {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_UTIMENSAT, f.Fd(), 0, 0, 0, 0, 0); errno != 0 {
 		_, _ = f.WriteAt([]byte{'\n'}, max(0, f.length-1))
