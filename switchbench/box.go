@@ -256,12 +256,10 @@ func (b *boxBench) troubles() error {
 	nothing := func() error { return nil }
 	var storm chan error
 	var over chan struct{}
-	for _, trouble := range []struct {
-		name       string
-		begin, end func() error
-	}{
-		{"alone", nothing, nothing},
-		{"a Redis hangs", signal(syscall.SIGSTOP), signal(syscall.SIGCONT)},
+	down := hurt.names[:len(hurt.names)/2] // in a namespace made again: what STATE_DB had would be right otherwise
+	for _, trouble := range []boxTrouble{
+		{"alone", nothing, nothing, nil},
+		{"a Redis hangs", signal(syscall.SIGSTOP), signal(syscall.SIGCONT), nil},
 		{"a storm at 2500/s", func() error {
 			storm, over = make(chan error, 1), make(chan struct{})
 			t := &toggler{rate: 2500, set: hurt.admin.Set}
@@ -284,49 +282,65 @@ func (b *boxBench) troubles() error {
 				storm <- err
 			}()
 			return nil
-		}, func() error { close(over); return <-storm }},
+		}, func() error { close(over); return <-storm }, nil},
 		{"a CONFIG_DB loads", func() error { return hurt.sw.Config.Del(b.ctx, "CONFIG_DB_INITIALIZED").Err() },
-			func() error { return hurt.sw.Config.Set(b.ctx, "CONFIG_DB_INITIALIZED", "1", 0).Err() }},
+			func() error { return hurt.sw.Config.Set(b.ctx, "CONFIG_DB_INITIALIZED", "1", 0).Err() }, nil},
 		{"a Redis is killed", func() error { server.Stop(); return nil }, func() error {
 			return errors.Join(server.Start(), hurt.sw.Configure(b.ctx, b.ports), b.announced(hurt))
-		}},
+		}, nil},
 		{"a namespace is made again", hurt.sw.DropNetNS, func() error {
 			indexes := map[string]int{}
 			for i, p := range hurt.names {
 				indexes[p] = 1000 + i
 			}
-			return hurt.sw.MakeNetNS(indexes)
-		}},
+			lines := make([]string, len(down))
+			for i, p := range down {
+				lines[i] = fmt.Sprintf("link set %s down", p)
+			}
+			return errors.Join(hurt.sw.MakeNetNS(indexes), hurt.sw.Batch(hurt.sw.NetNS, lines...))
+		}, down},
 	} {
-		if err := trouble.begin(); err != nil {
-			return err
-		}
-		sent, err := well.redisCommands()
-		if err != nil {
-			return err
-		}
-		took, err := well.change(well.names, b.changes, b.changes)
-		if err != nil {
-			return err
-		}
-		now, err := well.redisCommands()
-		if err != nil {
-			return err
-		}
-		if err := trouble.end(); err != nil {
-			return err
-		}
-		converged, wrong := hurt.converge(b.limit, hurt.expect(nil))
-		well.noteLatency(trouble.name+": a change of another", took)
-		well.note(trouble.name+": Redis commands a change of another", "", float64(now-sent)/float64(b.changes))
-		well.noteConverged(trouble.name, converged, wrong)
-		b.take(well)
-		if err := well.settle(); err != nil {
+		if err := b.endure(hurt, well, trouble); err != nil {
 			return err
 		}
 	}
 	b.figures = slices.DeleteFunc(b.figures, func(f figure) bool { return strings.HasPrefix(f.Name, "alone: its end") })
 	return nil
+}
+
+// boxTrouble is what happens to one ASIC of a box, and which ports are down when it has ended.
+type boxTrouble struct {
+	name       string
+	begin, end func() error
+	down       []string
+}
+
+// endure measures what a trouble of one ASIC is to another one, and how long it lasts after its end.
+func (b *boxBench) endure(hurt, well *bench, trouble boxTrouble) error {
+	if err := trouble.begin(); err != nil {
+		return err
+	}
+	sent, err := well.redisCommands()
+	if err != nil {
+		return err
+	}
+	took, err := well.change(well.names, b.changes, b.changes)
+	if err != nil {
+		return err
+	}
+	now, err := well.redisCommands()
+	if err != nil {
+		return err
+	}
+	if err := trouble.end(); err != nil {
+		return err
+	}
+	converged, wrong := hurt.converge(b.limit, hurt.expect(trouble.down))
+	well.noteLatency(trouble.name+": a change of another", took)
+	well.note(trouble.name+": Redis commands a change of another", "", float64(now-sent)/float64(b.changes))
+	well.noteConverged(trouble.name, converged, wrong)
+	b.take(well)
+	return well.settle()
 }
 
 // announced lets a new orchagent take what an emptied APPL_DB is sent again.

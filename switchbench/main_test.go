@@ -94,11 +94,12 @@ func TestLatencyIsNeverClipped(t *testing.T) {
 	}
 }
 
-// TestBoxIsMeasured measures both ways of looking after a box of two ASICs: every figure is there, and nothing is left wrong.
+// TestBoxIsMeasured measures both ways of looking after a box of two ASICs: every figure is there, and nothing is left wrong, but by
+// processes inside a namespace that was made again: they hear nothing.
 func TestBoxIsMeasured(t *testing.T) {
 	t.Parallel()
 	binary := buildDaemon(t)
-	o := options{asics: 2, ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond}
+	o := options{asics: 2, ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 15 * time.Second, quietTime: 200 * time.Millisecond}
 	var table bytes.Buffer
 	if err := runBox(t.Context(), o, []string{binary}, nil, &table); err != nil {
 		t.Fatal(err)
@@ -110,7 +111,12 @@ func TestBoxIsMeasured(t *testing.T) {
 		}
 	}
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, "never") || strings.Contains(line, "left wrong") && strings.Count(line, " 0.00") != 2 {
+		lost, wrong := strings.Count(line, "never"), strings.Contains(line, "left wrong")
+		if strings.Contains(line, "made again") {
+			if strings.Contains(line, "its end") && (lost != 1 || !strings.HasSuffix(strings.TrimSpace(line), "never")) || wrong && strings.Count(line, " 0.00") != 1 {
+				t.Error(line)
+			}
+		} else if lost > 0 || wrong && strings.Count(line, " 0.00") != 2 {
 			t.Error(line)
 		}
 	}
