@@ -35,6 +35,15 @@ type handoverRecord struct {
 	Old       []string `json:"old"`
 }
 
+// wordOf is the record of a turn, but for what was counted.
+func wordOf(old leftovers, announced bool) handoverRecord {
+	r := handoverRecord{Announced: announced}
+	for _, l := range old {
+		r.Old = append(r.Old, l.String())
+	}
+	return r
+}
+
 // oldOf are the left-overs of a holder that had announced, nil: it had not.
 func (r *handoverRecord) oldOf() *recordedOld {
 	if !r.Announced {

@@ -48,6 +48,7 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
+	retold  []linkMessage          // all links, as the turn before knew them
 	left    handoverRecord         // of the turn that has ended
 	handed  *recordedOld           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
@@ -297,7 +298,7 @@ func (i *instance) takeUp(ctx context.Context) {
 // turn runs a loop, with databases of its own.
 func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()) (*sonicDB, error)) error {
 	rules := i.rules
-	rules.observe, rules.carried = observe, i.carried
+	rules.observe, rules.carried, rules.retold = observe, i.carried, i.retold
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
 		rules.old, rules.takenOver, rules.handed = "auto", !observe, i.handed
 	}
@@ -327,10 +328,8 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	if db := opened.Load(); db != nil {
 		db.Close()
 	}
-	i.left = handoverRecord{Announced: !observe && i.m.portConfigDone.Load() == 1}
-	for _, old := range s.links.leftovers() {
-		i.left.Old = append(i.left.Old, old.String())
-	}
+	i.left = wordOf(s.links.leftovers(), !observe && i.m.portConfigDone.Load() == 1)
+	i.retold = s.knownLinks()
 	i.carried = s.leave()
 	i.record.forgetPorts()
 	return err

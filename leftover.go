@@ -65,6 +65,9 @@ type recordedOld struct{ byIndex map[int32]leftover }
 
 func (r *recordedOld) has(l leftover) bool { return r.byIndex[l.index] == l }
 
+// empty says that there is no row, or that it lists none.
+func (r *recordedOld) empty() bool { return r == nil || len(r.byIndex) == 0 }
+
 // are says that the row lists just these.
 func (r *recordedOld) are(old leftovers) bool {
 	for _, o := range old {

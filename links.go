@@ -40,12 +40,12 @@ type linkTable struct {
 
 // linkRow is a port's interface.
 type linkRow struct {
-	index       int32 // 0: it has none
-	state       portState
-	upSeen      bool   // it was running at some time: from then on a loss of carrier is a flap
-	carrierDown uint32 // the kernel's count at the last message
-	hasCarrier  bool
-	orphan      bool // it had one in a namespace that was made again, and is not known to have one in the new
+	index                         int32 // 0: it has none
+	state                         portState
+	upSeen                        bool // it was running at some time: from then on a loss of carrier is a flap
+	flags, carrierUp, carrierDown uint32
+	hasCarrier                    bool // carrierUp and carrierDown are the kernel's
+	orphan                        bool // it had one in a namespace that was made again, of which nothing is known yet
 }
 
 // goneFlapsMax is how many ports that are gone are remembered for their flap counts.
@@ -183,8 +183,8 @@ func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
 // link gives a port the interface that a message is about.
 func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	row := t.rows.of(p)
-	*row = linkRow{index: m.index, hasCarrier: m.hasCarrier, carrierDown: m.carrierDown,
-		upSeen: m.flags&unix.IFF_RUNNING != 0}
+	*row = linkRow{index: m.index, hasCarrier: m.hasCarrier, flags: m.flags, carrierUp: m.carrierUp,
+		carrierDown: m.carrierDown, upSeen: m.flags&unix.IFF_RUNNING != 0}
 	t.byIndex[m.index] = p
 	t.m.showLink(p.series)
 	t.m.portsPresent.Set(float64(len(t.byIndex)))
@@ -423,7 +423,7 @@ func (t *linkTable) update(p *port, m *linkMessage, at time.Time) {
 		}
 	}
 	row.upSeen = row.upSeen || state.oper
-	row.carrierDown, row.hasCarrier = losses, m.hasCarrier
+	row.flags, row.carrierUp, row.carrierDown, row.hasCarrier = m.flags, m.carrierUp, losses, m.hasCarrier
 	if t.log.Enabled(ctxNone, slog.LevelDebug) {
 		t.log.Debug("link message", "port", p.name, "ifindex", m.index, "admin", upDown(state.admin),
 			"oper", upDown(state.oper), "mtu", m.mtu, "operstate", m.operState, "carrier_up", m.carrierUp,

@@ -37,6 +37,7 @@ type syncOptions struct {
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
 	carried   []carriedPort     // what was counted of ports before
+	retold    []linkMessage     // all links, as the loop before knew them; nil: the kernel is asked
 	handed    *recordedOld      // see start
 	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
@@ -75,6 +76,7 @@ type mirror struct {
 	nextCheck time.Time
 	pings     chan struct{} // a beat has come: are the databases still there?
 	able      bool          // of an observer: it could take over
+	retelling bool          // what the loop before knew stands for the first listing
 	watching  bool          // keyspace events are followed
 	watchLost bool          // or were, before their subscription broke
 	logger    logSettings
@@ -107,6 +109,7 @@ func (s *mirror) wake() {
 	s.links.within(s.source.Home())
 	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
+	s.retell(s.options.retold)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{}, s.begun)
 	}
@@ -126,7 +129,8 @@ func (s *mirror) live(m *linkMessage) {
 		s.listing.hear(m.index)
 	}
 	h := s.links.live(m, s.at)
-	s.follow(h, m, false)
+	s.take(h, m, false)
+	s.follow(h)
 	switch {
 	case h.port != nil:
 		s.outbox.note(h.port, s.at)
@@ -141,13 +145,14 @@ func (s *mirror) live(m *linkMessage) {
 
 func (s *mirror) dumped(m *linkMessage) {
 	if s.listing.counts(m.index) {
-		s.follow(s.links.line(m, s.at), m, true)
+		h := s.links.line(m, s.at)
+		s.take(h, m, true)
+		s.follow(h)
 	}
 }
 
 // follow carries out what a message about a link, or the line of a listing, meant.
-func (s *mirror) follow(h heard, m *linkMessage, listed bool) {
-	s.take(h, m, listed)
+func (s *mirror) follow(h heard) {
 	for _, p := range h.gone {
 		if p != nil {
 			s.outbox.drop(p)
@@ -261,6 +266,7 @@ func (s *mirror) malformed(err error) {
 // pass for news that is newer than the listing.
 func (s *mirror) advanceListing(now time.Time, more bool) time.Duration {
 	if s.listing.giveUp(now) {
+		s.retelling = false
 		s.log.Warn("the listing of all links does not end, asking for it again", "timeout", s.listing.within(0))
 	}
 	if !more && s.listing.isDue(now) {

@@ -49,6 +49,7 @@ func (s *mirror) moved(now time.Time) {
 	}
 	s.start.anew(s.links.all)
 	s.status.homeless("the network namespace was made again, and its links are not listed yet")
+	s.retelling = false
 	s.listing.anew(now)
 	s.owe(now)
 }

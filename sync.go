@@ -146,6 +146,9 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 		s.settle()
 		return wait
 	}
+	if s.retelling && s.start.in(listingLinks) && !more {
+		s.judgeRetold(now)
+	}
 	if s.start.in(deciding) {
 		s.decide()
 	}

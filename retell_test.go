@@ -1,0 +1,126 @@
+package main
+
+import (
+	"log/slog"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+)
+
+// What a loop knew of the links is told again to the one that follows.
+
+// successor is a syncer that goes on where another one has ended, with the databases that it has left.
+func (b *bench) successor() *bench {
+	c := &bench{t: b.t, source: b.source, clock: b.clock, db: b.db}
+	c.db.facts.configDone, c.db.facts.initDone, c.db.facts.count = true, true, len(b.db.config.ports)
+	c.db.facts.held, c.db.done = maps.Clone(b.db.state), nil
+	open := func(func()) (database, error) { return c.db, nil }
+	beside := func(job func()) { c.jobs = append(c.jobs, job) }
+	rules := syncOptions{eoiu: 30 * time.Second, spawn: beside, old: "auto", retold: b.knownLinks(), takenOver: true}
+	rules.carried = b.leave()
+	c.syncer = newSyncer(rules, c.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler),
+		func() time.Time { return c.clock })
+	c.work = b.t.Context()
+	return c
+}
+
+func twoPorts(t *testing.T) *bench {
+	b := runningBench(t, "Ethernet0", "Ethernet4")
+	b.say(linkMessage{index: 1, flags: running, mtu: 9100, hasCarrier: true, carrierDown: 3}, "Ethernet0")
+	b.say(news(2, up), "Ethernet4")
+	b.settleDown()
+	b.want("a start", "SET Ethernet0 up/up 9100", "SET Ethernet4 down/up 1500", "PortInitDone")
+	return b
+}
+
+// TestRetoldLinksStandForTheListing: the kernel is not asked, nothing is written that was not owed, and flaps go on.
+func TestRetoldLinksStandForTheListing(t *testing.T) {
+	c := twoPorts(t).successor()
+	asked := c.source.dumps
+	c.wake()
+	c.settleDown()
+	if c.source.dumps != asked || !c.start.done() || !c.status.listed.Load() {
+		t.Errorf("%d listings, and the start is in state %v", c.source.dumps-asked, c.start.state)
+	}
+	c.want("a takeover")
+	c.say(linkMessage{index: 1, flags: up, mtu: 9100, hasCarrier: true, carrierDown: 4}, "Ethernet0")
+	c.settleDown()
+	c.want("a change", "SET Ethernet0 down/up 9100")
+	if got := c.links.known("Ethernet0").series.flaps.Load(); got != 1 {
+		t.Errorf("%d flaps, want 1", got)
+	}
+	c.say(gone(2), "Ethernet4")
+	c.settleDown()
+	c.want("a deletion", "DEL Ethernet4")
+}
+
+// TestMessageThatWaitedIsNewer than what is told again.
+func TestMessageThatWaitedIsNewer(t *testing.T) {
+	c := twoPorts(t).successor()
+	c.wake()
+	c.say(gone(2), "Ethernet4")
+	c.say(linkMessage{index: 1, flags: running, mtu: 1500, hasCarrier: true, carrierDown: 3}, "Ethernet0")
+	c.say(news(7, running), "Ethernet8")
+	c.settleDown()
+	slices.Sort(c.db.done)
+	c.want("a takeover amid changes", "DEL Ethernet4", "SET Ethernet0 up/up 1500")
+	if p := c.links.known("Ethernet8"); p == nil || !c.present(p) {
+		t.Error("a link that came meanwhile is not known")
+	}
+}
+
+// TestRetoldLinksAreNotEnough where there may be left-overs: only a listing tells of those.
+func TestRetoldLinksAreNotEnough(t *testing.T) {
+	for name, change := range map[string]func(c *bench){
+		"an old interface": func(c *bench) {
+			c.db.facts.old = &recordedOld{map[int32]leftover{9: {9, "Ethernet96", 0}}}
+		},
+		"a cold start":         func(c *bench) { c.db.facts = startFacts{signals: signals{count: -1}} },
+		"-old-interfaces down": func(c *bench) { c.options.old = "down" },
+		"another namespace":    nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoPorts(t).successor()
+			asked := c.source.dumps
+			if change != nil {
+				change(c)
+				c.wake()
+			} else {
+				c.wake()
+				c.moved(c.clock)
+			}
+			for range 10 {
+				c.clock = c.clock.Add(time.Millisecond)
+				c.turn()
+			}
+			if c.source.dumps == asked || c.status.listed.Load() {
+				t.Errorf("%d listings, and the start is in state %v", c.source.dumps-asked, c.start.state)
+			}
+		})
+	}
+}
+
+// TestWhatIsNotKnownForSureIsNotRetold.
+func TestWhatIsNotKnownForSureIsNotRetold(t *testing.T) {
+	for name, doubt := range map[string]func(b *bench){
+		"messages were lost":           func(b *bench) { b.lost("test") },
+		"a listing was interrupted":    func(b *bench) { b.dumpDone(true, nil) },
+		"an interface is old":          func(b *bench) { b.links.old[9] = "Ethernet96" },
+		"what is old is not decided":   func(b *bench) { b.links.existing = map[int32]string{} },
+		"the namespace is not there":   func(b *bench) { b.away = errNoNetNS },
+		"the namespace is another":     func(b *bench) { b.links.anew(netNSID{inode: 7}) },
+		"the loop ended with an error": func(b *bench) { b.failure = errHeld },
+	} {
+		b := twoPorts(t)
+		if known := b.knownLinks(); len(known) != 2 {
+			t.Fatalf("%d links are known, want 2", len(known))
+		}
+		if doubt(b); b.knownLinks() != nil {
+			t.Errorf("%s: it is told again", name)
+		}
+	}
+	if b := runningBench(t); b.knownLinks() == nil {
+		t.Error("that there are no links is not told")
+	}
+}
