@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -73,12 +75,15 @@ func leaveRecord(files lockFolder, path string, r handoverRecord) error {
 	return files.put(path, text)
 }
 
-// readRecord reads the file, and how old it is in this boot, at a time since that.
-func readRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, age time.Duration,
+// readRecord reads the file, with its ports or without, and how old it is in this boot, at a time since that.
+func readRecord(files lockFolder, path, boot string, at time.Duration, ports bool) (r handoverRecord, age time.Duration,
 	err error) {
 	text, _, err := files.look(path)
 	if err != nil {
 		return r, 0, err
+	}
+	if !ports {
+		text = headOf(text)
 	}
 	if err := json.Unmarshal(text, &r); err != nil {
 		return r, 0, fmt.Errorf("%s: %w", path, err)
@@ -89,16 +94,25 @@ func readRecord(files lockFolder, path, boot string, at time.Duration) (r handov
 	return r, age, nil
 }
 
+// headOf is a record without its ports, and what comes after them: to read 512 takes a busy machine milliseconds.
+func headOf(text []byte) []byte {
+	head, _, found := bytes.Cut(text, []byte(`,"ports":`))
+	if !found {
+		return text
+	}
+	return slices.Concat(head, []byte{'}'})
+}
+
 // leftSince says that a holder has handed over to us, who stood by since then. Whoever writes here without a lock did
 // so beside that one, too: a look at all processes, which takes a busy machine long, would only keep ports waiting.
 func leftSince(then time.Duration, l *writerLock, folder, boot string, at time.Duration) bool {
-	r, _, err := readRecord(l.files, l.in(folder, handoverSuffix), boot, at)
+	r, _, err := readRecord(l.files, l.in(folder, handoverSuffix), boot, at, false)
 	return err == nil && r.At > then
 }
 
 // findRecord takes the file.
 func findRecord(files lockFolder, path, boot string, at time.Duration) (r handoverRecord, err error) {
-	r, age, err := readRecord(files, path, boot, at)
+	r, age, err := readRecord(files, path, boot, at, true)
 	files.remove(path)
 	if err != nil {
 		return handoverRecord{}, err

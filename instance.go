@@ -263,6 +263,7 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 	turn, end := i.context(ctx)
 	defer end()
 	i.log.Log(ctx, levelNotice, "standing by: nothing is written")
+	i.restAfter(yield)
 	var begin sync.Once
 	err := i.turn(turn, true, func(slow func()) (*sonicDB, error) {
 		db, folder, err := i.connect(slow)
@@ -380,7 +381,7 @@ func (i *instance) yield(folder string) {
 // that one, or we could not take over right now, and others could.
 func (i *instance) meant(folder string) (another bool) {
 	me := i.lock.me.Instance
-	r, age, err := readRecord(i.lock.files, i.lock.in(folder, handoverSuffix), i.boot, i.clock())
+	r, age, err := readRecord(i.lock.files, i.lock.in(folder, handoverSuffix), i.boot, i.clock(), false)
 	if err == nil && r.To != "" && age < readyPause {
 		return r.To != me && i.ready.has(folder, r.To)
 	}

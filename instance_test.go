@@ -367,6 +367,11 @@ func TestCountsAreJoined(t *testing.T) {
 		t.Errorf("flaps %v, want %v", got, want)
 	}
 	path, disk := filepath.Join(t.TempDir(), "record"), diskFolder{}
+	word := handoverRecord{BootID: "boot", At: time.Second, To: `b,"ports":`, Ports: own, Old: []string{"1:Ethernet0:2"}}
+	must(t, leaveRecord(disk, path, word))
+	if r, age, err := readRecord(disk, path, "boot", 3*time.Second, false); err != nil || r.To != word.To || age != 2*time.Second || len(r.Ports) > 0 {
+		t.Errorf("the record's head is %+v, %v old, %v", r, age, err)
+	}
 	for _, c := range []struct {
 		boot string
 		at   time.Duration
