@@ -40,6 +40,7 @@ var errFabric = errors.New("its switch_type is fabric")
 func (s *mirror) load() {
 	var loaded *switchConfig
 	var facts startFacts
+	asked := s.now()
 	s.do(startErrand, func(ctx context.Context) (err error) {
 		if s.db == nil {
 			if s.db, err = s.openDB(s.courier.slow); err != nil {
@@ -71,7 +72,7 @@ func (s *mirror) load() {
 			s.listing.within(loaded.eoiu)
 		}
 		s.followLogger(loaded.logger)
-		s.start.loaded(loaded, facts, s.now())
+		s.start.loaded(loaded, facts, asked)
 	})
 }
 

@@ -47,10 +47,16 @@ func (l *listing) within(limit time.Duration) time.Duration {
 // hopeless says that the first listing was interrupted so often that a start no longer waits for a whole one.
 func (l *listing) hopeless() bool { return l.interrupted >= patientListings }
 
-// want asks for a listing after a pause, unless one is due sooner.
+// want asks for a listing after a pause, unless one is due sooner. That links are to be compared is no reason beside one
+// that says that something of them is not known.
 func (l *listing) want(reason *counter, now time.Time, pause time.Duration) {
-	if at := now.Add(pause); l.due == nil || at.Before(l.dueAt) {
+	at, reconcile := now.Add(pause), &l.m.resyncReconcile
+	switch {
+	case l.due != nil && l.due != reconcile && reason == reconcile:
+	case l.due == nil || at.Before(l.dueAt):
 		l.due, l.dueAt = reason, at
+	case l.due == reconcile:
+		l.due = reason
 	}
 }
 

@@ -87,7 +87,7 @@ func (l *listing) ask(now time.Time) {
 // waited since is taken in by now.
 func (s *mirror) judgeRetold(now time.Time) {
 	s.retelling = false
-	if !s.start.nothingOld(s.options.old) {
+	if s.listing.due != nil || !s.start.nothingOld(s.options.old) { // messages were lost since
 		s.listing.ask(now)
 		return
 	}

@@ -70,6 +70,22 @@ func TestMessageThatWaitedIsNewer(t *testing.T) {
 	}
 }
 
+// TestMessagesLostAtATakeover: what is told again may be wrong, and nothing is written before the kernel was asked.
+func TestMessagesLostAtATakeover(t *testing.T) {
+	c := twoPorts(t).successor()
+	running := portState{admin: true, oper: true, mtu: 1500}
+	c.db.facts.held["Ethernet4"], c.db.state["Ethernet4"] = running, running // written by the one before, and lost to us
+	c.wake()
+	c.lost("overrun")
+	for range 20 {
+		c.clock = c.clock.Add(time.Millisecond)
+		c.turn()
+	}
+	if c.source.dumps == 0 || len(c.db.done) > 0 || c.status.listed.Load() {
+		t.Errorf("%d listings; written was %q", c.source.dumps, c.db.done)
+	}
+}
+
 // TestRetoldLinksAreNotEnough where there may be left-overs: only a listing tells of those.
 func TestRetoldLinksAreNotEnough(t *testing.T) {
 	for name, change := range map[string]func(c *bench){
@@ -104,6 +120,15 @@ func TestRetoldLinksAreNotEnough(t *testing.T) {
 // TestWhatIsNotKnownForSureIsNotRetold.
 func TestWhatIsNotKnownForSureIsNotRetold(t *testing.T) {
 	for name, doubt := range map[string]func(b *bench){
+		"messages were lost when a comparison was due": func(b *bench) {
+			b.listing.want(&b.m.resyncReconcile, b.clock, 0)
+			b.lost("test")
+		},
+		"a comparison becomes due when messages were lost": func(b *bench) {
+			b.lost("test")
+			b.lost("test again") // after a pause
+			b.listing.want(&b.m.resyncReconcile, b.clock, 0)
+		},
 		"messages were lost":           func(b *bench) { b.lost("test") },
 		"a listing was interrupted":    func(b *bench) { b.dumpDone(true, nil) },
 		"an interface is old":          func(b *bench) { b.links.old[9] = "Ethernet96" },

@@ -76,7 +76,7 @@ type start struct {
 
 	state  startState
 	config *switchConfig // CONFIG_DB as it was last read
-	readAt time.Time     // when it was read for the first announcement
+	readAt time.Time     // when it was asked for at the start
 	facts  startFacts    // what the run before left
 	count  int           // of the last PortConfigDone, or unknownCount
 	sent   uint32        // how often it was sent

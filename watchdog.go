@@ -94,7 +94,8 @@ func (w *watchdog) Run(ctx context.Context) {
 				w.box.trim()
 			}
 		case now := <-time.After(every):
-			well = w.tick(now, min(every, stuckAfter-2*shortBeat)) // who was stopped meanwhile has time to turn
+			// who was stopped meanwhile has time to turn
+			well = w.tick(now, min(every, stuckAfter-2*shortBeat)) && every < silence
 		}
 	}
 }
