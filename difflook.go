@@ -117,7 +117,6 @@ func fieldsOf(answer redis.Cmder, n int) []string {
 
 // linkList takes one listing of all links.
 type linkList struct {
-	rule  *linkTable // which of them are ports
 	ports map[string]*side
 	lags  map[uint32]bool   // ifindexes of teams and bonds
 	in    map[string]uint32 // ports' masters
@@ -136,7 +135,7 @@ func (l *linkList) dumped(m *linkMessage) {
 		l.lags[uint32(m.index)] = true
 	}
 	name := string(m.name)
-	if m.family != unix.AF_UNSPEC || !l.rule.isPort(m.name) || strings.HasPrefix(name, "PortChannel") {
+	if m.family != unix.AF_UNSPEC || !globs(nil).isPort(m.name) || strings.HasPrefix(name, "PortChannel") {
 		return
 	}
 	state := stateOf(m)
@@ -194,7 +193,7 @@ func (l *linkLister) end(over func()) {
 
 // list lists the links that are ports. The kernel may hold the thread that asks it: it is left behind then.
 func (links *linkLister) list(ctx context.Context) (map[string]*side, error) {
-	l := &linkList{rule: new(linkTable), torn: true}
+	l := &linkList{torn: true}
 	done := make(chan error, 1)
 	go func() {
 		var err error

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,3 +38,19 @@ func (g globs) match(name string) bool {
 	}
 	return false
 }
+
+// isPort is SONiC's rule on names, or the globs of the standalone mode. A sub-interface is no port (rule 1).
+func (g globs) isPort(name []byte) bool {
+	if g != nil {
+		return g.match(string(name))
+	}
+	for _, prefix := range [...]string{"Ethernet", "PortChannel"} {
+		if len(name) >= len(prefix) && string(name[:len(prefix)]) == prefix {
+			return strings.IndexByte(string(name), '.') < 0
+		}
+	}
+	return false
+}
+
+// goneFlapsMax is how many ports that are gone are remembered for their flap counts.
+const goneFlapsMax = 4096

@@ -48,9 +48,6 @@ type linkRow struct {
 	orphan                        bool // it had one in a namespace that was made again, of which nothing is known yet
 }
 
-// goneFlapsMax is how many ports that are gone are remembered for their flap counts.
-const goneFlapsMax = 4096
-
 func newLinkTable(g globs, m *metrics, log *slog.Logger) *linkTable {
 	return &linkTable{
 		globs: g, m: m, log: log, ports: make(map[string]*port), byIndex: make(map[int32]*port),
@@ -132,26 +129,13 @@ func (t *linkTable) ignore(m *linkMessage) *counter {
 		}
 		return &t.m.ignoredOld
 	}
-	if !t.isPort(m.name) {
+	if !t.globs.isPort(m.name) {
 		return &t.m.ignoredName
 	}
 	if t.globs == nil && string(m.kind) == "team" {
 		return &t.m.ignoredTeam
 	}
 	return nil
-}
-
-// isPort is SONiC's rule on names, or the globs of the standalone mode. A sub-interface is no port (rule 1).
-func (t *linkTable) isPort(name []byte) bool {
-	if t.globs != nil {
-		return t.globs.match(string(name))
-	}
-	for _, prefix := range [...]string{"Ethernet", "PortChannel"} {
-		if len(name) >= len(prefix) && string(name[:len(prefix)]) == prefix {
-			return strings.IndexByte(string(name), '.') < 0
-		}
-	}
-	return false
 }
 
 // linked carries out what a message about an existing link implies: a new interface, a rename, a name taken over by
@@ -162,7 +146,7 @@ func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
 		t.notice("interface renamed", "port", p.name, "ifindex", m.index, "name", string(m.name))
 		t.unlink(p)
 		h.gone[0], p = p, nil
-		if !t.isPort(m.name) {
+		if !t.globs.isPort(m.name) {
 			return h
 		}
 	}
@@ -188,7 +172,9 @@ func (t *linkTable) link(p *port, m *linkMessage, at time.Time) {
 	t.byIndex[m.index] = p
 	t.m.showLink(p.series)
 	t.m.portsPresent.Set(float64(len(t.byIndex)))
-	t.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
+	if !m.retold {
+		t.notice("interface appeared", "port", p.name, "ifindex", m.index, "kind", string(m.kind))
+	}
 	t.apply(p, stateOf(m), at)
 	t.resume(p, row, m, at)
 }
@@ -284,7 +270,7 @@ func (t *linkTable) known(name string) *port { return t.ports[name] }
 
 // named returns the port of a name, made if it is new, nil if no link of that name is a port.
 func (t *linkTable) named(name string) *port {
-	if !t.isPort([]byte(name)) {
+	if !t.globs.isPort([]byte(name)) {
 		return nil
 	}
 	return t.port(name)
@@ -320,6 +306,20 @@ func (t *linkTable) leftovers() (all leftovers) {
 	}
 	sort.SliceStable(all, func(i, j int) bool { return all[i].index < all[j].index })
 	return all
+}
+
+// tell returns a message about a port's interface, as the last one had it, if there is one.
+func (t *linkTable) tell(p *port) (m linkMessage, is bool) {
+	row := t.rows.of(p)
+	return linkMessage{index: row.index, name: []byte(p.name), flags: row.flags, mtu: row.state.mtu, retold: true,
+		hasCarrier: row.hasCarrier, carrierUp: row.carrierUp, carrierDown: row.carrierDown}, row.index != 0
+}
+
+// certain says that there are no left-overs, as far as that is decided, and that no interface is in doubt.
+func (t *linkTable) certain() bool {
+	sure := t.existing == nil && len(t.old) == 0
+	t.all(func(p *port) { sure = sure && !t.rows.of(p).orphan })
+	return sure
 }
 
 // forget drops a port that no room has any use for, and keeps its flap count for its return.

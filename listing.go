@@ -47,8 +47,8 @@ func (l *listing) within(limit time.Duration) time.Duration {
 // hopeless says that the first listing was interrupted so often that a start no longer waits for a whole one.
 func (l *listing) hopeless() bool { return l.interrupted >= patientListings }
 
-// want asks for a listing after a pause, unless one is due sooner. That links are to be compared is no reason beside one
-// that says that something of them is not known.
+// want asks for a listing after a pause, unless one is due sooner. That links are to be compared is no reason beside
+// one that says that something of them is not known.
 func (l *listing) want(reason *counter, now time.Time, pause time.Duration) {
 	at, reconcile := now.Add(pause), &l.m.resyncReconcile
 	switch {
@@ -93,6 +93,23 @@ func (l *listing) wait(now time.Time) time.Duration {
 // isDue says that one is to begin now.
 func (l *listing) isDue(now time.Time) bool {
 	return l.due != nil && !l.underWay && !now.Before(l.dueAt)
+}
+
+// retell begins a listing that the kernel is not asked for.
+func (l *listing) retell(now time.Time) {
+	l.reason, l.due = &l.m.resyncStart, nil
+	l.underWay, l.begun = true, now
+}
+
+// ask ends it without a result: the kernel is to be asked.
+func (l *listing) ask(now time.Time) {
+	l.underWay = false
+	l.want(&l.m.resyncStart, now, 0)
+}
+
+// settled says that a listing was whole, and that none is owed or under way.
+func (l *listing) settled() bool {
+	return l.whole && !l.underWay && (l.due == nil || l.due == &l.m.resyncReconcile)
 }
 
 // begin notes that the kernel is being asked.

@@ -109,7 +109,6 @@ func (s *mirror) wake() {
 	s.links.within(s.source.Home())
 	s.links.carry(s.options.carried)
 	s.listing.want(&s.m.resyncStart, s.begun, 0)
-	s.retell(s.options.retold)
 	if s.openDB == nil {
 		s.start.loaded(new(switchConfig), startFacts{}, s.begun)
 	}

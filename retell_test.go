@@ -25,6 +25,11 @@ func (b *bench) successor() *bench {
 	return c
 }
 
+func (b *bench) begin() {
+	b.wake()
+	b.retell(b.options.retold)
+}
+
 func twoPorts(t *testing.T) *bench {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
 	b.say(linkMessage{index: 1, flags: running, mtu: 9100, hasCarrier: true, carrierDown: 3}, "Ethernet0")
@@ -38,7 +43,7 @@ func twoPorts(t *testing.T) *bench {
 func TestRetoldLinksStandForTheListing(t *testing.T) {
 	c := twoPorts(t).successor()
 	asked := c.source.dumps
-	c.wake()
+	c.begin()
 	c.settleDown()
 	if c.source.dumps != asked || !c.start.done() || !c.status.listed.Load() {
 		t.Errorf("%d listings, and the start is in state %v", c.source.dumps-asked, c.start.state)
@@ -58,7 +63,7 @@ func TestRetoldLinksStandForTheListing(t *testing.T) {
 // TestMessageThatWaitedIsNewer than what is told again.
 func TestMessageThatWaitedIsNewer(t *testing.T) {
 	c := twoPorts(t).successor()
-	c.wake()
+	c.begin()
 	c.say(gone(2), "Ethernet4")
 	c.say(linkMessage{index: 1, flags: running, mtu: 1500, hasCarrier: true, carrierDown: 3}, "Ethernet0")
 	c.say(news(7, running), "Ethernet8")
@@ -75,7 +80,7 @@ func TestMessagesLostAtATakeover(t *testing.T) {
 	c := twoPorts(t).successor()
 	running := portState{admin: true, oper: true, mtu: 1500}
 	c.db.facts.held["Ethernet4"], c.db.state["Ethernet4"] = running, running // written by the one before, and lost to us
-	c.wake()
+	c.begin()
 	c.lost("overrun")
 	for range 20 {
 		c.clock = c.clock.Add(time.Millisecond)
@@ -101,9 +106,9 @@ func TestRetoldLinksAreNotEnough(t *testing.T) {
 			asked := c.source.dumps
 			if change != nil {
 				change(c)
-				c.wake()
+				c.begin()
 			} else {
-				c.wake()
+				c.begin()
 				c.moved(c.clock)
 			}
 			for range 10 {
