@@ -153,10 +153,15 @@ func (s *mirror) dumped(m *linkMessage) {
 // follow carries out what a message about a link, or the line of a listing, meant.
 func (s *mirror) follow(h heard) {
 	for _, p := range h.gone {
-		if p != nil {
+		switch {
+		case p == nil:
+			continue
+		case s.retelling: // the one before us has written it, or not: the entry is compared
+			s.outbox.dismiss(p)
+		default:
 			s.outbox.drop(p)
-			s.opers.gone(p)
 		}
+		s.opers.gone(p)
 	}
 	if h.port == nil {
 		return

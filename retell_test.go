@@ -75,6 +75,17 @@ func TestMessageThatWaitedIsNewer(t *testing.T) {
 	}
 }
 
+// TestRecreationThatTheOneBeforeHasWritten: a standby that was stopped hears of it late, and deletes no entry for it:
+// others have written to that of the new interface.
+func TestRecreationThatTheOneBeforeHasWritten(t *testing.T) {
+	c := twoPorts(t).successor()
+	c.begin()
+	c.say(gone(1), "Ethernet0")
+	c.say(linkMessage{index: 9, flags: running, mtu: 9100}, "Ethernet0")
+	c.settleDown()
+	c.want("a takeover after a recreation")
+}
+
 // TestMessagesLostAtATakeover: what is told again may be wrong, and nothing is written before the kernel was asked.
 func TestMessagesLostAtATakeover(t *testing.T) {
 	c := twoPorts(t).successor()
