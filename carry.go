@@ -34,30 +34,40 @@ type handoverRecord struct {
 	Ports  []carriedPort `json:"ports"`
 	// PortConfigDone was sent, and which interfaces were old then. It matters where the databases are lost just now
 	Announced bool     `json:"announced"`
+	InitDone  bool     `json:"init_done"` // PortInitDone was sent
 	Old       []string `json:"old"`
 }
 
+// predecessor is a holder that has handed over a moment ago, and had announced the ports.
+type predecessor struct {
+	old      recordedOld // the interfaces that it took for left-overs
+	initDone bool        // it had sent PortInitDone
+}
+
+// nothingOld says that it took none for one.
+func (p *predecessor) nothingOld() bool { return p == nil || p.old.empty() }
+
 // wordOf is the record of a turn, but for what was counted.
-func wordOf(old leftovers, announced bool) handoverRecord {
-	r := handoverRecord{Announced: announced}
+func wordOf(old leftovers, announced, initDone bool) handoverRecord {
+	r := handoverRecord{Announced: announced, InitDone: initDone}
 	for _, l := range old {
 		r.Old = append(r.Old, l.String())
 	}
 	return r
 }
 
-// oldOf are the left-overs of a holder that had announced, nil: it had not.
-func (r *handoverRecord) oldOf() *recordedOld {
+// predecessor is whoever left the record, nil: it had not announced.
+func (r *handoverRecord) predecessor() *predecessor {
 	if !r.Announced {
 		return nil
 	}
-	old := &recordedOld{map[int32]leftover{}}
+	p := &predecessor{recordedOld{map[int32]leftover{}}, r.InitDone}
 	for _, text := range r.Old {
 		if l, err := parseLeftover(text); err == nil {
-			old.byIndex[l.index] = l
+			p.old.byIndex[l.index] = l
 		}
 	}
-	return old
+	return p
 }
 
 // lastWord is how old a record may be to tell that the switch goes on.

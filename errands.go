@@ -107,7 +107,7 @@ func (s *mirror) followLogger(l logSettings) {
 func (s *mirror) decide() {
 	c, f := s.start.known()
 	mode := s.start.mode(s.options.old)
-	s.start.decided(s.now())
+	s.start.decided(mode, s.now())
 	dismissed := s.links.decideOld(mode.old)
 	for _, p := range dismissed {
 		s.m.ignoredOld.Add(s.outbox.dismiss(p))

@@ -50,7 +50,7 @@ type instance struct {
 	carried []carriedPort
 	retold  []linkMessage          // all links, as the turn before knew them
 	left    handoverRecord         // of the turn that has ended
-	handed  *recordedOld           // of the turn before ours, by another one
+	handed  *predecessor           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
 	over    atomic.Bool            // no more turns: whoever still waits for the lock gives it back
 	again   bool                   // this turn is not the first one
@@ -288,7 +288,7 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 // takeUp goes on where the holder before has left off.
 func (i *instance) takeUp(ctx context.Context) {
 	record, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
-	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.oldOf()
+	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.predecessor()
 	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
 	if i.file != "" {
 		i.record.moveSoon(i.file, i.sleep)
@@ -329,7 +329,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	if db := opened.Load(); db != nil {
 		db.Close()
 	}
-	i.left = wordOf(s.links.leftovers(), !observe && i.m.portConfigDone.Load() == 1)
+	i.left = s.word()
 	i.retold = s.knownLinks()
 	i.carried = s.leave()
 	i.record.forgetPorts()

@@ -43,6 +43,18 @@ func parseLeftover(text string) (l leftover, err error) {
 	return l, err
 }
 
+// startMode is what becomes of them in a start, and why.
+type startMode struct {
+	old       func(leftover) bool // which existing interfaces are left-overs
+	announce  bool                // ports and signals go to APPL_DB
+	cold      bool                // the databases hold nothing of this run of the switch
+	goesOn    bool                // they were written in this run of the switch, or lost a moment ago
+	what, why string
+}
+
+func every(leftover) bool { return true }
+func none(leftover) bool  { return false }
+
 func (l leftovers) indexes() (indexes []int32) {
 	for _, old := range l {
 		indexes = append(indexes, old.index)

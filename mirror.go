@@ -38,7 +38,7 @@ type syncOptions struct {
 	observe   bool              // compare only: another portsyncd writes
 	carried   []carriedPort     // what was counted of ports before
 	retold    []linkMessage     // all links, as the loop before knew them; nil: the kernel is asked
-	handed    *recordedOld      // see start
+	handed    *predecessor      // see start
 	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody
 	standing  func(ready bool)  // of an observer: told when it becomes able to take over, or unable; nil: nobody

@@ -21,6 +21,12 @@ func (s *mirror) knownLinks() []linkMessage {
 	return all
 }
 
+// word is what the next writer has to know of a loop that has ended.
+func (s *mirror) word() handoverRecord {
+	announced, initDone := s.start.word()
+	return wordOf(s.links.leftovers(), announced, initDone)
+}
+
 // retell takes what the loop before knew, as the lines of a listing that has not ended: messages that wait are newer.
 func (s *mirror) retell(links []linkMessage) {
 	if s.retelling = links != nil; !s.retelling {
@@ -54,5 +60,5 @@ func (s *mirror) judgeRetold(now time.Time) {
 // nothingOld says that no interface can be a left-over.
 func (s *mirror) nothingOld() bool {
 	_, facts := s.start.known()
-	return s.start.mode(s.options.old).what == "adopted" && facts.old.empty() && s.options.handed.empty()
+	return s.start.mode(s.options.old).what == "adopted" && facts.old.empty() && s.options.handed.nothingOld()
 }

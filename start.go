@@ -83,11 +83,9 @@ type start struct {
 	unseen int           // configured ports that never had an interface
 	// PortInitDone was sent, and is owed again because APPL_DB lost it: no interface has to be waited for
 	again    bool
-	observes bool // another portsyncd announces
-	// which interfaces were old for the holder that has handed over a moment ago; nil: none has, or it had announced
-	// nothing
-	handed *recordedOld
-	moved  bool // the network namespace was made again: every configured port's interface has to be waited for
+	observes bool         // another portsyncd announces
+	handed   *predecessor // nil: none
+	moved    bool         // the network namespace was made again: every configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -210,10 +208,22 @@ func (s *start) tellOdd(odd []string) {
 // configuredPorts are CONFIG_DB's, as it was last read.
 func (s *start) configuredPorts() []portConfig { return s.config.ports }
 
-// lost notes that APPL_DB has lost the signals. What a restarted daemon found of PortInitDone counts like its own.
+// initWasSent says that PortInitDone was, in this run of the switch. What a restarted daemon found of it counts like its
+// own.
+func (s *start) initWasSent() bool {
+	return !s.moved && (s.again || s.done() || s.facts.initDone && !s.facts.warm)
+}
+
+// word is what the next one has to know of this start, should the databases be lost by then.
+func (s *start) word() (announced, initDone bool) {
+	announced = s.running() && !s.observes
+	return announced, announced && s.initWasSent()
+}
+
+// lost notes that APPL_DB has lost the signals.
 func (s *start) lost() {
 	s.log.Warn("APPL_DB has lost PortConfigDone: sending ports and signals again from CONFIG_DB")
-	s.again = !s.moved && (s.again || s.done() || s.facts.initDone && !s.facts.warm)
+	s.again = s.initWasSent()
 	s.on(signalsLost)
 }
 
@@ -232,7 +242,7 @@ func (s *start) compare(found signals) (lost bool) {
 	}
 	if s.done() && !found.initDone {
 		s.log.Warn("APPL_DB has lost PortInitDone: sending it again")
-		s.again = !s.moved
+		s.again = s.initWasSent()
 		s.on(initDoneLost)
 	}
 	if s.state == publishing && found.initDone && !s.facts.warm { // it was sent, and the answer lost
@@ -273,7 +283,8 @@ func (s *start) told(a announcement) {
 const warmHush = 5 * time.Minute
 
 // decided notes when it was decided what kind of start this is.
-func (s *start) decided(now time.Time) {
+func (s *start) decided(mode startMode, now time.Time) {
+	s.again = mode.goesOn && s.handed != nil && s.handed.initDone
 	if s.facts.warm {
 		s.hush = now.Add(warmHush)
 	}
@@ -402,17 +413,6 @@ func (s *start) portsToAnnounce(now time.Time) (recent, fallback []portConfig) {
 	return recent, nil
 }
 
-// startMode is what a start does, and why.
-type startMode struct {
-	old       func(leftover) bool // which existing interfaces are left-overs
-	announce  bool                // ports and signals go to APPL_DB
-	cold      bool                // the databases hold nothing of this run of the switch
-	what, why string
-}
-
-func every(leftover) bool { return true }
-func none(leftover) bool  { return false }
-
 // mode tells left-overs of the switch software's previous run from interfaces that are current because only this daemon
 // was restarted: a cold start of the switch flushes APPL_DB and STATE_DB, so what they hold is of this run (SONIC.md,
 // "How a switch starts and stops it"). The run before wrote down which it took for old before it announced anything:
@@ -433,15 +433,15 @@ func (s *start) mode(option string) startMode {
 	case option == "adopt":
 		return startMode{old: none, announce: !f.configDone, what: "adopted", why: "-old-interfaces adopt"}
 	case f.old != nil && (f.configDone || f.initDone || len(f.held) > 0):
-		return startMode{old: f.old.has, announce: !f.configDone, what: "adopted",
+		return startMode{old: f.old.has, announce: !f.configDone, goesOn: true, what: "adopted",
 			why: "only this daemon was restarted: STATE_DB has which interfaces were old before, " +
 				"and APPL_DB a signal or STATE_DB entries"}
 	case restarted:
-		return startMode{old: none, what: "adopted",
+		return startMode{old: none, goesOn: true, what: "adopted",
 			why: fmt.Sprintf("only this daemon was restarted: APPL_DB has the signals and STATE_DB %d entries",
 				len(f.held))}
 	case s.handed != nil && f.old == nil: // a cold start leaves our row
-		return startMode{old: s.handed.has, announce: !f.configDone, what: "adopted",
+		return startMode{old: s.handed.old.has, announce: !f.configDone, goesOn: true, what: "adopted",
 			why: "handed over by a portsyncd that had announced the ports, and the databases are lost since"}
 	case s.config.switchType == "dpu":
 		return startMode{old: none, announce: true, what: "adopted", why: "switch_type is dpu"}
