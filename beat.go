@@ -17,7 +17,3 @@ func untilBeat(now time.Time) time.Duration {
 	}
 	return d
 }
-
-// silence is longer than a beat, and ends at one: a time that passes wakes the process even if what was waited for came
-// long ago, because the runtime does not look for the next one before.
-const silence = 2 * beatInterval

@@ -229,7 +229,6 @@ func (s *mirror) publish() {
 		s.compare.soon(s.now())
 	}
 	w := watcher{
-		pings:     s.pings,
 		appl:      func(c applChange) { s.post(func() { s.applChanged(c) }) },
 		config:    func(event bool) { s.post(func() { s.start.wantLook(event) }) },
 		fault:     func(name string, seen faults) { s.post(func() { s.faulted(name, seen) }) },

@@ -19,7 +19,6 @@ type watcher struct {
 	connected func(bool, error) // the subscription to APPL_DB's events stands or broke
 	// orchagent says why a port went down; nil: nobody wants to know
 	fault func(port string, seen faults)
-	pings <-chan struct{} // when to ask the servers whether they are there
 }
 
 // keyFilter lets through of all keyspace events what the loop has to know, so that the many field changes of a busy

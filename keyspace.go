@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"net"
 	"strings"
 	"sync"
 
@@ -44,10 +42,8 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		filter.event(channel, payload)
 	}
 	var followed sync.WaitGroup
-	var subs []*redis.PubSub
 	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
 		sub := c.Subscribe(ctx, patterns...)
-		subs = append(subs, sub)
 		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
 	}
 	onAppl, together := []string{filter.ports()}, d.stateAddr.server() == d.applAddr.server()
@@ -73,48 +69,31 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		follow(d.config, filter.configConnected, configs...)
 		follow(d.appl, filter.connected, onAppl...)
 	}
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-w.pings:
-			for _, sub := range subs {
-				_ = sub.Ping(ctx) // follow sees what becomes of it
-			}
-		}
-	}
 	followed.Wait()
 }
 
+// Nudge asks the servers of the subscriptions.
+func (d *sonicDB) Nudge() {
+	for _, c := range []redisConn{d.appl, d.config, d.state} {
+		c.Nudge()
+	}
+}
+
 // follow reads a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of
-// its patterns are confirmed. One that is silent for long, although it is pinged at every beat, is asked once more
-// before it counts as broken.
+// its patterns are confirmed. One that does not answer until the next beat counts as broken.
 func (d *sonicDB) follow(ctx context.Context, sub *redis.PubSub, patterns int, connected func(bool, error),
 	event func(channel, payload string)) {
 	defer sub.Close()
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer stop()
-	var pinged bool
 	var pauses backoff
 	for ctx.Err() == nil {
-		limit := silence
-		if pinged {
-			limit = dbTimeout
-		}
-		got, err := sub.ReceiveTimeout(ctx, limit)
-		var timeout net.Error
-		switch {
-		case errors.As(err, &timeout) && timeout.Timeout() && !pinged:
-			pinged = true
-			if sub.Ping(ctx) == nil {
-				continue
-			}
-		case err != nil && ctx.Err() == nil:
+		got, err := sub.Receive(ctx)
+		if err != nil && ctx.Err() == nil {
 			connected(false, err)
-			pinged = false
 			pauses.sleep(ctx)
 			continue
 		}
-		pinged = false
 		switch message := got.(type) {
 		case *redis.Subscription:
 			if message.Count == patterns {

@@ -17,6 +17,7 @@ type database interface {
 	Recount(ctx context.Context, count int) (lost bool, err error)
 	SetLogger(ctx context.Context, l logSettings) error
 	Watch(ctx context.Context, w watcher)
+	Nudge() // asks the servers whether they are there, without waiting: Watch sees what becomes of it
 	Close()
 }
 
@@ -74,11 +75,10 @@ type mirror struct {
 	at        time.Time // when the messages at hand were received
 	begun     time.Time
 	nextCheck time.Time
-	pings     chan struct{} // a beat has come: are the databases still there?
-	able      bool          // of an observer: it could take over
-	retelling bool          // what the loop before knew stands for the first listing
-	watching  bool          // keyspace events are followed
-	watchLost bool          // or were, before their subscription broke
+	able      bool // of an observer: it could take over
+	retelling bool // what the loop before knew stands for the first listing
+	watching  bool // keyspace events are followed
+	watchLost bool // or were, before their subscription broke
 	logger    logSettings
 	db        database
 	work      context.Context
@@ -91,7 +91,6 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 	log *slog.Logger, now func() time.Time, post func(func())) mirror {
 	return mirror{
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
-		pings: make(chan struct{}, 1),
 		start: start{m: m, log: log, observes: o.observe, handed: o.handed},
 		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
 		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},

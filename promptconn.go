@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,13 +20,18 @@ const promptTime = time.Millisecond
 
 // promptConn is a connection to a Redis that is read and written on the calling thread, with system calls that the
 // runtime is not told of, for up to patience. Only then does it park like any other, under the deadline that was set,
-// and says so first. One goroutine may read while another one writes.
+// and says so first. One goroutine may read while another one writes, and a third one nudges.
 type promptConn struct {
 	net.Conn
 	raw      syscall.RawConn
 	patience time.Duration // for something to be read
 	slow     func()        // what is called does not come back soon
 	in, out  half
+
+	writing sync.Mutex
+	greeted bool         // something was written
+	asked   atomic.Int64 // the instant of the oldest nudge after which nothing was read, 0: there is none
+	ask     func(fd uintptr)
 }
 
 // half is one direction of a connection.
@@ -67,7 +74,7 @@ func newPromptConn(conn net.Conn, patience time.Duration, slow func()) *promptCo
 		return nil
 	}
 	c := &promptConn{Conn: conn, raw: raw, patience: patience, slow: slow}
-	c.in.try, c.out.try = c.tryRead, c.tryWrite
+	c.in.try, c.out.try, c.ask = c.tryRead, c.tryWrite, c.tryNudge
 	return c
 }
 
@@ -81,6 +88,7 @@ func (c *promptConn) Read(b []byte) (int, error) {
 	}
 	c.in.buf, c.in.waited = b, false
 	err := c.raw.Read(c.in.try)
+	c.asked.Store(0)
 	if c.in.armed {
 		c.in.armed = c.Conn.SetReadDeadline(time.Time{}) != nil
 	}
@@ -106,8 +114,10 @@ func (c *promptConn) tryRead(fd uintptr) bool {
 			return false
 		}
 		if h.waited = true; !readableSoon(fd, c.patience) {
-			h.armed = true
-			_ = c.Conn.SetReadDeadline(h.by) // an error means that it is closed, which the wait says, too
+			if !h.by.IsZero() {
+				h.armed = true
+				_ = c.Conn.SetReadDeadline(h.by) // an error means that it is closed, which the wait says, too
+			}
 			c.slow()
 			return false
 		}
@@ -115,6 +125,9 @@ func (c *promptConn) tryRead(fd uintptr) bool {
 }
 
 func (c *promptConn) Write(b []byte) (written int, err error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.greeted = true
 	for written < len(b) {
 		c.out.buf, c.out.waited = b[written:], false
 		err := c.raw.Write(c.out.try)
@@ -144,6 +157,33 @@ func (c *promptConn) tryWrite(fd uintptr) bool {
 		c.slow()
 	}
 	return false
+}
+
+// nudge asks the server of a subscription for a sign of life, without waiting. If it has given none by the next time,
+// whoever reads gets a time-out. To ask from here wakes no other thread, and no timer has to be set for the answer.
+func (c *promptConn) nudge() {
+	if !c.writing.TryLock() { // whoever writes has a deadline
+		return
+	}
+	if c.greeted { // the client's own first words come first
+		_ = c.raw.Control(c.ask) // an error means that it is closed
+	}
+	c.writing.Unlock()
+}
+
+var pingCommand = []byte("*1\r\n$4\r\nPING\r\n")
+
+func (c *promptConn) tryNudge(fd uintptr) {
+	now, torn := instant(time.Now()), false
+	asked := c.asked.Load()
+	if asked == 0 {
+		c.asked.Store(now)
+		n, _ := rawIO(unix.SYS_WRITE, fd, pingCommand)
+		torn = n > 0 && n < len(pingCommand)
+	}
+	if torn || asked != 0 && now-asked >= int64(dbTimeout) && !hasNews(fd) {
+		_ = c.Conn.SetReadDeadline(epoch)
+	}
 }
 
 // SyscallConn is for the client's look at an idle connection: was it closed?

@@ -122,6 +122,79 @@ func TestOneReadsWhileAnotherWrites(t *testing.T) {
 	must(t, <-ended)
 }
 
+// TestNudge: a server that gives no sign of life until the next nudge fails whoever reads; one that does, whenever that is read, does not. Nobody waits.
+func TestNudge(t *testing.T) {
+	plain, peer, _ := promptPair(t)
+	c := newPromptConn(plain.(*promptConn).Conn, 0, func() {})
+	heard := func() string {
+		t.Helper()
+		must(t, peer.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+		buf := make([]byte, 64)
+		n, err := peer.Read(buf)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	late := func() { c.asked.Add(-int64(dbTimeout)) }
+	c.nudge()
+	if got := heard(); got != "" {
+		t.Errorf("the first word is %q", got)
+	}
+	_, err := c.Write([]byte("hello"))
+	must(t, err)
+	for range 3 { // the answer to the first one is not due yet
+		c.nudge()
+	}
+	if got := heard(); got != "hello"+string(pingCommand) {
+		t.Errorf("heard %q", got)
+	}
+	_, err = peer.Write([]byte("pong"))
+	must(t, err)
+	late()
+	c.nudge() // it has answered, and nobody has read that yet
+	buf := make([]byte, 16)
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "pong" {
+		t.Fatalf("read %q, %v", buf[:n], err)
+	}
+	c.nudge()
+	if got := heard(); got != string(pingCommand) {
+		t.Errorf("after an answer, heard %q", got)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Read(buf)
+		ended <- err
+	}()
+	late()
+	c.nudge()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("no answer: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("whoever reads waits for an answer for ever")
+	}
+	written := make(chan struct{})
+	go func() { // until the other end is closed
+		_, _ = c.Write(make([]byte, 8<<20))
+		close(written)
+	}()
+	if err := switchtest.WaitFor(patience, "a writer that waits", func() bool {
+		if c.writing.TryLock() {
+			c.writing.Unlock()
+			return false
+		}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.nudge()
+	must(t, peer.Close())
+	<-written
+}
+
 func TestEndOfAConnection(t *testing.T) {
 	c, peer, _ := promptPair(t)
 	must(t, peer.Close())

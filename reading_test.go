@@ -269,6 +269,8 @@ func (l *longList) Exec(_ context.Context, commands []redis.Cmder) error {
 	commands[0].(*redis.ScanCmd).SetVal(nil, uint64(l.answers))
 	return nil
 }
+func (*longList) Nudge() {}
+
 func (*longList) Subscribe(context.Context, ...string) *redis.PubSub { panic("nobody asked for that") }
 func (*longList) Close() error                                       { return nil }
 

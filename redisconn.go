@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type redisConn interface {
 	Exec(ctx context.Context, commands []redis.Cmder) error
 	// Subscribe follows channels by patterns, until the subscription is closed.
 	Subscribe(ctx context.Context, patterns ...string) *redis.PubSub
+	Nudge() // asks the server of a subscription whether it is there, see promptConn
 	Close() error
 }
 
@@ -30,6 +32,7 @@ type redisConn interface {
 type redisClient struct {
 	*redis.Client
 	subscriptions *redis.Client
+	listening     atomic.Pointer[promptConn] // the subscription's connection, nil: there was none yet
 }
 
 // Exec sends commands as one pipeline.
@@ -42,9 +45,14 @@ func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
 	return err
 }
 
-// Subscribe keeps a subscription that is silent for longer than a beat from being taken for broken.
 func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.PubSub {
-	return c.subscriptions.WithTimeout(silence).PSubscribe(ctx, patterns...)
+	return c.subscriptions.PSubscribe(ctx, patterns...)
+}
+
+func (c *redisClient) Nudge() {
+	if conn := c.listening.Load(); conn != nil {
+		conn.nudge()
+	}
 }
 
 func (c *redisClient) Close() error {
@@ -91,10 +99,18 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 			},
 		}
 	}
-	events := options(dialPrompt(dbDialTimeout, 0, func() {}))
+	client := &redisClient{Client: redis.NewClient(options(dialPrompt(dbDialTimeout, promptTime, slow)))}
+	dial := dialPrompt(dbDialTimeout, 0, func() {})
+	events := options(func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if c, prompt := conn.(*promptConn); prompt {
+			client.listening.Store(c)
+		}
+		return conn, err
+	})
 	events.ReadBufferSize, events.WriteBufferSize = eventBuffer, eventBuffer
-	commands := options(dialPrompt(dbDialTimeout, promptTime, slow))
-	return &redisClient{redis.NewClient(commands), redis.NewClient(events)}
+	client.subscriptions = redis.NewClient(events)
+	return client
 }
 
 // hushRedis has the Redis client log nothing. It may be called more than once.

@@ -70,6 +70,8 @@ func (c *simConn) Close() error {
 	return nil
 }
 
+func (c *simConn) Nudge() {}
+
 func (c *simConn) Subscribe(context.Context, ...string) *redis.PubSub {
 	panic("the simulator has a subscription of its own")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,6 +129,43 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 	if got := next("a change after the restart"); got != (applChange{"Ethernet4", true}) {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestWatchOfServerThatHangs: a subscription that is silent breaks when its server does not answer, and so does the next one.
+func TestWatchOfServerThatHangs(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	connected := make(chan bool, 100)
+	go d.Watch(t.Context(), watcher{appl: func(applChange) {}, config: func(bool) {}, connected: func(up bool, _ error) { connected <- up }})
+	if !<-connected {
+		t.Fatal("the subscription broke")
+	}
+	for range 3 {
+		d.Nudge()
+		time.Sleep(dbTimeout + 100*time.Millisecond)
+	}
+	select {
+	case up := <-connected:
+		t.Errorf("a server that answers: connected %v", up)
+	default:
+	}
+	s.must(s.Redis[0].Process().Signal(syscall.SIGSTOP))
+	for range 2 {
+		s.waitFor("the end of the subscription", func() bool {
+			d.Nudge()
+			select {
+			case up := <-connected:
+				if up {
+					t.Error("a server that hangs confirms a subscription")
+				}
+				return true
+			default:
+				return false
+			}
+		})
+	}
+	s.must(s.Redis[0].Process().Signal(syscall.SIGCONT))
+	s.waitFor("a subscription", func() bool { return <-connected })
 }
 
 // TestWatchOnTwoServers: events of CONFIG_DB and APPL_DB come on a goroutine each if they are on two servers, and share nothing but what they tell.

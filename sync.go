@@ -171,9 +171,8 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	if s.options.beat != nil {
 		s.failure = errors.Join(s.failure, s.options.beat())
 	}
-	select {
-	case s.pings <- struct{}{}:
-	default:
+	if s.watching {
+		s.db.Nudge()
 	}
 	s.mendRecorder(now)
 	return wait

@@ -82,6 +82,8 @@ func (d *mapDB) Announce(_ context.Context, _, fallback []portConfig, old leftov
 
 func (d *mapDB) Watch(context.Context, watcher) {}
 
+func (d *mapDB) Nudge() {}
+
 func (d *mapDB) Recount(_ context.Context, count int) (lost bool, err error) {
 	if d.broken == nil && !d.signalsGone {
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", count))

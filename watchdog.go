@@ -18,6 +18,10 @@ const (
 	dumpLimit = 2 * time.Second // for the log to take the goroutines, if it does at all
 	stacksLen = 256 << 10
 
+	// silence is longer than a beat, and ends at one: a time that passes wakes the process even if what was waited for
+	// came long ago, because the runtime does not look for the next one before
+	silence = 2 * beatInterval
+
 	extendStart = "EXTEND_TIMEOUT_USEC=30000000" // a start that waits for something is not one that hangs
 )
 
