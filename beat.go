@@ -1,6 +1,9 @@
 package main
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 const (
 	beatInterval = 5 * time.Second // an idle process wakes up this often, see untilBeat
@@ -16,4 +19,27 @@ func untilBeat(now time.Time) time.Duration {
 		d += beatInterval
 	}
 	return d
+}
+
+// bell tells the watchdog of beats. Those of several loops in the same moment are one: each time that it wakes costs.
+type bell struct {
+	rung chan struct{}
+	last atomic.Int64 // instant
+}
+
+func newBell() *bell { return &bell{rung: make(chan struct{}, 1)} }
+
+// ring does nothing if there is no bell.
+func (b *bell) ring(now time.Time) {
+	if b == nil {
+		return
+	}
+	at, last := instant(now), b.last.Load()
+	if last != 0 && at-last < int64(shortBeat/2) || !b.last.CompareAndSwap(last, at) {
+		return
+	}
+	select {
+	case b.rung <- struct{}{}:
+	default:
+	}
 }

@@ -68,7 +68,7 @@ type health struct {
 	record      *recorder     // takes down how it changes; nil: nobody does
 	heart       *heart        // prints the loop's beats for supervisord; nil: nobody does
 	memoryLimit uint64        // bytes, 0: none
-	beats       chan struct{} // tells the watchdog of the loop's beat; nil: nobody listens
+	bell        *bell         // tells the watchdog of the loop's beat; nil: nobody listens
 	begun       chan struct{} // closed once the loop has turned, and so asked for the first listing; nil: nobody waits
 
 	mu   sync.Mutex
@@ -144,12 +144,9 @@ func (h *health) homeless(why string) {
 func (h *health) excused() bool { return h.kernel.Load() != 0 || h.awaited.Load() != nil }
 
 // beat notes that the loop is at one of its beats.
-func (h *health) beat() {
+func (h *health) beat(now time.Time) {
 	h.heart.beat()
-	select {
-	case h.beats <- struct{}{}:
-	default:
-	}
+	h.bell.ring(now)
 }
 
 // since keeps in at the time from which on holds.
@@ -308,7 +305,11 @@ func (h *health) netlink(inKernel time.Duration) (level, string) {
 
 // Update evaluates the checks into the metrics, and logs a change in one line.
 func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [len(checkNames)]check, worst level) {
-	checks = h.Checks(now, m.process.ReadMemory())
+	resident := 0.0
+	if h.memoryLimit > 0 {
+		resident = m.process.ReadMemory()
+	}
+	checks = h.Checks(now, resident)
 	for i, c := range checks {
 		m.healthChecks[i].Set(c.level.score())
 		worst = max(worst, c.level)

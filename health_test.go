@@ -239,3 +239,36 @@ func TestSystemdIsTold(t *testing.T) {
 		t.Errorf("status is %s", w.status)
 	}
 }
+
+// TestBell: beats of several loops in the same moment wake the watchdog once, the next ones again, and a bell that nobody hears holds up nobody.
+func TestBell(t *testing.T) {
+	t.Parallel()
+	b, at := newBell(), time.Now()
+	heard := func() bool {
+		select {
+		case <-b.rung:
+			return true
+		default:
+			return false
+		}
+	}
+	for round := range 3 {
+		for range 8 {
+			b.ring(at)
+			at = at.Add(time.Millisecond)
+		}
+		if !heard() {
+			t.Errorf("round %d: not heard", round)
+		}
+		if heard() {
+			t.Errorf("round %d: heard twice", round)
+		}
+		at = at.Add(shortBeat)
+	}
+	for range 3 {
+		b.ring(at)
+		at = at.Add(beatInterval)
+	}
+	var none *bell
+	none.ring(at)
+}

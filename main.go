@@ -251,7 +251,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	}
 	hushRedis()
 	d := &daemon{options: o, log: log, m: m, unmark: unmark, health: &health{memoryLimit: uint64(o.memory),
-		beats: make(chan struct{}, 1), begun: make(chan struct{})}}
+		bell: newBell(), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)
 	}

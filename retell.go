@@ -57,6 +57,11 @@ func (s *mirror) judgeRetold(now time.Time) {
 	s.dumpDone(false, nil)
 }
 
+// goesOn says that another portsyncd has written until now.
+func (s *mirror) goesOn() bool {
+	return !s.options.observe && (s.options.takenOver || s.start.mode(s.options.old).what == "adopted")
+}
+
 // nothingOld says that no interface can be a left-over.
 func (s *mirror) nothingOld() bool {
 	_, facts := s.start.known()

@@ -94,7 +94,7 @@ func (w *world) happen(h happening) {
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
 		"vandal", "listing", "cutwatch", "netns":
 		w.harm(h, name)
-	case "handover", "killone", "termone", "pauseone", "unlink":
+	case "handover", "killone", "termone", "pauseone", "unlink", "killwriting", "hangover":
 		w.disturb(h)
 	default:
 		if l != nil {

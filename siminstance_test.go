@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // as the switch.
 
 // instanceHarm is what happens beside the usual, by how often it comes.
-var instanceHarm = map[string]int{"handover": 12, "killone": 8, "termone": 4, "pauseone": 6, "unlink": 3, "coldstart": 1, "stop": 1, "hang": 1,
+var instanceHarm = map[string]int{"handover": 12, "killone": 8, "termone": 4, "pauseone": 6, "unlink": 3, "killwriting": 2, "hangover": 2, "coldstart": 1, "stop": 1, "hang": 1,
 	"lost": 2, "cut": 2, "refused": 1, "condition": 1, "cutwatch": 1, "flushappl": 1, "vandal": 1, "empty": 1}
 
 var instanceKinds = weigh(func() map[string]int {
@@ -32,7 +33,7 @@ func newInstanceScenario(seed uint64) scenario {
 	s.setup.what = []string{"two", "two", "three"}[dice.IntN(3)]
 	few := instanceKinds
 	if dice.IntN(2) == 0 {
-		few = []string{"handover", []string{"killone", "termone", "pauseone", "unlink"}[dice.IntN(4)]}
+		few = []string{"handover", []string{"killone", "termone", "pauseone", "unlink", "killwriting", "hangover"}[dice.IntN(6)]}
 		for range 2 + dice.IntN(4) {
 			few = append(few, instanceKinds[dice.IntN(len(instanceKinds))])
 		}
@@ -206,7 +207,12 @@ func (w *world) startInstance(n int) {
 	d := &simDaemon{number: w.daemons, ctx: newSimContext(), socket: w.kernel.subscribe(16 + w.dice.IntN(200)), began: w.now, m: newMetrics("sim")}
 	w.metrics = append(w.metrics, d.m)
 	w.crew[n] = d
-	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
+	d.socket.forbidden = func(l *simLink) {
+		w.onlyOld(l)
+		if !w.folder.hasLock(d) {
+			w.fail("daemon %d sets %s down without the lock", d.number, l.name)
+		}
+	}
 	w.say("daemon %d starts, as instance %d", d.number, n)
 	quiet := slog.New(slog.DiscardHandler)
 	lock := newWriterLock(lockHolder{Instance: string(rune('a' + n)), PID: d.number}, w.clock)
@@ -219,6 +225,7 @@ func (w *world) startInstance(n int) {
 	}
 	d.instance = &instance{instanceTools: w.simTools(d), m: d.m, health: new(health), log: quiet, lock: lock}
 	d.instance.standby.Store(true)
+	d.socket.may = d.instance.may
 	rules := syncOptions{old: "auto", reconcile: w.reconcile, eoiu: 2 * time.Second, feature: w.feature,
 		spawn:  func(f func()) { w.spawn("errand", d.number, f) },
 		end:    func() { panic(killed{}) },
@@ -324,18 +331,11 @@ func (w *world) disturb(h happening) {
 	}
 	n := h.a % len(w.crew)
 	d := w.crew[n]
-	again := func(most time.Duration) {
-		w.spawn("supervisor", 0, func() {
-			w.nap(most)
-			for w.rewriting {
-				w.nap(10 * time.Millisecond)
-			}
-			if w.crew[n] == nil {
-				w.startInstance(n)
-			}
-		})
-	}
 	switch {
+	case h.what == "killwriting":
+		w.killWriting(portName(h.a))
+	case h.what == "hangover":
+		w.handOverAmidAHang(portName(h.a), 100*time.Millisecond*time.Duration(8+2*h.b))
 	case h.what == "unlink":
 		w.unlink(n)
 	case h.what == "handover":
@@ -346,7 +346,7 @@ func (w *world) disturb(h happening) {
 	case d == nil:
 	case h.what == "killone":
 		w.killInstance(n)
-		again(time.Duration(h.b) * 300 * time.Millisecond)
+		w.restart(n, time.Duration(h.b)*300*time.Millisecond)
 	case h.what == "termone":
 		w.say("SIGTERM for daemon %d", d.number)
 		d.ctx.cancel()
@@ -358,7 +358,7 @@ func (w *world) disturb(h happening) {
 		if w.crew[n] == d {
 			w.killInstance(n)
 		}
-		again(time.Duration(h.b) * 300 * time.Millisecond)
+		w.restart(n, time.Duration(h.b)*300*time.Millisecond)
 	case h.what == "pauseone":
 		w.say("daemon %d is stopped", d.number)
 		w.stopped[d.number] = true
@@ -368,6 +368,68 @@ func (w *world) disturb(h happening) {
 			delete(w.stopped, d.number)
 		})
 	}
+}
+
+// restart is what a supervisor does with one that has ended.
+func (w *world) restart(n int, most time.Duration) {
+	w.spawn("supervisor", 0, func() {
+		w.nap(most)
+		for w.rewriting {
+			w.nap(10 * time.Millisecond)
+		}
+		if w.crew[n] == nil {
+			w.startInstance(n)
+		}
+	})
+}
+
+// written says that an entry of a port is to be expected in STATE_DB soon: whoever writes can.
+func (w *world) written(name string) bool {
+	d, s, l := w.daemon, w.server, w.kernel.named(name)
+	return d != nil && d.publishing && !w.stopped[d.number] && l != nil && !l.old && !s.down && !s.hangs && s.condition == "" &&
+		len(s.faults) == 0 && s.command(simAppl, "exists", []string{"PORT_TABLE:" + name}) == int64(1)
+}
+
+// killWriting kills whoever writes amid a port's entry, and the port changes again: what was sent arrives late, perhaps after the next one has read the
+// entry. That one sees it soon.
+func (w *world) killWriting(name string) {
+	if !w.written(name) {
+		return
+	}
+	n, l := slices.Index(w.crew, w.daemon), w.kernel.named(name)
+	w.kernel.setMTU(l, uint32(3000+w.steps%1000))
+	w.sleep(pause{until: w.now.Add(100 * time.Millisecond), ready: func() bool { return w.server.writes == w.daemon }})
+	if n < 0 || w.crew[n] == nil || w.crew[n] != w.daemon || w.kernel.links[l.index] != l {
+		return
+	}
+	w.killInstance(n)
+	w.restart(n, time.Second)
+	mtu := uint32(4000 + w.steps%1000)
+	w.kernel.setMTU(l, mtu)
+	w.sleep(pause{until: w.now.Add(3 * time.Second), ready: func() bool { return w.written(name) }})
+	d := w.daemon
+	w.sleep(pause{until: w.now.Add(settleTime + time.Second)})
+	entry, _ := w.server.hash(simState, "PORT_TABLE|"+name, false)
+	if d != nil && d == w.daemon && w.written(name) && w.kernel.links[l.index] == l && entry["mtu"] != strconv.Itoa(int(mtu)) {
+		w.fail("%s is still what one had sent that was killed: %v", name, entry)
+	}
+}
+
+// handOverAmidAHang: a port changes while Redis hangs, and whoever writes is asked to hand over.
+func (w *world) handOverAmidAHang(name string, hangs time.Duration) {
+	if !w.written(name) {
+		return
+	}
+	w.say("Redis hangs for %v", hangs)
+	w.server.hangs = true
+	w.kernel.setMTU(w.kernel.named(name), uint32(3000+w.steps%1000))
+	w.nap(2 * time.Millisecond)
+	if d := w.daemon; d != nil && !w.stopped[d.number] {
+		_, err := d.instance.askHandOver("")
+		w.say("daemon %d is asked to hand over: %v", d.number, err)
+	}
+	w.sleep(pause{until: w.now.Add(hangs)})
+	w.server.hangs = false
 }
 
 // unlink is somebody's hand: the lock's file goes, and an instance that starts then takes another one. Nobody is amid a round trip, for between a

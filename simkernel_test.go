@@ -46,10 +46,11 @@ type simSocket struct {
 	congested bool // nothing is queued before the queue was empty
 	woken     bool
 	dump      *simDump
-	dumpFault string // of the next listing: fails, endless
-	torn      int    // so many listings are interrupted, and skip links, yet no left-over: only listings tell of those
-	forbidden func(index int32)
-	spins     int // reads since the last wait
+	dumpFault string                          // of the next listing: fails, endless
+	torn      int                             // so many listings are interrupted, and skip links, yet no left-over: only listings tell of those
+	forbidden func(l *simLink)                // told of each link that is set down
+	may       func() (over func(), err error) // asked before, nil: nobody is
+	spins     int                             // reads since the last wait
 	home      netNSID
 	dead      []*simLink // the links of home, if that is not the kernel's any more
 }
@@ -399,21 +400,38 @@ func (s *simSocket) Follow() (moved bool, err error) {
 
 func (s *simSocket) SetDown(home netNSID, indexes []int32, failed func(int32, error)) {
 	for _, index := range indexes {
+		over, err := s.mayChange()
+		if err != nil {
+			failed(index, err)
+			continue
+		}
 		s.k.nap(2 * time.Millisecond)
+		if s.may != nil && s.k.dice.IntN(4) == 0 {
+			s.k.nap(500 * time.Millisecond) // something holds rtnl
+		}
 		l := s.k.links[index]
 		switch {
 		case home != s.k.home:
 			failed(index, errMoved)
-			continue
 		case l == nil:
 			failed(index, unix.ENODEV)
-			continue
-		case !l.old && s.forbidden != nil:
-			s.forbidden(index)
+		default:
+			if s.forbidden != nil {
+				s.forbidden(l)
+			}
+			l.setDown = true
+			s.k.set(l, 0)
 		}
-		l.setDown = true
-		s.k.set(l, 0)
+		over()
 	}
+}
+
+// mayChange asks before a link is set down, as the real one does.
+func (s *simSocket) mayChange() (over func(), err error) {
+	if s.may == nil {
+		return func() {}, nil
+	}
+	return s.may()
 }
 
 // describeSim is a message in a line, for comparing the fake kernel with the real one.

@@ -30,6 +30,7 @@ type simServer struct {
 	messages  map[string]int                                           // published on a channel, and not taken yet
 	onCut     func()                                                   // subscriptions break
 	watch     func(who *simDaemon, db int, name string, args []string) // sees a daemon's commands before they are carried out
+	writes    *simDaemon                                               // has sent an entry that is not there yet
 	orphan    func(db int, commands []redis.Cmder)                     // takes what a daemon that is killed has sent
 }
 
@@ -85,7 +86,21 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	if c.hangs || c.dice.IntN(4) == 0 {
 		c.slow()
 	}
+	sent := commands
+	if c.orphan != nil {
+		defer func() {
+			if why := recover(); why != nil {
+				c.orphan(c.db, sent)
+				panic(why)
+			}
+		}()
+	}
+	c.writes = c.who
+	if !slices.ContainsFunc(commands, func(cmd redis.Cmder) bool { return cmd.Args()[0] == "hset" }) {
+		c.writes = nil
+	}
 	c.nap(300 * time.Microsecond)
+	c.writes = nil
 	if c.down || c.closed || fault == "refused" {
 		return c.fail(commands, errSimRefused)
 	}
@@ -100,15 +115,6 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	cut := len(commands)
 	if fault == "cut" {
 		cut = c.dice.IntN(len(commands) + 1)
-	}
-	sent := commands
-	if c.orphan != nil {
-		defer func() {
-			if why := recover(); why != nil {
-				c.orphan(c.db, sent)
-				panic(why)
-			}
-		}()
 	}
 	for i, command := range commands {
 		sent = commands[i:]

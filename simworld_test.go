@@ -314,6 +314,13 @@ func (w *world) cutWatch() {
 	}
 }
 
+// onlyOld is told of a link that is set down.
+func (w *world) onlyOld(l *simLink) {
+	if !l.old {
+		w.fail("interface %d is set down, which is not old", l.index)
+	}
+}
+
 // alive are the daemons that run: one, or all instances.
 func (w *world) alive() (all []*simDaemon) {
 	if len(w.crew) > 0 {
@@ -389,7 +396,7 @@ func (w *world) start(options syncOptions) {
 			})
 		}
 	}
-	d.socket.forbidden = func(index int32) { w.fail("interface %d is set down, which is not old", index) }
+	d.socket.forbidden = w.onlyOld
 	w.markOld()
 	w.m.warmStart.Set(0) // a new process has metrics of its own
 	w.m.portsPresent.Set(0)

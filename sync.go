@@ -166,7 +166,7 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	}
 	wait := untilBeat(now)
 	s.nextBeat = now.Add(wait)
-	s.status.beat()
+	s.status.beat(now)
 	s.home(now)
 	if s.options.beat != nil {
 		s.failure = errors.Join(s.failure, s.options.beat())

@@ -195,7 +195,7 @@ func (s *several) begin(ctx context.Context, n namespaceConfig, begun *sync.Wait
 // newUnit makes what a namespace publishes, in place of what it did before.
 func (s *several) newUnit(r *runningUnit) *unit {
 	u := &unit{namespace: r.name, m: newUnitMetrics(s.m, r.name), log: s.log.With("namespace", r.name),
-		health: &health{beats: s.health.beats, heart: s.health.heart, begun: make(chan struct{})},
+		health: &health{bell: s.health.bell, heart: s.health.heart, begun: make(chan struct{})},
 		look:   diffOptions{dbConfig: r.dbConfig, netns: r.name, namespace: r.name}}
 	u.observes(s.options.observe)
 	u.instance, u.teller = s.newInstance(u), s.newTeller(u)

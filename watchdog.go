@@ -90,7 +90,7 @@ func (w *watchdog) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.box.health.beats:
+		case <-w.box.health.bell.rung:
 			well = w.tick(time.Now(), 0)
 			w.box.tell()
 			w.box.giveUp()

@@ -293,7 +293,7 @@ func TestGarbageCollectorDoesNotWaitForHeldLinks(t *testing.T) {
 // TestHeapIsTrimmedDuringAnOutage: trimming needs no health, and who is above -memory-limit needs it most.
 func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	w, _, _ := newWatchdog(t)
-	w.box.health.beats = make(chan struct{})
+	w.box.health.bell = &bell{rung: make(chan struct{})}
 	w.box.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -306,7 +306,7 @@ func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	runtime.GC()
 	for range trimAfter + 1 {
 		w.box.health.turn(time.Now(), time.Time{})
-		w.box.health.beats <- struct{}{}
+		w.box.health.bell.rung <- struct{}{}
 	}
 	cancel()
 	<-done
