@@ -29,8 +29,9 @@ type promptConn struct {
 	in, out  half
 
 	writing sync.Mutex
-	greeted bool         // something was written
-	asked   atomic.Int64 // the instant of the oldest nudge after which nothing was read, 0: there is none
+	greeted bool          // something was written
+	asked   atomic.Int64  // the instant of the oldest nudge after which nothing was read, 0: there is none
+	limit   time.Duration // for an answer to a nudge
 	ask     func(fd uintptr)
 }
 
@@ -159,13 +160,15 @@ func (c *promptConn) tryWrite(fd uintptr) bool {
 	return false
 }
 
-// nudge asks the server of a subscription for a sign of life, without waiting. If it has given none by the next time,
-// whoever reads gets a time-out. To ask from here wakes no other thread, and no timer has to be set for the answer.
-func (c *promptConn) nudge() {
+// nudge asks the server of a subscription for a sign of life, without waiting. If it has given none by a later time,
+// after more than limit, whoever reads gets a time-out. To ask from here wakes no other thread, and no timer has to be
+// set for the answer.
+func (c *promptConn) nudge(limit time.Duration) {
 	if !c.writing.TryLock() { // whoever writes has a deadline
 		return
 	}
 	if c.greeted { // the client's own first words come first
+		c.limit = limit
 		_ = c.raw.Control(c.ask) // an error means that it is closed
 	}
 	c.writing.Unlock()
@@ -181,7 +184,7 @@ func (c *promptConn) tryNudge(fd uintptr) {
 		n, _ := rawIO(unix.SYS_WRITE, fd, pingCommand)
 		torn = n > 0 && n < len(pingCommand)
 	}
-	if torn || asked != 0 && now-asked >= int64(dbTimeout) && !hasNews(fd) {
+	if torn || asked != 0 && now-asked >= int64(c.limit) && !hasNews(fd) {
 		_ = c.Conn.SetReadDeadline(epoch)
 	}
 }

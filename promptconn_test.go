@@ -137,14 +137,14 @@ func TestNudge(t *testing.T) {
 		return string(buf[:n])
 	}
 	late := func() { c.asked.Add(-int64(dbTimeout)) }
-	c.nudge()
+	c.nudge(dbTimeout)
 	if got := heard(); got != "" {
 		t.Errorf("the first word is %q", got)
 	}
 	_, err := c.Write([]byte("hello"))
 	must(t, err)
 	for range 3 { // the answer to the first one is not due yet
-		c.nudge()
+		c.nudge(dbTimeout)
 	}
 	if got := heard(); got != "hello"+string(pingCommand) {
 		t.Errorf("heard %q", got)
@@ -152,12 +152,12 @@ func TestNudge(t *testing.T) {
 	_, err = peer.Write([]byte("pong"))
 	must(t, err)
 	late()
-	c.nudge() // it has answered, and nobody has read that yet
+	c.nudge(dbTimeout) // it has answered, and nobody has read that yet
 	buf := make([]byte, 16)
 	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "pong" {
 		t.Fatalf("read %q, %v", buf[:n], err)
 	}
-	c.nudge()
+	c.nudge(dbTimeout)
 	if got := heard(); got != string(pingCommand) {
 		t.Errorf("after an answer, heard %q", got)
 	}
@@ -167,7 +167,7 @@ func TestNudge(t *testing.T) {
 		ended <- err
 	}()
 	late()
-	c.nudge()
+	c.nudge(dbTimeout)
 	select {
 	case err := <-ended:
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -190,7 +190,7 @@ func TestNudge(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c.nudge()
+	c.nudge(dbTimeout)
 	must(t, peer.Close())
 	<-written
 }

@@ -51,7 +51,7 @@ func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.
 
 func (c *redisClient) Nudge() {
 	if conn := c.listening.Load(); conn != nil {
-		conn.nudge()
+		conn.nudge(dbTimeout)
 	}
 }
 

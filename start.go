@@ -85,7 +85,7 @@ type start struct {
 	again    bool
 	observes bool         // another portsyncd announces
 	handed   *predecessor // nil: none
-	moved    bool         // the network namespace was made again: every configured port's interface has to be waited for
+	moved    bool         // the network namespace was made again: each configured port's interface has to be waited for
 
 	rest time.Time // PortInitDone was refused, and is not sent before
 	hush time.Time // a warm start leaves the count alone until then, or until it has ended
@@ -208,8 +208,8 @@ func (s *start) tellOdd(odd []string) {
 // configuredPorts are CONFIG_DB's, as it was last read.
 func (s *start) configuredPorts() []portConfig { return s.config.ports }
 
-// initWasSent says that PortInitDone was, in this run of the switch. What a restarted daemon found of it counts like its
-// own.
+// initWasSent says that PortInitDone was, in this run of the switch. What a restarted daemon found of it counts like
+// its own.
 func (s *start) initWasSent() bool {
 	return !s.moved && (s.again || s.done() || s.facts.initDone && !s.facts.warm)
 }
