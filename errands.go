@@ -392,7 +392,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.links.all(s.outbox.askAgain)
 	}
 	if err != nil {
-		s.compare.unanswered(f.list, f.signals || f.initDone)
+		s.compare.unanswered(f.list, true) // the end of the trouble is to show, whatever was asked
 		return
 	}
 	s.warm.acknowledged(f.warm)

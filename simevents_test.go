@@ -468,6 +468,7 @@ func (w *world) coldStart() {
 		return
 	}
 	w.say("the switch software starts again, cold")
+	w.coldStarts++
 	w.saved = nil
 	w.drop(func(st *strand) bool { return st.name == "orchagent" || st.name == "portmgrd" })
 	w.spawn("orchagent", 0, w.orchagent)

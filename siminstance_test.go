@@ -307,8 +307,12 @@ func (w *world) orphaned(db int, commands []redis.Cmder) {
 	if len(commands) == 0 || w.over || w.dice.IntN(2) == 0 || db != simState {
 		return
 	}
+	starts := w.coldStarts
 	w.spawn("orphan", 0, func() {
 		w.nap(50 * time.Millisecond)
+		if starts != w.coldStarts { // what takes a second has come to an end before the databases were flushed
+			return
+		}
 		for _, c := range commands {
 			args := c.Args()
 			key, _ := args[1].(string)

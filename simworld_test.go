@@ -54,18 +54,19 @@ type world struct {
 	amid       *happening      // a port that is dropped while the daemon announces
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
-	orch     map[string]bool   // ports that orchagent knows, true: it has made an interface
-	others   map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
-	doubtful bool              // something happened after which an identical write is no fault
-	silent   bool              // something happened that only a comparison can find
-	again    bool              // the signals may come again
-	remade   bool              // the namespace was made again
-	over     bool              // the run has ended
-	excused  bool              // the run shows nothing any more
-	broken   string            // the first invariant that did not hold
-	writes   int
-	saved    map[int]map[string]any // what Redis comes back with
-	feature  bool                   // daemons tell FEATURE|swss whether they are ready
+	orch       map[string]bool   // ports that orchagent knows, true: it has made an interface
+	others     map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
+	coldStarts int
+	doubtful   bool   // something happened after which an identical write is no fault
+	silent     bool   // something happened that only a comparison can find
+	again      bool   // the signals may come again
+	remade     bool   // the namespace was made again
+	over       bool   // the run has ended
+	excused    bool   // the run shows nothing any more
+	broken     string // the first invariant that did not hold
+	writes     int
+	saved      map[int]map[string]any // what Redis comes back with
+	feature    bool                   // daemons tell FEATURE|swss whether they are ready
 }
 
 // simDaemon is a daemon of the world.
