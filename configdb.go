@@ -31,6 +31,8 @@ type switchConfig struct {
 	eoiu       time.Duration // WARM_RESTART|swss portsyncd_timer, 0: not set
 }
 
+const recently = 50 * time.Millisecond // so old may ports be that are pushed without being read again
+
 // logSettings are the fields of LOGGER|portsyncd; empty: missing.
 type logSettings struct{ level, output string }
 

@@ -38,9 +38,8 @@ var errFabric = errors.New("its switch_type is fabric")
 
 // load reads the configuration that a start needs, and what the run before left.
 func (s *mirror) load() {
-	var loaded *switchConfig
 	var facts startFacts
-	asked := s.now()
+	loaded, asked := s.retoldConfig()
 	s.do(startErrand, func(ctx context.Context) (err error) {
 		if s.db == nil {
 			if s.db, err = s.openDB(s.courier.slow); err != nil {
@@ -48,8 +47,10 @@ func (s *mirror) load() {
 				return err
 			}
 		}
-		if loaded, err = s.db.Load(ctx); err != nil {
-			return err
+		if loaded == nil {
+			if loaded, err = s.db.Load(ctx); err != nil {
+				return err
+			}
 		}
 		if s.options.noFabric && loaded.switchType == "fabric" {
 			return errFabric

@@ -48,7 +48,7 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
-	retold  []linkMessage          // all links, as the turn before knew them
+	retold  retold                 // by the turn before
 	left    handoverRecord         // of the turn that has ended
 	handed  *predecessor           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
@@ -79,9 +79,6 @@ func (i *instance) role() string {
 	}
 	return roleWriter
 }
-
-// holds says that it writes, and has the lock.
-func (i *instance) holds() bool { return i != nil && i.writing.Load() && i.lock.held() }
 
 // holder is who has the lock, for people; empty: it is not known where that is, or there is none.
 func (i *instance) holder() string {
@@ -300,6 +297,8 @@ func (i *instance) takeUp(ctx context.Context) {
 func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()) (*sonicDB, error)) error {
 	rules := i.rules
 	rules.observe, rules.carried, rules.retold = observe, i.carried, i.retold
+	ready := i.retold.config != nil
+	i.retold = retold{}
 	if i.again { // what exists is what the holder before has left running, unless the databases say otherwise
 		rules.old, rules.takenOver, rules.handed = "auto", !observe, i.handed
 	}
@@ -316,6 +315,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 			return nil, err
 		}
 		opened.Store(db)
+		db.ready = ready
 		if as = db; observe {
 			as = observed(db)
 		}
@@ -330,7 +330,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 		db.Close()
 	}
 	i.left = s.word()
-	i.retold = s.knownLinks()
+	i.retold = s.known()
 	i.carried = s.leave()
 	i.record.forgetPorts()
 	return err

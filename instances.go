@@ -119,3 +119,6 @@ func (b *box) alsoThere(now time.Time) (text string) {
 	}
 	return text
 }
+
+// holds says that it writes, and has the lock.
+func (i *instance) holds() bool { return i != nil && i.writing.Load() && i.lock.held() }

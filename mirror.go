@@ -24,6 +24,12 @@ type database interface {
 // openDatabase opens the databases. They tell slow, from any goroutine, before a call takes longer than a moment.
 type openDatabase func(slow func()) (database, error)
 
+// retold is what a loop tells the next one.
+type retold struct {
+	links  []linkMessage // nil: the kernel is asked
+	config *switchConfig // nil: CONFIG_DB is read
+}
+
 // syncOptions is what the flags decide, and what a simulation takes the place of.
 type syncOptions struct {
 	links     globs             // which links are ports; nil: SONiC's rule
@@ -38,7 +44,7 @@ type syncOptions struct {
 	recorder  *recorder         // takes down what happens; nil: nobody does
 	observe   bool              // compare only: another portsyncd writes
 	carried   []carriedPort     // what was counted of ports before
-	retold    []linkMessage     // all links, as the loop before knew them; nil: the kernel is asked
+	retold    retold            // by the loop before
 	handed    *predecessor      // see start
 	takenOver bool              // another one wrote a moment ago: its last commands may still be under way
 	beat      func() error      // called at each beat; an error ends the loop. nil: nobody

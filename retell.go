@@ -6,6 +6,9 @@ import "time"
 // does not ask the kernel for what it has heard, which takes tens of milliseconds with 512 ports, longer in a storm. It
 // stands for the first listing unless there may be left-overs, which only a listing tells.
 
+// known is what the next loop is told.
+func (s *mirror) known() retold { return retold{s.knownLinks(), s.knownConfig()} }
+
 // knownLinks are all links that are ports, as a loop that has ended knew them; nil: it did not know all, or not for
 // sure.
 func (s *mirror) knownLinks() []linkMessage {
@@ -39,6 +42,25 @@ func (s *mirror) retell(links []linkMessage) {
 			s.follow(s.links.line(m, s.begun))
 		}
 	}
+	s.options.retold.links = nil
+}
+
+// knownConfig is CONFIG_DB as a loop that has ended knew it, nil: it may be another by now.
+func (s *mirror) knownConfig() *switchConfig {
+	c, facts := s.start.known()
+	if !s.start.current() || !facts.events || s.watchLost || !c.complete {
+		return nil
+	}
+	return c
+}
+
+// retoldConfig is what the loop before knew of CONFIG_DB, once, and when that was read: not lately. What was changed
+// since is found by the look that follows a start.
+func (s *mirror) retoldConfig() (c *switchConfig, at time.Time) {
+	if c, s.options.retold.config = s.options.retold.config, nil; c == nil {
+		at = s.now()
+	}
+	return c, at
 }
 
 // judgeRetold decides whether what was told again is enough, when it is known what kind of start this is. Whatever has

@@ -17,7 +17,7 @@ func (b *bench) successor() *bench {
 	c.db.facts.held, c.db.done = maps.Clone(b.db.state), nil
 	open := func(func()) (database, error) { return c.db, nil }
 	beside := func(job func()) { c.jobs = append(c.jobs, job) }
-	rules := syncOptions{eoiu: 30 * time.Second, spawn: beside, old: "auto", retold: b.knownLinks(), takenOver: true}
+	rules := syncOptions{eoiu: 30 * time.Second, spawn: beside, old: "auto", retold: retold{links: b.knownLinks()}, takenOver: true}
 	rules.carried = b.leave()
 	c.syncer = newSyncer(rules, c.source, open, newMetrics("test"), new(health), slog.New(slog.DiscardHandler),
 		func() time.Time { return c.clock })
@@ -27,7 +27,7 @@ func (b *bench) successor() *bench {
 
 func (b *bench) begin() {
 	b.wake()
-	b.retell(b.options.retold)
+	b.retell(b.options.retold.links)
 }
 
 func twoPorts(t *testing.T) *bench {

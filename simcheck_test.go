@@ -73,7 +73,7 @@ func (w *world) judgeDel(port string) {
 	l := w.kernel.named(port)
 	h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
 	went := w.vanished[port] > 0
-	if l != nil && !l.old && !went && !w.doubtful {
+	if l != nil && !l.old && !went && !w.doubtful && !w.unlinked {
 		w.fail("the entry of %s is deleted, and its interface did not go", port)
 	}
 	if h["state"] == "" && len(h) > 0 && !went {

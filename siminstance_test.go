@@ -448,7 +448,7 @@ func (w *world) unlink(n int) {
 	}
 	w.say("the lock's file is removed")
 	delete(w.folder.files, "lock/"+appName+lockSuffix)
-	w.silent, w.again = true, true // whoever waits for the old one is late, and whoever had it knows nothing of what the other one sent
+	w.silent, w.again, w.unlinked = true, true, true // whoever waits for the old one is late, and whoever had it knows nothing of what the other one sent
 	w.killInstance(n)
 	if !w.rewriting {
 		w.startInstance(n)

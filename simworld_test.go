@@ -57,6 +57,7 @@ type world struct {
 	orch       map[string]bool   // ports that orchagent knows, true: it has made an interface
 	others     map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
 	coldStarts int
+	unlinked   bool   // a lock's file was removed: whoever had it does not know what the next one has done
 	doubtful   bool   // something happened after which an identical write is no fault
 	silent     bool   // something happened that only a comparison can find
 	again      bool   // the signals may come again

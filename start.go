@@ -186,8 +186,9 @@ func (s *start) takeLook() (certain bool) {
 // looked notes that CONFIG_DB was read again, or that this failed.
 func (s *start) looked() { s.looking = false }
 
-// wantsLook says that CONFIG_DB is to be read.
+// wantsLook says that CONFIG_DB is to be read, and current that it was read, and nothing says that it has changed.
 func (s *start) wantsLook() bool { return s.look }
+func (s *start) current() bool   { return s.running() && !s.look && !s.looking }
 
 // read takes CONFIG_DB as it was read again.
 func (s *start) read(c *switchConfig) {
@@ -399,8 +400,6 @@ func (s *start) anew(all func(func(*port))) {
 }
 
 func (s *start) forget(p *port) { s.rows.drop(p) }
-
-const recently = 50 * time.Millisecond // so old may ports be that are pushed without being read again
 
 // portsToAnnounce are those that were read recently, or those of a CONFIG_DB that lost them together with APPL_DB.
 func (s *start) portsToAnnounce(now time.Time) (recent, fallback []portConfig) {

@@ -76,7 +76,7 @@ func (s *syncer) loop(ctx context.Context) error {
 func (s *syncer) open(ctx context.Context) (cancel context.CancelFunc) {
 	s.work, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.wake()
-	s.retell(s.options.retold)
+	s.retell(s.options.retold.links)
 	return cancel
 }
 
