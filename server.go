@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +25,8 @@ const (
 	requestLimit   = 10 * time.Second
 	idleLimit      = 20 * time.Second // a scrape every 15 s needs no new handshake
 	drainLimit     = time.Second
-	refusalsASec   = 10 // log lines about refused clients
+	drainLook      = 2 * time.Millisecond // between looks whether all are answered
+	refusalsASec   = 10                   // log lines about refused clients
 )
 
 // server serves one metric set on any number of listeners.
@@ -37,6 +38,11 @@ type server struct {
 	slots *slots
 
 	ends context.CancelFunc // ends answers that wait for something
+
+	door    sync.Mutex
+	shut    bool           // nobody comes in any more, guarded by door
+	serving sync.WaitGroup // one for each listener that connections are accepted from
+	open    []net.Listener // those, guarded by door
 
 	mu     sync.Mutex // one scrape renders, and compresses, at a time
 	zip    packer
@@ -146,27 +152,56 @@ func (s *server) contain(next http.Handler) http.Handler {
 }
 
 // Serve serves on a listener until Drain.
-func (s *server) Serve(l net.Listener) error {
+func (s *server) Serve(inner net.Listener) error {
+	l := s.slots.Listener(inner)
+	if !s.enter(l) {
+		return inner.Close()
+	}
+	defer s.serving.Done()
 	var err error
 	if s.http.TLSConfig != nil {
-		err = s.http.ServeTLS(s.slots.Listener(l), "", "")
+		err = s.http.ServeTLS(l, "", "")
 	} else {
-		err = s.http.Serve(s.slots.Listener(l))
+		err = s.http.Serve(l)
 	}
-	if !errors.Is(err, http.ErrServerClosed) {
-		return err
+	s.door.Lock()
+	defer s.door.Unlock()
+	s.open = slices.DeleteFunc(s.open, func(other net.Listener) bool { return other == l })
+	if s.shut {
+		return nil
 	}
-	return nil
+	return err
 }
 
-// Drain lets requests under way finish, for at most drainLimit. Those that wait for something to tell are answered.
+// enter counts a listener, unless nobody comes in any more.
+func (s *server) enter(l net.Listener) bool {
+	s.door.Lock()
+	defer s.door.Unlock()
+	if s.shut {
+		return false
+	}
+	s.serving.Add(1)
+	s.open = append(s.open, l)
+	return true
+}
+
+// Drain lets requests under way finish, for at most drainLimit, and answers those of connections that were accepted by
+// then: the HTTP server by itself, told to shut down, would drop them unread. Those that wait for something to tell are
+// answered.
 func (s *server) Drain() {
 	s.ends()
-	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
-	defer cancel()
-	if s.http.Shutdown(ctx) != nil {
-		_ = s.http.Close()
+	s.door.Lock()
+	s.shut = true
+	for _, l := range s.open {
+		_ = l.Close()
 	}
+	s.door.Unlock()
+	s.serving.Wait() // whoever was accepted has a slot by now
+	s.http.SetKeepAlivesEnabled(false)
+	for end := time.Now().Add(drainLimit); s.slots.waited() && time.Now().Before(end); {
+		time.Sleep(drainLook)
+	}
+	_ = s.http.Close()
 }
 
 // refusals turns what net/http says of clients that it turned away into log lines, a few a second.

@@ -680,6 +680,61 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// lateListener has accepted a connection, and hands it out only when it is closed.
+type lateListener struct {
+	net.Listener
+	accepted, closed chan struct{}
+	once             sync.Once
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	select {
+	case <-l.accepted:
+		return nil, net.ErrClosed
+	default:
+	}
+	c, err := l.Listener.Accept()
+	close(l.accepted)
+	<-l.closed
+	return c, err
+}
+
+func (l *lateListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+// TestDrainWaitsForWhatWasAcceptedLast: a connection that was accepted just before the listener was closed is answered before the process ends.
+func TestDrainWaitsForWhatWasAcceptedLast(t *testing.T) {
+	t.Parallel()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	l := &lateListener{Listener: inner, accepted: make(chan struct{}), closed: make(chan struct{})}
+	s := newTestServer(newMetrics("test"), new(health), discard(), nil)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	c, err := net.Dial("tcp", inner.Addr().String())
+	must(t, err)
+	defer c.Close()
+	<-l.accepted
+	drained := make(chan struct{})
+	go func() { s.Drain(); close(drained) }()
+	<-l.closed
+	select {
+	case <-drained:
+		t.Error("it is drained before the request has come")
+	case <-time.After(drainLimit / 4):
+	}
+	_, err = io.WriteString(c, "GET /healthz HTTP/1.0\r\n\r\n")
+	must(t, err)
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.0 ") {
+		t.Errorf("answered %q, %v", answer, err)
+	}
+	within(t, "draining", drainLimit+patience, func() { <-drained })
+	must(t, <-served)
+}
+
 // TestSocketActivation hands a listening socket over as systemd does.
 func TestSocketActivation(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

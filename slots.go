@@ -106,9 +106,21 @@ func (s *slots) state(c net.Conn, state http.ConnState) {
 	}
 	if c, ok := c.(*slotConn); ok {
 		s.mu.Lock()
-		c.busy, c.moved = state == http.StateActive, time.Now()
+		c.busy, c.idle, c.moved = state == http.StateActive, state == http.StateIdle, time.Now()
 		s.mu.Unlock()
 	}
+}
+
+// waited says that somebody may wait for an answer: a request is under way, or may be on its way.
+func (s *slots) waited() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		if !c.idle {
+			return true
+		}
+	}
+	return false
 }
 
 // slotConn is a connection with a slot.
@@ -118,6 +130,7 @@ type slotConn struct {
 	peer  netip.Prefix // zero: a unix socket's peer, which has no address to tell it from others by
 	moved time.Time    // when a byte last did, guarded by the slots' lock
 	busy  bool         // a request was read and is not answered yet, guarded likewise
+	idle  bool         // what it has asked is answered, guarded likewise
 	once  sync.Once
 }
 
