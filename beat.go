@@ -21,25 +21,23 @@ func untilBeat(now time.Time) time.Duration {
 	return d
 }
 
-// bell tells the watchdog of beats. Those of several loops in the same moment are one: each time that it wakes costs.
+// bell tells the watchdog of beats, on the thread of whoever rings. Those of several loops in the same moment are one.
 type bell struct {
-	rung chan struct{}
-	last atomic.Int64 // instant
+	heard atomic.Pointer[func(now time.Time)] // nil: nobody listens yet
+	last  atomic.Int64                        // instant
 }
 
-func newBell() *bell { return &bell{rung: make(chan struct{}, 1)} }
+// hear sets who listens.
+func (b *bell) hear(f func(now time.Time)) { b.heard.Store(&f) }
 
 // ring does nothing if there is no bell.
 func (b *bell) ring(now time.Time) {
 	if b == nil {
 		return
 	}
-	at, last := instant(now), b.last.Load()
-	if last != 0 && at-last < int64(shortBeat/2) || !b.last.CompareAndSwap(last, at) {
+	at, last, heard := instant(now), b.last.Load(), b.heard.Load()
+	if heard == nil || last != 0 && at-last < int64(shortBeat/2) || !b.last.CompareAndSwap(last, at) {
 		return
 	}
-	select {
-	case b.rung <- struct{}{}:
-	default:
-	}
+	(*heard)(now)
 }

@@ -344,7 +344,7 @@ func newQuietSeveral(t *testing.T, file string) *several {
 	log, err := newLogControl("stderr", slog.LevelError+100, true, true, &m.logDropped)
 	must(t, err)
 	d := &daemon{options: &options{recordSize: recordFixed + portRing, buffer: 1 << 16}, log: log, m: m,
-		health: &health{bell: newBell(), begun: make(chan struct{})}}
+		health: &health{bell: new(bell), begun: make(chan struct{})}}
 	return d.several(file)
 }
 

@@ -251,7 +251,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	}
 	hushRedis()
 	d := &daemon{options: o, log: log, m: m, unmark: unmark, health: &health{memoryLimit: uint64(o.memory),
-		bell: newBell(), begun: make(chan struct{})}}
+		bell: new(bell), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)
 	}

@@ -198,7 +198,7 @@ func (s *server) Drain() {
 	s.door.Unlock()
 	s.serving.Wait() // whoever was accepted has a slot by now
 	s.http.SetKeepAlivesEnabled(false)
-	for end := time.Now().Add(drainLimit); s.slots.waited() && time.Now().Before(end); {
+	for end := time.Now().Add(drainLimit); s.slots.waited(time.Now()) && time.Now().Before(end); {
 		time.Sleep(drainLook)
 	}
 	_ = s.http.Close()

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -85,30 +89,80 @@ func (b *testBox) writers() (of map[string]string, loads map[string]int) {
 	return of, loads
 }
 
-// TestInstancesShareNamespaces: two, three, and two again, one of them killed, in a storm: each change moves what has to be moved.
+// sharing and sharedPorts are for measuring, see docs/instances.md.
+var (
+	sharing     = flag.Int("instance.sharing", 1, "how often instances join and leave in TestInstancesShareNamespaces")
+	sharedPorts = flag.Int("instance.shared-ports", 4, "with how many ports in each namespace")
+)
+
+// togglesAmid sets a port down and up until it is told to end, and returns how long it took until its entry said so, where another one had begun to write
+// meanwhile.
+func (s *testSwitch) togglesAmid(port string, end <-chan struct{}) (amid []time.Duration, err error) {
+	index, err := s.Index(port)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := s.SetAdmin()
+	if err != nil {
+		return nil, err
+	}
+	defer admin.Close()
+	holder := func() lockHolder {
+		h, _ := newWriterLock(lockHolder{}, time.Now).holder(s.Dir)
+		return h
+	}
+	for up := false; ; up = !up {
+		before, begun := holder(), time.Now()
+		if err := admin.Set(index, up); err != nil {
+			return nil, err
+		}
+		want := map[bool]string{false: "down", true: "up"}[up]
+		for got := ""; got != want; {
+			if got, err = s.State.HGet(context.Background(), s.StateKey(port), "netdev_oper_status").Result(); err != nil {
+				return nil, err
+			}
+			if time.Since(begun) > patience {
+				return nil, fmt.Errorf("%s in %s is %s, not %s", port, s.NetNS, got, want)
+			}
+			time.Sleep(500 * time.Microsecond)
+		}
+		if took := time.Since(begun); holder() != before {
+			amid = append(amid, took)
+		}
+		if up { // else it would stay down
+			select {
+			case <-end:
+				return amid, nil
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// TestInstancesShareNamespaces: two, three, and two again, one of them killed, in a storm: each change moves what has to be moved, and no more. Nothing
+// is wrong afterwards, and no flap is lost.
 func TestInstancesShareNamespaces(t *testing.T) {
 	t.Parallel()
-	const n, ports = 4, 4
+	const n = 4
+	ports := *sharedPorts
 	b := newBoxTest(t, n, ports, "-standby", "-instance", "a")
+	var before []map[string]int
 	for _, s := range b.asics {
 		b.up(s, ports)
+		before = append(before, s.carrierLosses())
 	}
-	storm := make(chan error, n)
+	storm := make(chan error, 2*n)
 	done := make(chan struct{})
+	var mu sync.Mutex
+	var took []time.Duration
 	for _, s := range b.asics {
+		go func() { storm <- s.flapUntil(done, portNames(ports-1)...) }()
 		go func() {
-			for {
-				select {
-				case <-done:
-					storm <- nil
-					return
-				default:
-				}
-				if err := s.Flap(1, portNames(ports-1)...); err != nil {
-					storm <- err
-					return
-				}
-			}
+			amid, err := s.togglesAmid(portNames(ports)[ports-1], done)
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, amid...)
+			storm <- err
 		}()
 	}
 	join := func(name string) *switchtest.Daemon {
@@ -117,6 +171,7 @@ func TestInstancesShareNamespaces(t *testing.T) {
 		b.asics[0].keep(d)
 		return d
 	}
+	var settling []time.Duration
 	settled := func(what string, want ...int) map[string]string {
 		begun := time.Now()
 		var of map[string]string
@@ -125,7 +180,7 @@ func TestInstancesShareNamespaces(t *testing.T) {
 			of, loads = b.writers()
 			return loads[""] == 0 && slices.Equal(slices.Sorted(maps.Values(loads)), want)
 		})
-		t.Logf("%s: settled after %v: %v", what, time.Since(begun).Round(time.Millisecond), of)
+		settling = append(settling, time.Since(begun))
 		return of
 	}
 	moved := func(a, b map[string]string) (n int) {
@@ -136,26 +191,39 @@ func TestInstancesShareNamespaces(t *testing.T) {
 		}
 		return n
 	}
-	one := settled("one instance", 4)
-	second := join("b")
-	two := settled("two instances", 2, 2)
-	third := join("c")
-	three := settled("three instances", 1, 1, 2)
-	if moved(one, two) != 2 || moved(two, three) != 1 {
-		t.Errorf("moved were %d and %d", moved(one, two), moved(two, three))
+	for round := range *sharing {
+		one := settled("one instance", 4)
+		second := join("b")
+		two := settled("two instances", 2, 2)
+		third := join("c")
+		three := settled("three instances", 1, 1, 2)
+		if moved(one, two) != 2 || moved(two, three) != 1 {
+			t.Errorf("round %d: moved were %d and %d", round, moved(one, two), moved(two, three))
+		}
+		must(t, third.Signal(syscall.SIGKILL))
+		settled("two instances, after one was killed", 2, 2)
+		must(t, second.Signal(syscall.SIGTERM))
+		settled("one instance, after one has ended", 4)
+		_, err := second.Wait(patience)
+		must(t, err)
 	}
-	must(t, third.Signal(syscall.SIGKILL))
-	settled("two instances, after one was killed", 2, 2)
-	must(t, second.Signal(syscall.SIGTERM))
-	settled("one instance, after one has ended", 4)
 	close(done)
-	for range b.asics {
+	for range 2 * n {
 		must(t, <-storm)
 	}
-	for _, s := range b.asics {
+	t.Logf("settled: %s", spread(settling))
+	t.Logf("from a change amid a hand-over to its entry: %s", spread(took))
+	for i, s := range b.asics {
 		for _, p := range portNames(ports) {
 			s.waitEntry(p, fields("up", "up", 1500))
 		}
 		s.waitMetric(b.d, `portsyncd_instance_writer{instance="a",namespace="`+s.NetNS+`"}`, "1")
+		losses, told := s.carrierLosses(), s.scrape(b.d)
+		for _, p := range portNames(ports) {
+			want := strconv.Itoa(losses[p] - before[i][p])
+			if got := sample(told, `portsyncd_port_flaps_total{namespace="`+s.NetNS+`",port="`+p+`"}`); got != want {
+				t.Errorf("%s of %s has flapped %s times, the kernel says %s", p, s.NetNS, got, want)
+			}
+		}
 	}
 }

@@ -111,12 +111,13 @@ func (s *slots) state(c net.Conn, state http.ConnState) {
 	}
 }
 
-// waited says that somebody may wait for an answer: a request is under way, or may be on its way.
-func (s *slots) waited() bool {
+// waited says that somebody may wait for an answer: a request is under way, or on its way. Whoever has long been silent
+// has none.
+func (s *slots) waited(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open {
-		if !c.idle {
+		if c.busy || !c.idle && now.Sub(c.moved) < stalledAfter {
 			return true
 		}
 	}

@@ -134,6 +134,7 @@ func (s *syncer) post(fn func()) {
 // messages wait (more): after an overrun those are older than what was lost, and must not pass for news that is newer
 // than the listing.
 func (s *syncer) advance(now time.Time, more bool) time.Duration {
+	beats := !now.Before(s.nextBeat)
 	wait := min(s.beat(now), s.advanceHome(now))
 	if s.listing.isDue(now) {
 		s.home(now)
@@ -143,6 +144,9 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	}
 	s.m.queueDepth.Set(float64(s.outbox.unwritten()))
 	s.status.turn(now, s.outbox.oldest())
+	if beats {
+		s.status.beat(now)
+	}
 	if s.openDB == nil {
 		s.settle()
 		return wait
@@ -166,7 +170,6 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	}
 	wait := untilBeat(now)
 	s.nextBeat = now.Add(wait)
-	s.status.beat(now)
 	s.home(now)
 	if s.options.beat != nil {
 		s.failure = errors.Join(s.failure, s.options.beat())

@@ -9,7 +9,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Watchdogs: systemd's, by hand over its notification socket (sd_notify(3)), and our own for hosts without systemd.
@@ -27,7 +31,8 @@ const (
 
 // notifier tells systemd how the daemon is doing. Without NOTIFY_SOCKET it does nothing.
 type notifier struct {
-	conn  net.Conn
+	conn  net.Conn // nil: nobody listens
+	raw   syscall.RawConn
 	every time.Duration // how often systemd wants to hear from us, 0: not
 }
 
@@ -46,17 +51,31 @@ func openNotifier() *notifier {
 		return n
 	}
 	if c, err := net.Dial("unixgram", path); err == nil { // a leading @ is the abstract namespace
-		n.conn = c
+		n.use(c)
 	}
 	return n
 }
 
-// Tell sends assignments such as READY=1.
-func (n *notifier) Tell(assignments ...string) {
-	if n.conn != nil {
-		_ = n.conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = n.conn.Write([]byte(strings.Join(assignments, "\n")))
+// use takes a connection to systemd's socket.
+func (n *notifier) use(c net.Conn) {
+	if raw, err := c.(syscall.Conn).SyscallConn(); err == nil {
+		n.conn, n.raw = c, raw
 	}
+}
+
+// Tell sends assignments such as READY=1, without waiting. It returns false if they may be said again later: systemd
+// does not listen right now.
+func (n *notifier) Tell(assignments ...string) (told bool) {
+	told = true
+	if n.conn == nil {
+		return told
+	}
+	text := []byte(strings.Join(assignments, "\n"))
+	_ = n.raw.Control(func(fd uintptr) {
+		_, errno := rawIO(unix.SYS_WRITE, fd, text)
+		told = errno != unix.EAGAIN
+	})
+	return told
 }
 
 // watchdog looks after the loop from a goroutine of its own.
@@ -66,6 +85,10 @@ type watchdog struct {
 	flush  func(limit time.Duration) // of the log
 	notify *notifier
 	exit   func() // ends the process, for a supervisor to start it again
+
+	mu    sync.Mutex  // one tick at a time
+	timer *time.Timer // for a beat that does not come
+	every time.Duration
 
 	turns uint64 // of all loops: as long as one namespace's turns, ending would hurt it
 	// between ticks of ours without a turn of a loop: a stopped process, where we stop, too, is no stuck loop
@@ -78,30 +101,55 @@ type watchdog struct {
 // Run ticks until ctx ends: with the loop's beat, and by itself while that does not come, or something is wrong or not
 // ready. A timer that never fires wakes nobody.
 func (w *watchdog) Run(ctx context.Context) {
-	well := false
-	for {
-		every := shortBeat
-		if well {
-			every = silence
-		}
-		if w.notify.every > 0 {
-			every = min(every, w.notify.every)
-		}
+	w.mu.Lock()
+	w.every = shortBeat
+	w.timer = time.NewTimer(w.every)
+	w.mu.Unlock()
+	w.box.health.bell.hear(w.beat)
+	for amid := time.Duration(0); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.box.health.bell.rung:
-			well = w.tick(time.Now(), 0)
-			w.box.tell()
-			w.box.giveUp()
-			if w.heap.beat(w.box.messages()) {
-				w.box.trim()
+		case now := <-w.timer.C:
+			if !w.mu.TryLock() { // a loop is amid a beat
+				w.timer.Reset(shortBeat)
+				if amid += shortBeat; amid > stuckAfter {
+					w.giveUp()
+				}
+				continue
 			}
-		case now := <-time.After(every):
+			amid = 0
 			// who was stopped meanwhile has time to turn
-			well = w.tick(now, min(every, stuckAfter-2*shortBeat)) && every < silence
+			w.next(w.tick(now, min(w.every, stuckAfter-2*shortBeat)) && w.every < silence)
+			w.mu.Unlock()
 		}
 	}
+}
+
+// beat is what comes with a loop's beat, on its thread: another one that wakes would cost more. Nobody waits in here.
+func (w *watchdog) beat(now time.Time) {
+	if !w.mu.TryLock() {
+		return
+	}
+	defer w.mu.Unlock()
+	w.next(w.tick(now, 0))
+	w.box.tell()
+	w.box.giveUp()
+	if w.heap.beat(w.box.messages()) {
+		go w.box.trim()
+	}
+}
+
+// next sets the time until the next tick, if no beat comes before.
+func (w *watchdog) next(well bool) {
+	w.every = shortBeat
+	if well {
+		w.every = silence
+	}
+	if w.notify.every > 0 {
+		w.every = min(w.every, w.notify.every)
+	}
+	w.timer.Reset(w.every)
 }
 
 // tick ends the process if the loop is stuck, before anything else that it may do; it updates health and tells
@@ -116,13 +164,11 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	}
 	reasons, worst := w.box.Update(now, w.log)
 	if !w.ready && w.box.listed() {
-		w.ready = true
-		w.notify.Tell("READY=1")
+		w.ready = w.notify.Tell("READY=1")
 	}
 	status := "STATUS=" + strings.Join(append([]string{worst.String()}, reasons...), "; ")
-	if status != w.status {
+	if status != w.status && w.notify.Tell(status) {
 		w.status = status
-		w.notify.Tell(status)
 	}
 	if !w.ready && w.box.excused() {
 		w.notify.Tell(extendStart)

@@ -76,7 +76,8 @@ func TestLoopInTheKernelIsNotStuck(t *testing.T) {
 			systemd, path := openSystemd(t)
 			conn, err := net.Dial("unixgram", path)
 			must(t, err)
-			w.notify = &notifier{conn: conn, every: time.Second}
+			w.notify = &notifier{every: time.Second}
+			w.notify.use(conn)
 			k := &slowKernel{status: w.box.health, block: make(chan string, 1),
 				blocked: make(chan struct{}), release: make(chan struct{})}
 			k.block <- where
@@ -130,7 +131,8 @@ func TestLoopThatCannotBeginIsNotStuck(t *testing.T) {
 	systemd, path := openSystemd(t)
 	conn, err := net.Dial("unixgram", path)
 	must(t, err)
-	w.notify = &notifier{conn: conn, every: time.Second}
+	w.notify = &notifier{every: time.Second}
+	w.notify.use(conn)
 	w.box.health.await(fmt.Errorf("%w: asic0", errNoNetNS))
 	now := time.Now()
 	for range 60 {
@@ -293,7 +295,8 @@ func TestGarbageCollectorDoesNotWaitForHeldLinks(t *testing.T) {
 // TestHeapIsTrimmedDuringAnOutage: trimming needs no health, and who is above -memory-limit needs it most.
 func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	w, _, _ := newWatchdog(t)
-	w.box.health.bell = &bell{rung: make(chan struct{})}
+	ring := new(bell)
+	w.box.health.bell = ring
 	w.box.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -304,15 +307,91 @@ func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	}
 	ballast = nil
 	runtime.GC()
+	for at := time.Now(); ring.heard.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Since(at) > patience {
+			t.Fatal("the watchdog does not listen")
+		}
+	}
+	at := time.Now()
 	for range trimAfter + 1 {
-		w.box.health.turn(time.Now(), time.Time{})
-		w.box.health.bell.rung <- struct{}{}
+		w.box.health.turn(at, time.Time{})
+		ring.ring(at)
+		at = at.Add(beatInterval)
 	}
 	cancel()
 	<-done
 	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	if n := m.HeapIdle - m.HeapReleased; n > 16<<20 {
-		t.Errorf("%d bytes of free heap stay", n)
+	if err := switchtest.WaitFor(patience, "the heap to be trimmed", func() bool {
+		runtime.ReadMemStats(&m)
+		return m.HeapIdle-m.HeapReleased <= 16<<20
+	}); err != nil {
+		t.Errorf("%d bytes of free heap stay", m.HeapIdle-m.HeapReleased)
 	}
+}
+
+// TestSystemdThatDoesNotListen: the loop's thread tells it how things are, and does not wait; what was not said is said later.
+func TestSystemdThatDoesNotListen(t *testing.T) {
+	w, _, _ := newWatchdog(t)
+	systemd, path := openSystemd(t)
+	conn, err := net.Dial("unixgram", path)
+	must(t, err)
+	defer conn.Close()
+	w.notify = &notifier{every: time.Second}
+	w.notify.use(conn)
+	w.box.health.listed.Store(false)
+	now := time.Now()
+	tick := func() {
+		now = now.Add(time.Second)
+		w.box.health.turn(now, time.Time{})
+		w.tick(now, 0)
+	}
+	full := func() {
+		for range 100_000 {
+			if !w.notify.Tell("WATCHDOG=1") {
+				return
+			}
+		}
+		t.Fatal("the queue is never full")
+	}
+	full()
+	w.box.health.listed.Store(true)
+	within(t, "a tick", patience, tick)
+	if w.ready || w.status != "" {
+		t.Errorf("systemd has heard nothing: ready %v, status %q", w.ready, w.status)
+	}
+	buf := make([]byte, 4096)
+	for {
+		must(t, systemd.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+		if _, err := systemd.Read(buf); err != nil {
+			break
+		}
+	}
+	tick()
+	seen := map[string]bool{}
+	readDatagrams(t, systemd, "what was not said", func(m string) bool {
+		seen[m] = true
+		return seen["READY=1"] && seen["STATUS=ok"]
+	})
+}
+
+// TestLoopThatIsStuckInABeat ends the daemon, too: what comes with a beat runs on the loop's thread.
+func TestLoopThatIsStuckInABeat(t *testing.T) {
+	t.Parallel()
+	w, _, _ := newWatchdog(t)
+	w.box.health.bell = new(bell)
+	exited := make(chan struct{}, 1)
+	w.exit = func() {
+		select {
+		case exited <- struct{}{}:
+		default:
+		}
+	}
+	go w.Run(t.Context())
+	for begun := time.Now(); w.box.health.bell.heard.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > patience {
+			t.Fatal("the watchdog does not listen")
+		}
+	}
+	w.mu.Lock() // and never leaves it
+	within(t, "the end", 2*stuckAfter, func() { <-exited })
 }
