@@ -42,11 +42,20 @@ type dbGlobalFile struct {
 	path   string
 	now    func() time.Time
 	broken brokenSince
+	stamp  fileStamp // of what was read last, zero: it has to be read
+	listed []namespaceConfig
 }
 
 // read reads the file. errNoDBConfig: come again; errConfig: what it says makes no sense.
 func (f *dbGlobalFile) read() ([]namespaceConfig, error) {
+	stamp := stampOf(f.path, f.now())
+	if stamp != (fileStamp{}) && stamp == f.stamp {
+		return f.listed, nil
+	}
 	n, err := readDBGlobal(f.path)
+	if f.listed, f.stamp = n, stamp; err != nil {
+		f.stamp = fileStamp{}
+	}
 	return n, f.broken.judge(err, f.now())
 }
 

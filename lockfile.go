@@ -199,21 +199,50 @@ type fileID struct {
 // that it is told of wakes its monitor, which costs an idle daemon's change as much as all the rest. The files are in a
 // folder that is in memory.
 func identify(dir int, path string, flags int) (fileID, error) {
-	name, err := unix.BytePtrFromString(path)
-	if err != nil {
-		return fileID{}, err
-	}
-	var x unix.Statx_t
-	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags),
-		unix.STATX_INO, uintptr(unsafe.Pointer(&x)), 0)
-	switch errno {
-	case 0:
-		return fileID{x.Dev_major, x.Dev_minor, x.Ino}, nil
+	x, err := statx(dir, path, flags, unix.STATX_INO)
+	switch err {
+	case nil:
+		return fileOf(&x), nil
 	case unix.ENOSYS, unix.EPERM: // a kernel before 4.11, or a filter that does not know it
 		return identifyOld(dir, path)
 	}
-	return fileID{}, errno
+	return fileID{}, err
 }
+
+func fileOf(x *unix.Statx_t) fileID { return fileID{x.Dev_major, x.Dev_minor, x.Ino} }
+
+func statx(dir int, path string, flags, mask int) (x unix.Statx_t, err error) {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return x, err
+	}
+	_, _, errno := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(flags),
+		uintptr(mask), uintptr(unsafe.Pointer(&x)), 0)
+	if errno != 0 {
+		return x, errno
+	}
+	return x, nil
+}
+
+// fileStamp is another one when a file was written, or replaced. The zero value is no file's.
+type fileStamp struct {
+	id      fileID
+	size    uint64
+	written unix.StatxTimestamp
+	changed unix.StatxTimestamp
+}
+
+// stampOf is a file's, zero where the kernel does not tell, and for one that was written so lately that its time may
+// stay as it is when that happens again. It is no more to the runtime than identify is.
+func stampOf(path string, now time.Time) (s fileStamp) {
+	x, err := statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_SIZE|unix.STATX_MTIME|unix.STATX_CTIME)
+	if err != nil || now.Sub(time.Unix(x.Ctime.Sec, int64(x.Ctime.Nsec))).Abs() < stampAge {
+		return s
+	}
+	return fileStamp{fileOf(&x), x.Size, x.Mtime, x.Ctime}
+}
+
+const stampAge = 2 * time.Second // longer than a clock tick, by which the kernel's times go on
 
 // identifyOld is identify with stat(2) and fstat(2).
 func identifyOld(dir int, path string) (id fileID, err error) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/trace"
@@ -36,13 +38,23 @@ func TestFlushAndBeatWakeNobody(t *testing.T) {
 		must(t, unix.Stat(filepath.Join(dir, appName+lockSuffix), &s))
 	})
 	p := openProcess()
+	namespaces := &dbGlobalFile{path: filepath.Join(dir, "database_global.json"), now: time.Now}
+	must(t, os.WriteFile(namespaces.path, []byte(`{"INCLUDES": [{"namespace": "asic0", "include": "a.json"}]}`), 0o644))
+	namespaces.now = func() time.Time { return time.Now().Add(time.Minute) } // it has been so for long
+	_, err := namespaces.read()
+	must(t, err)
 	for name, do := range map[string]func(){
 		"a look at the lock": func() {
 			must(t, l.enter())
 			l.leave()
 		},
-		"a sign of life":        func() { l.file.touch() },
-		"a look at the memory":  p.readMemory,
+		"a sign of life":       func() { l.file.touch() },
+		"a look at the memory": p.readMemory,
+		"a look at the namespaces' file": func() {
+			if _, err := namespaces.read(); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"a look at a namespace": func() { _, _ = netNSOf("/proc/self/ns/net") },
 	} {
 		if done := traced(do); done > calls/2 {
@@ -91,4 +103,47 @@ func TestIdentifyAsStat(t *testing.T) {
 	if _, err := identify(unix.AT_FDCWD, filepath.Join(dir, "none"), 0); err == nil {
 		t.Error("what is not there is identified")
 	}
+}
+
+// TestFileIsReadAgain when it was written or replaced, whatever else stays as it was; as long as that is not known, each time.
+func TestFileIsReadAgain(t *testing.T) {
+	f := &dbGlobalFile{path: filepath.Join(t.TempDir(), "database_global.json")}
+	later := time.Minute
+	f.now = func() time.Time { return time.Now().Add(later) }
+	write := func(path, name string) {
+		t.Helper()
+		must(t, os.WriteFile(path, []byte(`{"INCLUDES": [{"namespace": "`+name+`", "include": "a.json"}]}`), 0o644))
+	}
+	check := func(want string) {
+		t.Helper()
+		for range 2 {
+			got, err := f.read()
+			if err != nil || len(got) != 1 || got[0].name != want {
+				t.Errorf("read %v, %v, want %s", got, err, want)
+			}
+		}
+	}
+	for _, at := range []time.Duration{0, time.Minute} { // written in this moment, or long ago
+		later = at
+		for i := range 20 {
+			name := fmt.Sprintf("asic%d", i%10)
+			if write(f.path, name); at > 0 {
+				time.Sleep(10 * time.Millisecond) // a clock tick
+			}
+			check(name)
+		}
+	}
+	write(f.path+".new", "asic7")
+	must(t, os.Rename(f.path+".new", f.path))
+	check("asic7")
+	must(t, os.WriteFile(f.path, []byte("{"), 0o644))
+	if _, err := f.read(); !errors.Is(err, errNoDBConfig) { // it may be being written
+		t.Errorf("a broken file: %v", err)
+	}
+	must(t, os.Remove(f.path))
+	if _, err := f.read(); !errors.Is(err, errNoDBConfig) {
+		t.Errorf("no file: %v", err)
+	}
+	write(f.path, "asic1")
+	check("asic1")
 }
