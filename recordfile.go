@@ -192,6 +192,27 @@ func following(number uint32) uint32 { return max(number+1, 1) }
 // newer says that a record's number comes after another's; numbers begin anew after 2^32.
 func newer(a, b uint32) bool { return int32(a-b) > 0 }
 
+// newestNumber is that of a ring's newest record: the highest, or where numbers have begun anew the highest since. When
+// a record is added it is that one's, whatever numbers are there that no recorder has written.
+type newestNumber struct{ high, since uint32 }
+
+// begunAnew is a number up to which those of before may still be in a ring.
+const begunAnew = 2 * ownEvents
+
+func (n *newestNumber) add(number uint32) {
+	n.high = max(n.high, number)
+	if number <= begunAnew {
+		n.since = max(n.since, number)
+	}
+}
+
+func (n *newestNumber) get() uint32 {
+	if n.since != 0 && n.high > math.MaxUint32-begunAnew {
+		return n.since
+	}
+	return n.high
+}
+
 // ringOf is the place of a port's ring.
 func ringOf(image []byte, ring int) []byte {
 	return image[recordFixed+ring*portRing:][:portRing]

@@ -172,12 +172,13 @@ func (r *recorder) find(boot string) {
 		}
 	}
 	r.idle = append(r.idle, named...)
-	first := true
+	var there newestNumber
 	for i := range uint32(ownEvents) {
-		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole && (first || newer(e.number, r.own)) {
-			r.own, first = e.number, false
+		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole {
+			there.add(e.number)
 		}
 	}
+	r.own = there.get()
 }
 
 // dataEnd is where a file has no data any more: what is claimed and was never written is not looked at, because each

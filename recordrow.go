@@ -27,21 +27,27 @@ type recordRow struct {
 // write.
 func (row *recordRow) recall(ring []byte) {
 	row.ring = ring
-	var state portRecord // what a repair found says nothing of the link
-	var newest, pending uint32
-	for i := range uint32(portEvents) {
-		e, whole := takePortRecord(eventAt(ring, i))
-		if !whole {
-			continue
+	var all [portEvents]portRecord
+	var there newestNumber
+	for i := range all {
+		if e, whole := takePortRecord(eventAt(ring, uint32(i))); whole {
+			all[i] = e
+			there.add(e.number)
 		}
-		if newest == 0 || newer(e.number, newest) {
-			newest = e.number
+	}
+	newest := there.get()
+	var state portRecord // what a repair found says nothing of the link
+	var pending uint32
+	for i := range all {
+		e := &all[i]
+		if e.number == 0 || newest-e.number > portEvents {
+			continue
 		}
 		if e.unsettled() && (pending == 0 || newer(pending, e.number)) {
 			pending = e.number
 		}
 		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
-			state = e
+			state = *e
 		}
 	}
 	row.any = state.number != 0
