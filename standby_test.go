@@ -196,8 +196,13 @@ func TestStandbyAtRest(t *testing.T) {
 	s.waitFor("a beat", func() bool { return heartbeats() > first })
 	before, cpu := asked(), s.cpu(standby)
 	began := time.Now()
-	s.waitFor("two more", func() bool { return heartbeats() >= first+3 })
+	for heartbeats() < first+3 && time.Since(began) < patience { // whoever asks Redis often takes the caches
+		time.Sleep(time.Second)
+	}
 	t.Logf("in %v the standby took %v of the processor", time.Since(began).Round(time.Millisecond), s.cpu(standby)-cpu)
+	if n := heartbeats(); n < first+3 {
+		t.Errorf("%d heartbeats in %v", n-first, time.Since(began))
+	}
 	for name, n := range asked() {
 		if n -= before[name]; n > 0 && name != "info" {
 			t.Logf("%d × %s", n, name)
