@@ -61,7 +61,7 @@ check:
 
 # In make test a count of inputs for each target; for a person, make fuzz FUZZTIME=1h, and FUZZ=Recorder for some of them.
 fuzz:
-	@GO=$(GO) sh .ci/fuzz $(FUZZTIME) $(FUZZ)
+	@GO=$(GO) sh .ci/fuzz $(FUZZTIME) '$(FUZZ)'
 
 # What is shipped for ARM has run its tests as ARM code: all of them but the long ones, which chaos and load would make longer still under an emulator. The parser's
 # also run on a big-endian machine: netlink is in native byte order. What the tests of ABOUT_TEXT read is the source, which is the same on each.
