@@ -185,7 +185,7 @@ func (s *mirror) announce() {
 		s.links.written(version)
 		first := s.start.in(announcing)
 		s.start.told(told)
-		s.record.note(ownConfigDone, strconv.Itoa(s.start.ports())+" ports", s.now())
+		s.record.note(ownConfigDone, strconv.Itoa(len(s.start.configuredPorts()))+" ports", s.now())
 		s.configure(s.start.configuredPorts())
 		if first {
 			s.setOldDown()
@@ -282,7 +282,7 @@ func (s *mirror) lookAgain() {
 
 // recount sends PortConfigDone again when the number of ports has changed.
 func (s *mirror) recount() {
-	count, lost := s.start.ports(), false
+	count, lost := len(s.start.configuredPorts()), false
 	s.do(countErrand, func(ctx context.Context) (err error) {
 		lost, err = s.db.Recount(ctx, count)
 		return err

@@ -47,18 +47,14 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
 	}
 	onAppl, together := []string{filter.ports()}, d.stateAddr.server() == d.applAddr.server()
-	if together {
-		onAppl = append(onAppl, faults+"*")
-	} else {
-		follow(d.state, func(bool, error) {}, faults+"*")
+	onState, heard := []string{faults + "*"}, func(bool, error) {}
+	if w.state != nil { // what was missed of the one is as if it were of the other
+		onState, heard = append(onState, filter.followState(keyspace(d.stateAddr, d.stateKey("")))), filter.connected
 	}
-	if w.state != nil {
-		entries := filter.followState(keyspace(d.stateAddr, d.stateKey("")))
-		if together {
-			onAppl = append(onAppl, entries)
-		} else { // what was missed of the one is as if it were of the other
-			follow(d.state, filter.connected, entries)
-		}
+	if together {
+		onAppl = append(onAppl, onState...)
+	} else { // a client has one subscription, which is nudged
+		follow(d.state, heard, onState...)
 	}
 	if d.cfgAddr.server() == d.applAddr.server() {
 		follow(d.appl, func(up bool, err error) {

@@ -70,11 +70,12 @@ func (p *process) Read() {
 	p.countFDs()
 }
 
-// ReadMemory refreshes the memory's gauges and returns the resident bytes.
+// ReadMemory refreshes the memory's gauges, unless a scrape does, and returns the resident bytes. It does not wait.
 func (p *process) ReadMemory() float64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.readMemory()
+	if p.mu.TryLock() {
+		p.readMemory()
+		p.mu.Unlock()
+	}
 	return p.memory.Load()
 }
 

@@ -1,20 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
 	"portsyncd/internal/switchtest"
 )
 
@@ -307,4 +310,84 @@ func TestLoopGoesOnWhileAFlushIsSlow(t *testing.T) {
 		t.Fatal("the daemon waits for a flush that does not end")
 	}
 	close(db.release)
+}
+
+// A Redis that says only as much as a subscription needs, and nothing any more when it is mute.
+func mutableRedis(t *testing.T) (a dbAddress, mute *atomic.Bool, subscribed *atomic.Int32) {
+	path := filepath.Join(t.TempDir(), "redis")
+	l, err := net.Listen("unix", path)
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	mute, subscribed = new(atomic.Bool), new(atomic.Int32)
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for r := bufio.NewReader(c); ; {
+			head, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			n, _ := strconv.Atoi(strings.TrimSpace(head)[1:])
+			var args []string
+			for range n {
+				size, _ := r.ReadString('\n')
+				k, _ := strconv.Atoi(strings.TrimSpace(size)[1:])
+				text := make([]byte, k+2)
+				_, _ = io.ReadFull(r, text)
+				args = append(args, string(text[:k]))
+			}
+			if mute.Load() {
+				continue
+			}
+			switch strings.ToLower(args[0]) {
+			case "psubscribe":
+				subscribed.Add(1)
+				defer subscribed.Add(-1)
+				for i, p := range args[1:] {
+					fmt.Fprintf(c, "*3\r\n$10\r\npsubscribe\r\n$%d\r\n%s\r\n:%d\r\n", len(p), p, i+1)
+				}
+			case "ping":
+				fmt.Fprint(c, "*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+			default:
+				fmt.Fprint(c, "-ERR unknown command\r\n")
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return dbAddress{network: "unix", address: path, separator: "|"}, mute, subscribed
+}
+
+// TestEverySubscriptionIsNudged: an observer, or a standby, follows two things on a STATE_DB on a server of its own.
+func TestEverySubscriptionIsNudged(t *testing.T) {
+	t.Parallel()
+	hushRedis()
+	appl, _, _ := mutableRedis(t)
+	state, mute, subscribed := mutableRedis(t)
+	m := newMetrics("test")
+	d := &sonicDB{m: m, slow: func() {}, applAddr: appl, cfgAddr: appl, stateAddr: state}
+	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
+	d.appl, d.config, d.state = connect(appl, m, d.slow), connect(appl, m, d.slow), connect(state, m, d.slow)
+	t.Cleanup(d.Close)
+	w := watcher{appl: func(applChange) {}, config: func(bool) {}, state: func(string) {}, fault: func(string, faults) {},
+		connected: func(bool, error) {}}
+	go d.Watch(t.Context(), w)
+	time.Sleep(500 * time.Millisecond)
+	if subscribed.Load() == 0 {
+		t.Fatal("nothing is followed")
+	}
+	mute.Store(true)
+	for range 3 {
+		d.Nudge()
+		time.Sleep(dbTimeout + 100*time.Millisecond)
+	}
+	if n := subscribed.Load(); n != 0 {
+		t.Errorf("%d subscriptions to a server that hangs are believed to stand", n)
+	}
 }

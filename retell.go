@@ -27,7 +27,13 @@ func (s *mirror) knownLinks() []linkMessage {
 // word is what the next writer has to know of a loop that has ended.
 func (s *mirror) word() handoverRecord {
 	announced, initDone := s.start.word()
-	return wordOf(s.links.leftovers(), announced, initDone)
+	old := s.links.leftovers()
+	if h := s.options.handed; h != nil && !s.start.running() && len(old) == 0 {
+		for _, l := range h.old.byIndex {
+			old = append(old, l)
+		}
+	}
+	return wordOf(old, announced, initDone)
 }
 
 // retell takes what the loop before knew, as the lines of a listing that has not ended: messages that wait are newer.

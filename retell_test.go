@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -163,5 +164,42 @@ func TestWhatIsNotKnownForSureIsNotRetold(t *testing.T) {
 	}
 	if b := runningBench(t); b.knownLinks() == nil {
 		t.Error("that there are no links is not told")
+	}
+}
+
+// TestInitDoneAfterANamespaceMadeAgainAmidAHandOver: what the one before had sent was for interfaces that are no more.
+func TestInitDoneAfterANamespaceMadeAgainAmidAHandOver(t *testing.T) {
+	c := twoPorts(t).successor()
+	c.start.handed = &predecessor{initDone: true}
+	c.db.facts = startFacts{events: true, signals: signals{count: -1}} // all databases were lost
+	c.db.state, c.db.appl, c.db.initDone = map[string]portState{}, map[string]bool{}, false
+	c.db.broken = errors.New("Redis is away")
+	c.begin()
+	c.turn()
+	c.source.home.inode++ // with the container of the databases
+	c.clock = c.clock.Add(beatInterval + shortBeat)
+	c.turn()
+	c.db.broken = nil
+	c.clock = c.clock.Add(beatInterval)
+	c.turn()
+	c.dumpDone(false, nil) // no links yet
+	c.settleDown()
+	if !slices.Contains(c.db.done, "PortConfigDone 2") || slices.Contains(c.db.done, "PortInitDone") {
+		t.Errorf("no port has an interface, and the databases got %q", c.db.done)
+	}
+}
+
+// TestWordOfThePredecessorIsPassedOn: the databases do not answer one that has taken over, and it hands over in turn.
+func TestWordOfThePredecessorIsPassedOn(t *testing.T) {
+	c := twoPorts(t).successor()
+	c.options.handed = &predecessor{old: recordedOld{map[int32]leftover{7: {7, "Ethernet96", 0}}}, initDone: true}
+	c.start.handed = c.options.handed
+	c.db.broken = errors.New("Redis is away")
+	c.begin()
+	c.turn()
+	r := c.word()
+	p := r.predecessor()
+	if p == nil || !p.initDone || len(p.old.byIndex) != 1 {
+		t.Errorf("the next one is told %+v: to it, the interfaces of a running switch are left-overs", r)
 	}
 }

@@ -189,6 +189,7 @@ func (s *server) enter(l net.Listener) bool {
 // then: the HTTP server by itself, told to shut down, would drop them unread. Those that wait for something to tell are
 // answered.
 func (s *server) Drain() {
+	end := time.Now().Add(drainLimit)
 	s.ends()
 	s.door.Lock()
 	s.shut = true
@@ -198,7 +199,7 @@ func (s *server) Drain() {
 	s.door.Unlock()
 	s.serving.Wait() // whoever was accepted has a slot by now
 	s.http.SetKeepAlivesEnabled(false)
-	for end := time.Now().Add(drainLimit); s.slots.waited(time.Now()) && time.Now().Before(end); {
+	for s.slots.waited(time.Now()) && time.Now().Before(end) {
 		time.Sleep(drainLook)
 	}
 	_ = s.http.Close()

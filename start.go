@@ -86,9 +86,8 @@ type start struct {
 	observes bool         // another portsyncd announces
 	handed   *predecessor // nil: none
 	moved    bool         // the network namespace was made again: each configured port's interface has to be waited for
-
-	rest time.Time // PortInitDone was refused, and is not sent before
-	hush time.Time // a warm start leaves the count alone until then, or until it has ended
+	rest     time.Time    // PortInitDone was refused, and is not sent before
+	hush     time.Time    // a warm start leaves the count alone until then, or until it has ended
 
 	look     bool // CONFIG_DB is to be read again
 	looking  bool // it is being read again
@@ -217,8 +216,10 @@ func (s *start) initWasSent() bool {
 
 // word is what the next one has to know of this start, should the databases be lost by then.
 func (s *start) word() (announced, initDone bool) {
-	announced = s.running() && !s.observes
-	return announced, announced && s.initWasSent()
+	if s.handed != nil && !s.running() && !s.moved { // it may have come to nothing yet
+		return !s.observes, s.handed.initDone
+	}
+	return s.running() && !s.observes, s.initWasSent()
 }
 
 // lost notes that APPL_DB has lost the signals.
@@ -285,7 +286,10 @@ const warmHush = 5 * time.Minute
 
 // decided notes when it was decided what kind of start this is.
 func (s *start) decided(mode startMode, now time.Time) {
-	s.again = mode.goesOn && s.handed != nil && s.handed.initDone
+	if !mode.goesOn {
+		s.handed = nil
+	}
+	s.again = !s.moved && s.handed != nil && s.handed.initDone
 	if s.facts.warm {
 		s.hush = now.Add(warmHush)
 	}
@@ -298,9 +302,6 @@ func (s *start) wrongCount(now time.Time) bool {
 	return !s.observes && (s.done() || s.state == publishing && !now.Before(s.hush)) && !s.look && !s.looking &&
 		len(s.config.ports) != s.count
 }
-
-// ports is how many CONFIG_DB has.
-func (s *start) ports() int { return len(s.config.ports) }
 
 // restWait is how long PortInitDone rests after it was refused.
 func (s *start) restWait(now time.Time) time.Duration {

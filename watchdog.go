@@ -89,6 +89,7 @@ type watchdog struct {
 	mu    sync.Mutex  // one tick at a time
 	timer *time.Timer // for a beat that does not come
 	every time.Duration
+	due   time.Time // when the next tick of its own is
 
 	turns uint64 // of all loops: as long as one namespace's turns, ending would hurt it
 	// between ticks of ours without a turn of a loop: a stopped process, where we stop, too, is no stuck loop
@@ -103,7 +104,7 @@ type watchdog struct {
 func (w *watchdog) Run(ctx context.Context) {
 	w.mu.Lock()
 	w.every = shortBeat
-	w.timer = time.NewTimer(w.every)
+	w.timer, w.due = time.NewTimer(w.every), time.Now().Add(w.every)
 	w.mu.Unlock()
 	w.box.health.bell.hear(w.beat)
 	for amid := time.Duration(0); ; {
@@ -119,6 +120,11 @@ func (w *watchdog) Run(ctx context.Context) {
 				continue
 			}
 			amid = 0
+			if left := time.Until(w.due); left > 0 { // a beat came in between
+				w.timer.Reset(left)
+				w.mu.Unlock()
+				continue
+			}
 			// who was stopped meanwhile has time to turn
 			w.next(w.tick(now, min(w.every, stuckAfter-2*shortBeat)) && w.every < silence)
 			w.mu.Unlock()
@@ -149,6 +155,7 @@ func (w *watchdog) next(well bool) {
 	if w.notify.every > 0 {
 		w.every = min(w.every, w.notify.every)
 	}
+	w.due = time.Now().Add(w.every)
 	w.timer.Reset(w.every)
 }
 

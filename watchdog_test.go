@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -394,4 +396,56 @@ func TestLoopThatIsStuckInABeat(t *testing.T) {
 	}
 	w.mu.Lock() // and never leaves it
 	within(t, "the end", 2*stuckAfter, func() { <-exited })
+}
+
+// TestIdleLoopIsNotTakenForStuck: a tick of the watchdog's own that was due just when a beat came.
+func TestIdleLoopIsNotTakenForStuck(t *testing.T) {
+	var exits atomic.Int32
+	var all sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range 400 {
+		h := &health{bell: new(bell)}
+		h.listed.Store(true)
+		w := &watchdog{box: newBox(&unit{m: newMetrics(""), health: h}), log: slog.New(slog.DiscardHandler),
+			flush: func(time.Duration) {}, notify: new(notifier)}
+		var once sync.Once
+		w.exit = func() { once.Do(func() { exits.Add(1) }) }
+		all.Go(func() { w.Run(ctx) })
+		all.Go(func() { // a loop that beats every five seconds, and is idle meanwhile
+			for h.bell.heard.Load() == nil {
+				time.Sleep(100 * time.Microsecond)
+			}
+			at := time.Now().Add(shortBeat + time.Duration(i%40-20)*25*time.Microsecond)
+			for range 2 {
+				time.Sleep(time.Until(at))
+				h.turn(time.Now(), time.Time{})
+				h.beat(time.Now())
+				at = at.Add(beatInterval)
+			}
+		})
+	}
+	time.Sleep(shortBeat + beatInterval + time.Second)
+	cancel()
+	all.Wait()
+	if n := exits.Load(); n > 0 {
+		t.Errorf("of 400 healthy loops, %d were taken for stuck", n)
+	}
+}
+
+// TestBeatWaitsForNoScrape: with -memory-limit, a scrape that is amid reading /proc holds the lock that the loop's thread takes.
+func TestBeatWaitsForNoScrape(t *testing.T) {
+	w, _, _ := newWatchdog(t)
+	w.timer = time.NewTimer(time.Hour)
+	w.box.health.memoryLimit = 1 << 30
+	w.box.m.process.mu.Lock()
+	done := make(chan struct{})
+	go func() { w.beat(time.Now()); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+		t.Error("the loop's thread waits for a scrape")
+	}
+	w.box.m.process.mu.Unlock()
+	<-done
 }
