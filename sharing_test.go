@@ -126,7 +126,7 @@ func (s *testSwitch) togglesAmid(port string, end <-chan struct{}) (amid []time.
 			}
 			time.Sleep(500 * time.Microsecond)
 		}
-		if took := time.Since(begun); holder() != before {
+		if took := time.Since(begun); !up && holder() != before { // up it is when the kernel says so, in a storm up to seconds later
 			amid = append(amid, took)
 		}
 		if up { // else it would stay down
@@ -225,5 +225,30 @@ func TestInstancesShareNamespaces(t *testing.T) {
 				t.Errorf("%s of %s has flapped %s times, the kernel says %s", p, s.NetNS, got, want)
 			}
 		}
+	}
+}
+
+// TestSharerLooksAtNamespacesThatWereNotPublishedYet: the folders of their locks may be known before, and nothing happens in these afterwards.
+func TestSharerLooksAtNamespacesThatWereNotPublishedYet(t *testing.T) {
+	u := &unit{namespace: "asic0"}
+	s := &several{daemon: &daemon{box: newSeveral(newMetrics("test"), new(health)), sharer: newSharer(nil, "a", discard())},
+		running: map[string]*runningUnit{"asic0": {published: u}}}
+	told := func() bool {
+		select {
+		case <-s.sharer.news:
+			return true
+		default:
+			return false
+		}
+	}
+	if s.publish(); !told() {
+		t.Error("the sharer is not told of a namespace")
+	}
+	if s.publish(); told() {
+		t.Error("the sharer is told of nothing new")
+	}
+	delete(s.running, "asic0")
+	if s.publish(); !told() {
+		t.Error("the sharer is not told that a namespace has gone")
 	}
 }

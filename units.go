@@ -260,7 +260,10 @@ func (s *several) publish() {
 		}
 	}
 	sort.SliceStable(units, func(i, j int) bool { return comparePorts(units[i].namespace, units[j].namespace) < 0 })
-	s.box.put(units)
+	changed := !slices.Equal(units, s.box.units())
+	if s.box.put(units); changed && s.sharer != nil {
+		s.sharer.found() // the folders of their locks may have been known before
+	}
 }
 
 // follow takes what a namespace's CONFIG_DB says about the log. There is one log: its level is the most talkative of
