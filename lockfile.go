@@ -111,13 +111,38 @@ func (e *unwritableFolder) Error() string {
 		"portsyncd of these databases", e.err, e.folder)
 }
 
+// look is no more to the runtime than identify is: a standby looks at each beat.
 func (diskFolder) look(path string) (text []byte, at time.Time, err error) {
-	info, err := os.Stat(path)
+	fail := func(call string, errno unix.Errno) ([]byte, time.Time, error) {
+		return nil, time.Time{}, &os.PathError{Op: call, Path: path, Err: errno}
+	}
+	name, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return nil, at, err
 	}
-	text, err = os.ReadFile(path)
-	return text, info.ModTime(), err
+	const how = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK // whatever it is, nobody waits for it
+	here := unix.AT_FDCWD
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(here), uintptr(unsafe.Pointer(name)), how, 0, 0, 0)
+	if errno != 0 {
+		return fail("open", errno)
+	}
+	defer func() { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0) }()
+	var s unix.Stat_t
+	if x, err := statx(int(fd), "", unix.AT_EMPTY_PATH, unix.STATX_MTIME); err == nil {
+		at = time.Unix(x.Mtime.Sec, int64(x.Mtime.Nsec))
+	} else if err := unix.Fstat(int(fd), &s); err == nil {
+		at = time.Unix(s.Mtim.Unix())
+	}
+	buf := make([]byte, 4<<10)
+	for {
+		n, errno := rawIO(unix.SYS_READ, fd, buf)
+		if errno != 0 {
+			return fail("read", errno)
+		}
+		if text = append(text, buf[:n]...); n == 0 {
+			return text, at, nil
+		}
+	}
 }
 
 func (diskFolder) put(path string, text []byte) error {

@@ -48,7 +48,12 @@ func TestFlushAndBeatWakeNobody(t *testing.T) {
 			must(t, l.enter())
 			l.leave()
 		},
-		"a sign of life":       func() { l.file.touch() },
+		"a sign of life": func() { l.file.touch() },
+		"a look at the holder": func() {
+			if h, _ := l.holder(dir); h != l.signed() {
+				t.Fatal(h)
+			}
+		},
 		"a look at the memory": p.readMemory,
 		"a look at the namespaces' file": func() {
 			if _, err := namespaces.read(); err != nil {
