@@ -133,6 +133,7 @@ func TestWatchTellsOnlyWhatChanges(t *testing.T) {
 
 // TestWatchOfServerThatHangs: a subscription that is silent breaks when its server does not answer, and so does the next one.
 func TestWatchOfServerThatHangs(t *testing.T) {
+	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
 	d, _ := s.openDB()
 	connected := make(chan bool, 100)

@@ -400,6 +400,7 @@ func TestLoopThatIsStuckInABeat(t *testing.T) {
 
 // TestIdleLoopIsNotTakenForStuck: a tick of the watchdog's own that was due just when a beat came.
 func TestIdleLoopIsNotTakenForStuck(t *testing.T) {
+	t.Parallel()
 	var exits atomic.Int32
 	var all sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
