@@ -358,6 +358,14 @@ func redisStory(s *story) {
 }
 
 func writerStory(s *story) {
+	s.waitMetric(s.d, `portsyncd_resyncs_total{reason="reconcile"}`, "1") // soon after a restart; it would find what follows
+	before := ""
+	s.waitFor("the end of that comparison", func() bool {
+		last := before
+		before = s.metric(s.d, "portsyncd_redis_commands_total")
+		time.Sleep(200 * time.Millisecond)
+		return before == last
+	})
 	s.must(s.State.HSet(s.t.Context(), s.StateKey("Ethernet8"), "netdev_oper_status", "down").Err())
 	s.run("portsyncd diff", "oper: STATE_DB has down, the kernel up")
 	s.run("portsyncd status", "put 1 entries right", "repairs        1")
