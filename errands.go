@@ -226,7 +226,7 @@ func (s *mirror) publish() {
 	s.compare.askList()
 	s.start.wantLook(false) // what was changed since the ports were read
 	s.compare.plan(s.now())
-	if s.goesOn() { // what the one before has sent may arrive late
+	if s.follows() { // what the one before has sent may arrive late
 		s.compare.soon(s.now())
 	}
 	w := watcher{

@@ -85,8 +85,8 @@ func (s *mirror) judgeRetold(now time.Time) {
 	s.dumpDone(false, nil)
 }
 
-// goesOn says that another portsyncd has written until now.
-func (s *mirror) goesOn() bool {
+// follows says that another portsyncd may have written until now.
+func (s *mirror) follows() bool {
 	return !s.options.observe && (s.options.takenOver || s.start.mode(s.options.old).what == "adopted")
 }
 

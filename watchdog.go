@@ -115,7 +115,7 @@ func (w *watchdog) Run(ctx context.Context) {
 			if !w.mu.TryLock() { // a loop is amid a beat
 				w.timer.Reset(shortBeat)
 				if amid += shortBeat; amid > stuckAfter {
-					w.giveUp()
+					w.giveUp(amid)
 				}
 				continue
 			}
@@ -166,7 +166,7 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	if turns := w.box.turns(); turns != w.turns || w.box.excused() {
 		w.turns, w.stuck = turns, 0
 	} else if w.stuck += every; w.stuck >= stuckAfter {
-		w.giveUp()
+		w.giveUp(w.stuck)
 		return false
 	}
 	reasons, worst := w.box.Update(now, w.log)
@@ -187,10 +187,10 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 }
 
 // giveUp writes down what every goroutine is doing and exits, for the supervisor to start the daemon again.
-func (w *watchdog) giveUp() {
+func (w *watchdog) giveUp(after time.Duration) {
 	stacks := make([]byte, stacksLen)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", w.stuck)
+	w.log.Log(ctxNone, levelCrit, "the loop is stuck, ending", "for", after)
 	for _, stack := range bytes.Split(stacks, []byte("\n\n")) {
 		w.log.Log(ctxNone, levelCrit, "goroutine", "stack", string(stack))
 	}

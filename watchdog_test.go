@@ -379,7 +379,7 @@ func TestSystemdThatDoesNotListen(t *testing.T) {
 // TestLoopThatIsStuckInABeat ends the daemon, too: what comes with a beat runs on the loop's thread.
 func TestLoopThatIsStuckInABeat(t *testing.T) {
 	t.Parallel()
-	w, _, _ := newWatchdog(t)
+	w, _, out := newWatchdog(t)
 	w.box.health.bell = new(bell)
 	exited := make(chan struct{}, 1)
 	w.exit = func() {
@@ -396,6 +396,9 @@ func TestLoopThatIsStuckInABeat(t *testing.T) {
 	}
 	w.mu.Lock() // and never leaves it
 	within(t, "the end", 2*stuckAfter, func() { <-exited })
+	if !strings.Contains(out.String(), "the loop is stuck, ending\" for=11s") {
+		t.Errorf("the log does not say for how long: %.200s", out.String())
+	}
 }
 
 // TestIdleLoopIsNotTakenForStuck: a tick of the watchdog's own that was due just when a beat came.
