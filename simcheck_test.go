@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,9 @@ import (
 
 // late is how long the daemon may go by what CONFIG_DB was before: it was read before a command that is under way.
 const late = 3 * dbTimeout
+
+// late is that of the daemon that writes: one that was stopped goes by what was so before, and then looks again.
+func (w *world) late() time.Duration { return late + w.daemon.still }
 
 // judge looks at a command of the daemon's before it is carried out.
 func (w *world) judge(who *simDaemon, db int, name string, args []string) {
@@ -92,12 +96,12 @@ func (w *world) judgeConfigDone(text string, again bool) {
 	count, _ := strconv.Atoi(text)
 	w.say("PortConfigDone, count %d", count)
 	w.daemon.announced = w.now
-	lately := slices.ContainsFunc(w.counts, func(c simCount) bool { return c.n == count && w.now.Sub(c.until) < late })
+	lately := slices.ContainsFunc(w.counts, func(c simCount) bool { return c.n == count && w.now.Sub(c.until) < w.late() })
 	if count != len(w.configured) && !lately {
 		w.fail("PortConfigDone says %d ports, CONFIG_DB has %d", count, len(w.configured))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
-		if !again && w.now.Sub(w.configured[name]) > late && !w.rewriting && !w.signal(name) {
+		if !again && w.now.Sub(w.configured[name]) > w.late() && !w.rewriting && !w.signal(name) {
 			w.fail("PortConfigDone comes before %s is in APPL_DB", name)
 		}
 	}
@@ -110,7 +114,7 @@ func (w *world) judgeInitDone() {
 		w.fail("PortInitDone comes twice")
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
-		if w.now.Sub(w.configured[name]) > late && !w.seen[name] && !w.again {
+		if w.now.Sub(w.configured[name]) > w.late() && !w.seen[name] && !w.again {
 			w.fail("PortInitDone comes before %s has an interface", name)
 		}
 	}

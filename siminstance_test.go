@@ -365,9 +365,11 @@ func (w *world) disturb(h happening) {
 		w.restart(n, time.Duration(h.b)*300*time.Millisecond)
 	case h.what == "pauseone":
 		w.say("daemon %d is stopped", d.number)
+		since := w.now
 		w.stopped[d.number] = true
 		w.spawn("shell", 0, func() {
 			w.nap([]time.Duration{time.Millisecond, 100 * time.Millisecond, time.Second, 20 * time.Second}[h.b%4])
+			d.still += w.now.Sub(since)
 			w.say("daemon %d goes on", d.number)
 			delete(w.stopped, d.number)
 		})

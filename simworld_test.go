@@ -78,8 +78,9 @@ type simDaemon struct {
 	filter     *keyFilter
 	began      time.Time
 	ended      bool
-	publishing bool      // the start is behind it
-	announced  time.Time // when it sent PortConfigDone last
+	publishing bool          // the start is behind it
+	still      time.Duration // so long it was stopped
+	announced  time.Time     // when it sent PortConfigDone last
 	err        error
 	lastEvent  *strand
 
