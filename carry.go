@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,24 +17,66 @@ import (
 
 // carriedPort is what was counted of a port.
 type carriedPort struct {
-	Port        string  `json:"port"`
-	Flaps       uint64  `json:"flaps"`
-	Ifindex     int32   `json:"ifindex"` // 0: it had no interface
-	CarrierDown uint32  `json:"carrier_down"`
-	Counted     bool    `json:"counted"` // the kernel has told that
-	UpSeen      bool    `json:"up_seen"`
-	Admin       bool    `json:"admin"`
-	Oper        bool    `json:"oper"`
-	MTU         uint32  `json:"mtu"`
-	Changed     float64 `json:"changed"` // when its state did, Unix time
+	Port        string
+	Flaps       uint64
+	Ifindex     int32 // 0: it had no interface
+	CarrierDown uint32
+	Counted     bool // the kernel has told that
+	UpSeen      bool
+	Admin       bool
+	Oper        bool
+	MTU         uint32
+	Changed     float64 // when its state did, Unix time
+}
+
+// MarshalText is a port as a line of words: the next one reads hundreds of them before it writes anything. They are
+// flaps, ifindex, losses of carrier, counted, up seen, admin, oper, MTU, changed and the name, which may have any
+// characters.
+func (c carriedPort) MarshalText() ([]byte, error) {
+	b := strconv.AppendUint(make([]byte, 0, 96), c.Flaps, 10)
+	b = strconv.AppendInt(append(b, ' '), int64(c.Ifindex), 10)
+	b = strconv.AppendUint(append(b, ' '), uint64(c.CarrierDown), 10)
+	for _, on := range [...]bool{c.Counted, c.UpSeen, c.Admin, c.Oper} {
+		b = strconv.AppendBool(append(b, ' '), on)
+	}
+	b = strconv.AppendUint(append(b, ' '), uint64(c.MTU), 10)
+	b = strconv.AppendFloat(append(b, ' '), c.Changed, 'g', -1, 64)
+	return append(append(b, ' '), c.Port...), nil
+}
+
+// carriedWords is how many words a port is.
+const carriedWords = 10
+
+// UnmarshalText reads what MarshalText wrote.
+func (c *carriedPort) UnmarshalText(text []byte) error {
+	words := strings.SplitN(string(text), " ", carriedWords)
+	if len(words) < carriedWords {
+		return fmt.Errorf("%q is not %d words", text, carriedWords)
+	}
+	var problems [3]error
+	number := func(word string, bits int) uint64 {
+		n, err := strconv.ParseUint(word, 10, bits)
+		problems[0] = cmp.Or(problems[0], err)
+		return n
+	}
+	on := func(word string) bool {
+		is, err := strconv.ParseBool(word)
+		problems[1] = cmp.Or(problems[1], err)
+		return is
+	}
+	*c = carriedPort{Port: words[9], Flaps: number(words[0], 64), Ifindex: int32(number(words[1], 31)),
+		CarrierDown: uint32(number(words[2], 32)), Counted: on(words[3]), UpSeen: on(words[4]), Admin: on(words[5]),
+		Oper: on(words[6]), MTU: uint32(number(words[7], 32))}
+	c.Changed, problems[2] = strconv.ParseFloat(words[8], 64)
+	return errors.Join(problems[:]...)
 }
 
 // handoverRecord is the file that a holder leaves for the next one.
 type handoverRecord struct {
 	BootID string        `json:"boot_id"`
-	At     time.Duration `json:"at_ns"` // since the machine's boot
-	To     string        `json:"to"`    // the instance that is to take over, empty: whoever is first
-	Ports  []carriedPort `json:"ports"`
+	At     time.Duration `json:"at_ns"`  // since the machine's boot
+	To     string        `json:"to"`     // the instance that is to take over, empty: whoever is first
+	Ports  []carriedPort `json:"counts"` // before there were lines of them they were "ports"
 	// PortConfigDone was sent, and which interfaces were old then. It matters where the databases are lost just now
 	Announced bool     `json:"announced"`
 	InitDone  bool     `json:"init_done"` // PortInitDone was sent
@@ -106,7 +151,7 @@ func readRecord(files lockFolder, path, boot string, at time.Duration, ports boo
 
 // headOf is a record without its ports, and what comes after them: to read 512 takes a busy machine milliseconds.
 func headOf(text []byte) []byte {
-	head, _, found := bytes.Cut(text, []byte(`,"ports":`))
+	head, _, found := bytes.Cut(text, []byte(`,"counts":`))
 	if !found {
 		return text
 	}

@@ -245,8 +245,8 @@ func (s *mirror) publish() {
 func (s *mirror) mendRecorder(now time.Time) {
 	if open := s.record.mend(now, s.links.all); open != nil {
 		s.beside(func() {
-			place := open()
-			s.post(func() { s.record.mended(place) })
+			open()
+			s.post(s.record.mended)
 		})
 	}
 }
@@ -385,6 +385,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.heardOper(p, w)
 		s.forget(p)
 	}
+	s.mendRecorder(s.now())
 	s.tellDiffering()
 	if all, news := s.opers.news(); news {
 		s.status.differ.tell(operDisagrees, all)

@@ -50,10 +50,16 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	for _, w := range f.writes {
 		if w.ask {
 			d.filter.doubt(w.port)
-			commands = append(commands, redis.NewIntCmd(ctx, "exists", d.keyInAppl(w)))
 			asked = append(asked, w)
 		}
 	}
+	together := len(asked) > askedSingly // all of them are there most of the time
+	if together {
+		commands = append(commands, d.countCommand(ctx, asked))
+	} else {
+		commands = d.existCommands(ctx, asked)
+	}
+	singly := len(commands)
 	var heard []*portWrite
 	for _, w := range f.writes {
 		if w.oper {
@@ -62,11 +68,7 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		}
 	}
 	if len(f.confirm) > 0 {
-		args := []any{"exists"}
-		for _, w := range f.confirm {
-			args = append(args, d.keyInAppl(w))
-		}
-		commands = append(commands, redis.NewIntCmd(ctx, args...))
+		commands = append(commands, d.countCommand(ctx, f.confirm))
 	}
 	if f.signals {
 		commands = append(commands, d.signalCommands(ctx)...)
@@ -75,10 +77,15 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		return nil
 	}
 	err := pipeline(ctx, d.m, d.appl, commands)
-	for i, w := range asked {
-		w.exists, w.err = intOf(commands[i]) > 0, commands[i].Err()
+	answers, rest := commands[:singly], commands[singly:]
+	if together && err == nil && intOf(answers[0]) != int64(len(asked)) {
+		answers = d.existCommands(ctx, asked)
+		err = pipeline(ctx, d.m, d.appl, answers)
 	}
-	rest := commands[len(asked):]
+	for i, w := range asked {
+		answer := answers[min(i, len(answers)-1)]
+		w.exists, w.err = intOf(answer) > 0, answer.Err()
+	}
 	for i, w := range heard {
 		w.heard, w.applUp = rest[i].Err() == nil, fieldsOf(rest[i], 1)[0]
 	}
@@ -91,6 +98,28 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		f.found = signalsFrom(rest)
 	}
 	return err
+}
+
+// askedSingly is how many ports are asked for one by one. A count of all of them costs a server, and us, much less.
+const askedSingly = 16
+
+// countCommand counts the ports that are in APPL_DB.
+func (d *sonicDB) countCommand(ctx context.Context, ports []*portWrite) redis.Cmder {
+	args := make([]any, 1, 1+len(ports))
+	args[0] = "exists"
+	for _, w := range ports {
+		args = append(args, d.keyInAppl(w))
+	}
+	return redis.NewIntCmd(ctx, args...)
+}
+
+// existCommands ask for each.
+func (d *sonicDB) existCommands(ctx context.Context, ports []*portWrite) []redis.Cmder {
+	commands := make([]redis.Cmder, len(ports))
+	for i, w := range ports {
+		commands[i] = redis.NewIntCmd(ctx, "exists", d.keyInAppl(w))
+	}
+	return commands
 }
 
 func (d *sonicDB) keyInAppl(w *portWrite) string {

@@ -123,6 +123,8 @@ func (c *crowd) Wait(d time.Duration) error {
 
 func (*crowd) Pause(d time.Duration) { time.Sleep(d) }
 
+func (c *crowd) Rouse() { c.Wake() }
+
 func (c *crowd) Wake() {
 	select {
 	case c.wake <- struct{}{}:

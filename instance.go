@@ -26,13 +26,6 @@ const (
 	strangerLook = 20 * time.Millisecond
 )
 
-// Roles.
-const (
-	roleWriter   = "writer"
-	roleObserver = "observer"
-	roleStandby  = "standby"
-)
-
 // instance takes turns.
 type instance struct {
 	instanceTools
@@ -48,7 +41,8 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
-	retold  retold                 // by the turn before
+	retold  retold                 // by the turn before,
+	kept    *sonicDB               // and its databases, nil: they are connected to anew
 	left    handoverRecord         // of the turn that has ended
 	handed  *predecessor           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
@@ -68,39 +62,6 @@ type instance struct {
 	endTurn func()
 }
 
-// role is what it does, for people and programs.
-func (i *instance) role() string {
-	switch {
-	case i == nil:
-	case i.observe:
-		return roleObserver
-	case i.standby.Load() && !i.writing.Load():
-		return roleStandby
-	}
-	return roleWriter
-}
-
-// holder is who has the lock, for people; empty: it is not known where that is, or there is none.
-func (i *instance) holder() string {
-	if i == nil {
-		return ""
-	}
-	folder := i.folder.Load()
-	if folder == nil || i.lock.missing() != nil {
-		return ""
-	}
-	h, _ := i.lock.holder(*folder)
-	return h.String()
-}
-
-// may is asked before a link is set down.
-func (i *instance) may() (over func(), err error) {
-	if !i.writing.Load() {
-		return nil, errObserves
-	}
-	return i.lock.leave, i.lock.enterAside()
-}
-
 // run takes turns until ctx ends, or one of them fails.
 func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions) error {
 	i.source, i.rules, i.ready.lock = source, rules, i.lock
@@ -111,8 +72,9 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 			return db, err
 		})
 	}
-	i.record.moveBack(i.file)
+	i.record.comeBack(i.file)
 	defer func() {
+		i.drop(i.kept)
 		i.over.Store(true)
 		i.lock.release()
 	}()
@@ -162,12 +124,28 @@ func (i *instance) enterFolder(folder string) {
 	}
 }
 
+// goOnWith is connect, or what the turn before was connected to.
+func (i *instance) goOnWith(slow func()) (db *sonicDB, folder string, err error) {
+	if i.kept == nil {
+		return i.connect(slow)
+	}
+	db, i.kept = i.kept.handOn(slow), nil
+	return db, *i.folder.Load(), nil
+}
+
+// drop closes databases, if there are any.
+func (i *instance) drop(db *sonicDB) {
+	if db != nil {
+		db.Close()
+	}
+}
+
 // context is a turn's, and ends it from any goroutine.
 func (i *instance) context(ctx context.Context) (turn context.Context, end func()) {
 	turn, cancel := context.WithCancel(ctx)
 	return turn, func() {
 		cancel()
-		i.source.Wake()
+		i.source.Rouse()
 	}
 }
 
@@ -181,11 +159,12 @@ func (i *instance) write(ctx context.Context) error {
 	i.mu.Unlock()
 	i.writing.Store(true)
 	err := i.turn(turn, false, func(slow func()) (*sonicDB, error) {
-		db, folder, err := i.connect(slow)
+		db, folder, err := i.goOnWith(slow)
 		if err == nil {
 			err = i.hold(turn, folder)
 		}
 		if err != nil {
+			i.drop(db)
 			return nil, err
 		}
 		guard(db, i.lock)
@@ -231,7 +210,8 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 	asked, to := i.asked, i.to
 	i.asked, i.endTurn, i.to = nil, nil, ""
 	i.mu.Unlock()
-	if i.lock.held() && i.lock.missing() == nil {
+	held := i.lock.held() && i.lock.missing() == nil
+	if held {
 		record := i.left
 		record.BootID, record.At, record.To, record.Ports = i.boot, i.clock(), to, i.carried
 		path := i.lock.in(*i.folder.Load(), handoverSuffix)
@@ -242,16 +222,18 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
 		}
 		i.record.note(ownLock, "released", i.now())
-		if i.file != "" { // the file is for the next one
-			if ctx.Err() != nil {
-				i.record.note(ownStopped, "", i.now())
-			}
-			i.record.move("")
+		if i.file != "" && ctx.Err() != nil {
+			i.record.note(ownStopped, "", i.now())
 		}
 	}
 	i.lock.release()
 	if asked != nil {
 		asked <- failure
+	}
+	if held && i.file != "" { // the file is for the next one, whose ports do not wait for it
+		i.record.intoMemory()
+	} else {
+		i.record.forgetPorts()
 	}
 }
 
@@ -288,7 +270,9 @@ func (i *instance) takeUp(ctx context.Context) {
 	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.predecessor()
 	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
 	if i.file != "" {
-		i.record.moveSoon(i.file, i.sleep)
+		i.record.follow(i.file, i.sleep)
+	} else {
+		i.record.forgetPorts()
 	}
 	i.record.note(ownLock, "taken over", i.now())
 }
@@ -326,13 +310,15 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	}
 	s := newSyncer(rules, i.source, openDB, i.m, i.health, i.log, i.now)
 	err := i.instanceTools.run(ctx, s)
-	if db := opened.Load(); db != nil {
-		db.Close()
-	}
 	i.left = s.word()
 	i.retold = s.known()
+	if db := opened.Load(); rules.standing != nil && i.retold.config != nil { // they answer
+		i.kept = db
+	} else {
+		i.drop(db)
+	}
 	i.carried = s.leave()
-	i.record.forgetPorts()
+	i.record.endLoop()
 	return err
 }
 
@@ -350,6 +336,7 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 			yield = false
 			continue
 		}
+		i.busy()
 		if err != nil || i.over.Load() || !i.meant(folder) {
 			break
 		}

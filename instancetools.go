@@ -17,14 +17,15 @@ type instanceTools struct {
 	clock     func() time.Duration // the machine's, since it was booted
 	strangers func() []otherDaemon // that write here, and know of no lock
 	unmark    func()               // others see that we write without a lock
+	busy      func()               // what follows is not to wait for the heap to be collected
 	boot      string
 }
 
 // newInstanceTools is the real ones.
 func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *daemonFinder,
-	unmark func()) instanceTools {
+	unmark, busy func()) instanceTools {
 	return instanceTools{
-		unmark: unmark,
+		unmark: unmark, busy: busy,
 		connect: func(slow func()) (*sonicDB, string, error) {
 			c, err := config.read()
 			if err != nil {

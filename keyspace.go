@@ -10,12 +10,14 @@ import (
 
 // Keyspace events: what others do to the databases, heard at once where the server tells.
 
-// sendsEvents tells whether a server publishes keyspace events about hashes and deletions. One that does not let us ask
-// counts as one that does not.
-func (d *sonicDB) sendsEvents(ctx context.Context, c redisConn) bool {
-	get := redis.NewStringSliceCmd(ctx, "config", "get", "notify-keyspace-events")
-	_ = pipeline(ctx, d.m, c, []redis.Cmder{get})
-	set := get.Val()
+// eventsCommand asks a server for, and sendsEvents reads, whether it publishes keyspace events about hashes and
+// deletions. One that does not let us ask counts as one that does not.
+func eventsCommand(ctx context.Context) *redis.StringSliceCmd {
+	return redis.NewStringSliceCmd(ctx, "config", "get", "notify-keyspace-events")
+}
+
+func sendsEvents(answer *redis.StringSliceCmd) bool {
+	set := answer.Val()
 	if len(set) != 2 {
 		return false
 	}

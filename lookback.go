@@ -14,7 +14,7 @@ import (
 type startFacts struct {
 	warm bool // a warm restart was asked for, and can be had
 	signals
-	held   map[string]portState // what STATE_DB has of ours about configured ports
+	held   map[string]portState // what STATE_DB has of ours about configured ports, as far as that was read
 	old    *recordedOld         // which interfaces the run before took for old, nil: it has not said
 	events bool                 // the servers of APPL_DB and CONFIG_DB send keyspace events
 	split  bool                 // CONFIG_DB is on another server than APPL_DB
@@ -36,11 +36,17 @@ func (d *sonicDB) LookBack(ctx context.Context, ports []portConfig) (f startFact
 
 // lookBack only reads. warm is what was answered about a warm restart.
 func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFacts, warm []redis.Cmder, err error) {
-	asked := d.signalCommands(ctx)
-	if err := pipeline(ctx, d.m, d.appl, asked); err != nil {
-		return f, nil, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+	asked, events := d.signalCommands(ctx), eventsCommand(ctx)
+	_ = pipeline(ctx, d.m, d.appl, append(asked, events))
+	for _, c := range asked {
+		if err := c.Err(); unavailable(err) {
+			return f, nil, fmt.Errorf("look for the signals in APPL_DB: %w", err)
+		}
 	}
 	f.signals = signalsFrom(asked)
+	if d.warm.handed && f.initDone { // the entries are compared: whoever took over does not wait for all of them
+		ports = nil
+	}
 	entries := d.entryCommands(ctx, ports)
 	warm = d.warmCommands(ctx)
 	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
@@ -49,6 +55,10 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 	}
 	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
 	f.split = d.applAddr.server() != d.cfgAddr.server()
-	f.events = d.sendsEvents(ctx, d.appl) && (!f.split || d.sendsEvents(ctx, d.config))
+	if f.events = sendsEvents(events); f.events && f.split {
+		events = eventsCommand(ctx)
+		_ = pipeline(ctx, d.m, d.config, []redis.Cmder{events})
+		f.events = sendsEvents(events)
+	}
 	return f, warm, nil
 }

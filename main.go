@@ -21,13 +21,6 @@ import (
 // version is set by the linker: -X main.version=…
 var version = "devel"
 
-// gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go
-// would otherwise let it grow to 4 MB before the first time.
-const gcPercent = 25
-
-// startHeap is how long Go may let it: to collect what a start leaves behind would take the start's own time.
-const startHeap = 2 * time.Second
-
 // parallel is how many threads run Go code at a time: one for links and databases, one for scrapes. More would only
 // cost memory, and with a number of our own the runtime does not look after the machine's every second.
 const parallel = 2
@@ -243,14 +236,15 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	if o.memory > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(o.memory))
 	}
+	pace := new(heapPace)
 	if os.Getenv("GOGC") == "" {
-		time.AfterFunc(startHeap, func() { debug.SetGCPercent(gcPercent) })
+		pace.begin()
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(parallel)
 	}
 	hushRedis()
-	d := &daemon{options: o, log: log, m: m, unmark: unmark, health: &health{memoryLimit: uint64(o.memory),
+	d := &daemon{options: o, log: log, m: m, unmark: unmark, pace: pace, health: &health{memoryLimit: uint64(o.memory),
 		bell: new(bell), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)

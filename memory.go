@@ -6,7 +6,41 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
+
+const (
+	// gcPercent is low because the heap is a few hundred kilobytes: collecting it takes less than a millisecond, and Go
+	// would otherwise let it grow to 4 MB before the first time.
+	gcPercent = 25
+	// growTime is how long Go may let it, after a start, and growPercent how far, after a hand-over: to collect what
+	// these leave behind would take their own time.
+	growPercent = 200
+	growTime    = 2 * time.Second
+)
+
+// heapPace is how early the heap is collected. The zero value leaves that to somebody else, GOGC.
+type heapPace struct {
+	mu    sync.Mutex
+	until *time.Timer // when it is early again
+}
+
+// begin is for a start, whose heap grows as Go lets it.
+func (h *heapPace) begin() {
+	h.until = time.AfterFunc(growTime, func() { debug.SetGCPercent(gcPercent) })
+}
+
+// grow is for a hand-over.
+func (h *heapPace) grow() {
+	if h.until == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	debug.SetGCPercent(growPercent)
+	h.until.Reset(growTime)
+}
 
 // heapSpare is how much free heap may stay with the process.
 const heapSpare = 512 << 10

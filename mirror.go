@@ -78,7 +78,8 @@ type mirror struct {
 
 	away      error     // why no namespace has the name of the links', nil: one has
 	nextHome  time.Time // when that is looked at again
-	at        time.Time // when the messages at hand were received
+	at        time.Time // when the messages at hand were received,
+	heard     bool      // and that there were some
 	begun     time.Time
 	nextCheck time.Time
 	able      bool // of an observer: it could take over
@@ -99,7 +100,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
 		start: start{m: m, log: log, observes: o.observe, handed: o.handed},
 		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
-		outbox: outbox{m: m, log: log, now: now}, warm: warmRestart{m: m, log: log},
+		outbox: outbox{m: m, log: log, now: now, pace: pace{idly: o.observe}}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,
@@ -124,7 +125,7 @@ func (s *mirror) notice(msg string, args ...any) { s.log.Log(ctxNone, levelNotic
 // received, live, dumped, dumpDone, lost and malformed take what the kernel says.
 
 func (s *mirror) received(at time.Time, messages int) {
-	s.at = at
+	s.at, s.heard = at, true
 	s.m.messages.Add(uint64(messages))
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -41,6 +42,8 @@ type linkSource interface {
 	Pause(d time.Duration)
 	// Wake ends a Wait, now or the next one. Any goroutine may call it.
 	Wake()
+	// Rouse is Wake that ends a Pause, too: nothing is gained by letting messages gather any longer.
+	Rouse()
 	// SetDown sets links of a namespace administratively down and blocks until the kernel did, calling failed for each
 	// that it would not: for all of them if the name is another namespace's by now. Any goroutine may call it.
 	SetDown(home netNSID, indexes []int32, failed func(index int32, err error))
@@ -63,6 +66,7 @@ type kernelLinks struct {
 	netns    string
 	may      func() (over func(), err error) // asked before a link is set down, and told when it is; nil: we may
 	event    int                             // eventfd behind Wake
+	roused   atomic.Bool                     // Rouse was called
 	timer    int                             // timerfd that ends a Wait
 	timerAt  time.Time
 	poll     int // epoll instance of all of these
@@ -398,10 +402,15 @@ func (k *kernelLinks) lookUp(fd uintptr) bool {
 func (k *kernelLinks) Pause(d time.Duration) {
 	for end := time.Now().Add(d); ; {
 		left := time.Until(end)
-		if left <= 0 || k.setTimer(left) != nil || k.parked.Read(k.look) != nil {
+		if left <= 0 || k.roused.Swap(false) || k.setTimer(left) != nil || k.parked.Read(k.look) != nil {
 			return
 		}
 	}
+}
+
+func (k *kernelLinks) Rouse() {
+	k.roused.Store(true)
+	k.Wake()
 }
 
 func (k *kernelLinks) Wake() {

@@ -30,7 +30,7 @@ func (d *sonicDB) tellFault(ctx context.Context, w watcher, port string) {
 // faulted joins faults that orchagent tells of to the loss of carrier of the same moment, or to the next one if that
 // comes soon.
 func (r *recorder) faulted(p *port, seen faults, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.faulted(p, seen, at) }) {
 		return
 	}
 	row := r.rows.of(p)

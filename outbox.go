@@ -15,6 +15,7 @@ type outbox struct {
 	rows rows[outRow]
 
 	dirty, flying []*port
+	partly        bool    // the last flush left ports out, of which nothing was heard
 	resting       []*port // a database refused their keys: dirty again at restUntil
 	restUntil     time.Time
 	refusal       error // what it said last
@@ -35,6 +36,7 @@ type outRow struct {
 	doubts uint32
 
 	dirty, inFlight, resting bool
+	heard                    bool      // the loop before heard of it last
 	refused                  bool      // and the log says so
 	dirtyAt                  time.Time // since when
 	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
@@ -47,15 +49,17 @@ type outRow struct {
 type mail struct {
 	n      uint64
 	failed uint64    // of these, already counted as failed
-	since  time.Time // when the first was received
+	since  time.Time // when the first was received,
+	last   time.Time // and the last
 }
 
 const (
-	flushBurst  = 8                    // so many changes are flushed at once each,
-	flushGap    = 4 * time.Millisecond // a storm of them at this distance,
-	longGap     = 6 * time.Millisecond // and one that lasts at this one,
-	stormGrowth = 64                   // which it has reached after so many flushes
-	refusalRest = time.Second          // before a key that was refused is tried again
+	flushBurst  = 8                      // so many changes are flushed at once each,
+	flushGap    = 4 * time.Millisecond   // a storm of them at this distance,
+	longGap     = 6 * time.Millisecond   // and one that lasts at this one,
+	stormGrowth = 64                     // which it has reached after so many flushes
+	observeGap  = 100 * time.Millisecond // an observer's: what it finds is told two seconds later
+	refusalRest = time.Second            // before a key that was refused is tried again
 )
 
 // aim sets what a port's entry is to hold.
@@ -102,6 +106,7 @@ func (o *outbox) note(p *port, at time.Time) {
 		row.waiting.since = at
 	}
 	row.waiting.n++
+	row.waiting.last = at
 }
 
 // touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are
@@ -231,31 +236,67 @@ func (o *outbox) asks() bool { return len(o.work.confirm) > 0 }
 // pause is how long the next flush has to wait for the sake of pace.
 func (o *outbox) pause(now time.Time) time.Duration { return o.pace.wait(now) }
 
-// waiting says that there are ports to be written, and storming that pace would hold back whatever comes.
-func (o *outbox) waiting() bool               { return len(o.dirty) > 0 }
-func (o *outbox) storming(now time.Time) bool { return o.pause(now) > 0 }
+// waiting says that there are ports to be written.
+func (o *outbox) waiting() bool { return len(o.dirty) > 0 }
 
 // refused is why a database refused a port's key, nil: none is refused.
 func (o *outbox) refused() error { return o.refusal }
 
-// send makes a flush of every dirty port's latest state. The caller adds what else it wants of it.
+// hurry notes that a port was heard of, in the loop before, when nobody may have written any more.
+func (o *outbox) hurry(p *port) { o.rows.of(p).heard = true }
+
+// heardSince says that there was a message of a port after a time, of which nothing is acknowledged yet.
+func (o *outbox) heardSince(p *port, at time.Time) bool { return o.rows.of(p).waiting.last.After(at) }
+
+// choose takes the ports of the next flush. Where there are many, those of which something was heard go first, and the
+// others, which are only compared, with the next one. An observer's are never many.
+func (o *outbox) choose() (chosen []*port) {
+	few := len(o.dirty) <= compareBatch
+	if few || o.partly && !o.pace.idly {
+		chosen, o.dirty, o.partly = o.dirty, o.flying[:0], false
+		return chosen
+	}
+	o.partly = true
+	chosen, rest := o.flying[:0], o.dirty[:0]
+	for i, p := range o.dirty {
+		row := o.rows.of(p)
+		first := row.heard || row.waiting.n > 0
+		if o.pace.idly {
+			first = i < compareBatch
+		}
+		if first {
+			chosen = append(chosen, p)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	if o.dirty = rest; len(chosen) == 0 {
+		chosen, o.dirty, o.partly = o.dirty, chosen, false
+	}
+	return chosen
+}
+
+// leaveNone has the next flush be of all ports.
+func (o *outbox) leaveNone() { o.partly = true }
+
+// send makes a flush of the dirty ports' latest state. The caller adds what else it wants of it.
 func (o *outbox) send(now time.Time) *flush {
 	o.pace.take(now)
 	o.work.writes = o.work.writes[:0]
-	for _, p := range o.dirty {
+	o.flying = o.choose()
+	for _, p := range o.flying {
 		row := o.rows.of(p)
 		w := &row.write
 		w.port, w.state, w.del = p.name, row.target, row.del
 		w.set = row.present && !o.inStep(row)
 		w.ask = w.set && !row.inAppl
 		w.check = w.set && !row.known && w.del == delNone
-		row.dirty, row.inFlight, row.del, row.doubtsSent = false, true, delNone, row.doubts
+		row.dirty, row.heard, row.inFlight, row.del, row.doubtsSent = false, false, true, delNone, row.doubts
 		w.oper, row.askOper = row.askOper && row.present, false
 		row.sentAt = row.dirtyAt
 		row.sent, row.waiting = row.waiting, mail{}
 		o.work.writes = append(o.work.writes, w)
 	}
-	o.flying, o.dirty = o.dirty, o.flying[:0]
 	return &o.work
 }
 
@@ -375,23 +416,32 @@ func earlier(a, b mail) time.Time {
 type pace struct {
 	full  time.Time // when the bucket is full again
 	storm int       // so many flushes in a row found no more than their own token
+	idly  bool      // nothing is written: the gap is observeGap
+}
+
+// gap is the distance of flushes that do not have to wait for long.
+func (p *pace) gap() time.Duration {
+	if p.idly {
+		return observeGap
+	}
+	return flushGap
 }
 
 // empty is when the bucket holds one token.
-func (p *pace) empty() time.Time { return p.full.Add(-(flushBurst - 1) * flushGap) }
+func (p *pace) empty() time.Time { return p.full.Add(-(flushBurst - 1) * p.gap()) }
 
 // wait returns how long the next flush has to wait.
 func (p *pace) wait(now time.Time) time.Duration { return max(0, p.empty().Sub(now)) }
 
 func (p *pace) take(now time.Time) {
-	spare := now.Sub(p.empty()) >= flushGap
+	spare := now.Sub(p.empty()) >= p.gap()
 	if spare {
 		p.storm = 0
 	}
 	if p.full.Before(now) {
 		p.full = now
 	}
-	p.full = p.full.Add(flushGap + (longGap-flushGap)*time.Duration(p.storm)/stormGrowth)
+	p.full = p.full.Add(p.gap() + (longGap-flushGap)*time.Duration(p.storm)/stormGrowth)
 	if !spare {
 		p.storm = min(p.storm+1, stormGrowth)
 	}

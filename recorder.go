@@ -19,22 +19,22 @@ import (
 // recorder is the flight recorder: the last events of each port, and of the daemon, in memory that a file backs. What
 // is in it outlives the process. It decides nothing, and nobody waits for it; nil records nothing.
 type recorder struct {
-	m       *metrics
-	log     *slog.Logger
-	path    string // empty: in memory only
-	size    int    // bytes
-	image   []byte
-	dead    atomic.Bool            // the image cannot be written any more,
-	why     atomic.Pointer[string] // because of this
-	again   time.Time              // when that is mended at the earliest,
-	opening bool                   // and that it is under way
-	rows    rows[recordRow]
-	byName  map[string]int // rings that have a name
-	idle    []int          // rings of no port's, and then of ports that are gone, the longest first
-	sorted  bool           // those of ports were put into that order
-	boot    byte           // of the machine, counted
-	booted  time.Duration  // the machine's clock when the process's
-	opened  time.Time      // was this
+	m      *metrics
+	log    *slog.Logger
+	path   string // empty: in memory only
+	size   int    // bytes
+	image  []byte
+	memory bool                   // it ends with the process, whatever the path
+	dead   atomic.Bool            // the image cannot be written any more,
+	why    atomic.Pointer[string] // because of this
+	again  time.Time              // when that is mended at the earliest
+	rows   rows[recordRow]
+	byName map[string]int // rings that have a name
+	idle   []int          // rings of no port's, and then of ports that are gone, the longest first
+	sorted bool           // those of ports were put into that order
+	boot   byte           // of the machine, counted
+	booted time.Duration  // the machine's clock when the process's
+	opened time.Time      // was this
 
 	mu   sync.Mutex    // of the file, which anybody may read, and of the daemon's ring: anybody writes there
 	file *os.File      // nil: there is none
@@ -42,6 +42,7 @@ type recorder struct {
 	at   time.Duration // and when that was
 
 	changes atomic.Uint64 // grows with whatever is written
+	moving  recordMove
 }
 
 // guard is for what touches the image: somebody may have cut the file short, and then a fault is an error like another.
@@ -72,6 +73,20 @@ func (r *recorder) failing() string {
 
 // off says that nothing is recorded.
 func (r *recorder) off() bool { return r == nil || r.dead.Load() }
+
+// waiting says that nothing is taken down so far.
+func (r *recorder) waiting() bool { return r.moving.waits.Load() }
+
+// laterLink and laterLanded are link's and landed's; what these are told of does not stay as it is.
+func (r *recorder) laterLink(p *port, m linkMessage, listed bool, at time.Time) bool {
+	m.name, m.kind = nil, nil
+	return r.moving.later(func() { r.link(p, &m, listed, at) })
+}
+
+func (r *recorder) laterLanded(p *port, w *portWrite, now time.Time) bool {
+	said := portWrite{set: w.set, ask: w.ask, outcome: w.outcome}
+	return r.moving.later(func() { r.landed(p, &said, now) })
+}
 
 // machine is the machine's clock at a time of this process.
 func (r *recorder) machine(at time.Time) time.Duration { return r.booted + at.Sub(r.opened) }
@@ -133,7 +148,7 @@ func (r *recorder) sortIdle() {
 // endListing notes which interfaces have gone while no daemon ran, when a first listing has ended. known returns the
 // port of a name, nil: there is none, and whether it has an interface.
 func (r *recorder) endListing(known func(name string) (p *port, present bool), at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.endListing(known, at) }) {
 		return
 	}
 	for name, ring := range r.byName {
@@ -170,7 +185,7 @@ func (r *recorder) add(row *recordRow, e *portRecord, at time.Time) {
 
 // link takes a message, or a line of a listing, that tells the present state of a port's interface.
 func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.laterLink(p, *m, listed, at) {
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))
@@ -211,7 +226,7 @@ func (r *recorder) link(p *port, m *linkMessage, listed bool, at time.Time) {
 
 // gone notes that a port has lost its interface.
 func (r *recorder) gone(p *port, why cause, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.gone(p, why, at) }) {
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))
@@ -230,7 +245,7 @@ func (r *recorder) leave(row *recordRow, why cause, at time.Time) {
 
 // ignored notes a message that looks like a deletion of the interface, and is none.
 func (r *recorder) ignored(p *port, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.ignored(p, at) }) {
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))
@@ -246,7 +261,7 @@ func (r *recorder) ignored(p *port, at time.Time) {
 // repaired notes that a comparison has put an entry right: found is what it was, as its four fields. One without an
 // interface is deleted.
 func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.repaired(p, why, found, at) }) {
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))
@@ -273,7 +288,7 @@ func (r *recorder) repaired(p *port, why cause, found string, at time.Time) {
 
 // sent notes that a port's latest state is on its way to the databases.
 func (r *recorder) sent(p *port, now time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.sent(p, now) }) {
 		return
 	}
 	if row := r.rows.of(p); row.ring != nil {
@@ -283,7 +298,7 @@ func (r *recorder) sent(p *port, now time.Time) {
 
 // landed notes what came of it.
 func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.laterLanded(p, w, now) {
 		return
 	}
 	row := r.rows.of(p)
@@ -307,7 +322,7 @@ func (r *recorder) landed(p *port, w *portWrite, now time.Time) {
 
 // dismissed notes that nothing is written of a port so far: its interface is a left-over.
 func (r *recorder) dismissed(p *port) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.dismissed(p) }) {
 		return
 	}
 	if row := r.rows.of(p); row.ring != nil {
@@ -355,7 +370,7 @@ func (r *recorder) settled(p *port, now time.Time) {
 
 // note records something that happened to the daemon. Anybody may call it.
 func (r *recorder) note(kind ownKind, words string, at time.Time) {
-	if r.off() {
+	if r.off() || r.waiting() && r.moving.later(func() { r.note(kind, words, at) }) {
 		return
 	}
 	r.mu.Lock()
@@ -373,7 +388,7 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 
 // forget drops what is known of a port. Its ring stays, until another port needs one.
 func (r *recorder) forget(p *port) {
-	if r == nil {
+	if r == nil || r.waiting() && r.moving.later(func() { r.forget(p) }) {
 		return
 	}
 	if r.rows.of(p).ring != nil {

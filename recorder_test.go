@@ -199,7 +199,8 @@ func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
 		if _, err := r.reader(); err == nil {
 			t.Error("something can be read meanwhile")
 		}
-		r.mended(open())
+		open()
+		r.mended()
 		if c := h.Checks(now, 0)[len(checkNames)-1]; c.level != ok {
 			t.Errorf("%+v", c)
 		}

@@ -17,7 +17,7 @@ func openRecorder(path string, size int, m *metrics, log *slog.Logger) *recorder
 	size = recordFixed + max(0, size-recordFixed)/portRing*portRing
 	place := openPlace(path, size, log)
 	r := newRecorder(place.file, place.image, m, log, bootID(), time.Now())
-	if r.path, r.size = path, size; place.err != nil {
+	if r.path, r.size, r.memory = path, size, place.memory; place.err != nil {
 		r.fail(place.err.Error())
 	}
 	return r
@@ -28,13 +28,6 @@ func newRecorder(file *os.File, image []byte, m *metrics, log *slog.Logger, boot
 	r := &recorder{m: m, log: log, opened: now, booted: machineClock()}
 	r.settleIn(file, image, boot)
 	return r
-}
-
-// recordPlace is a file, its image in memory, and why there is none.
-type recordPlace struct {
-	file  *os.File
-	image []byte
-	err   error
 }
 
 // openPlace opens the file, or memory, and says in the log what it came to. It may take as long as a disk does.
@@ -56,6 +49,7 @@ func openPlace(path string, size int, log *slog.Logger) (place recordPlace) {
 		}
 	}
 	if err != nil {
+		place.memory = true
 		if place.file, place.image, place.err = recordInMemory(size); place.err != nil {
 			log.Warn("there is no flight recorder", "err", place.err)
 		}
@@ -101,58 +95,10 @@ func (r *recorder) forgetPorts() {
 	if r == nil {
 		return
 	}
-	r.rows, r.again, r.opening = rows[recordRow]{}, time.Time{}, false
+	r.rows, r.again = rows[recordRow]{}, time.Time{}
 	if r.file != nil {
 		r.settleIn(r.file, r.image, bootID())
 	}
-}
-
-// move has the recorder go on in a file, with what another daemon has left there, or with no path in memory, with what
-// it has itself. Where the file is not to be had it stays where it is. No loop records meanwhile.
-func (r *recorder) move(path string) (moved bool) {
-	if r.off() || r.file == nil {
-		return true // mend opens it
-	}
-	var place recordPlace
-	if path != "" {
-		place.file, place.image, _, place.err = openRecord(path, r.size)
-	} else if place.file, place.image, place.err = recordInMemory(r.size); place.err == nil {
-		r.copyTo(place.image)
-	}
-	if place.err != nil {
-		return false
-	}
-	r.letGo()
-	r.rows, r.path = rows[recordRow]{}, path
-	r.settleIn(place.file, place.image, bootID())
-	r.changes.Add(1)
-	return true
-}
-
-// recorderTries is how often the recorder's file is tried, a millisecond apart.
-const recorderTries = 20
-
-// moveSoon moves to a file that whoever was killed may hold for a moment longer than the lock.
-func (r *recorder) moveSoon(path string, sleep func(time.Duration)) {
-	for range recorderTries {
-		if r.move(path) {
-			return
-		}
-		sleep(time.Millisecond)
-	}
-}
-
-// moveBack has a recorder that was moved into memory go on in a file.
-func (r *recorder) moveBack(path string) {
-	if r != nil && r.path == "" && path != "" {
-		r.move(path)
-	}
-}
-
-// copyTo copies the image.
-func (r *recorder) copyTo(image []byte) {
-	defer r.guard(debug.SetPanicOnFault(true))
-	copy(image, r.image)
 }
 
 // find looks what is in the image.
@@ -203,32 +149,6 @@ func dataEnd(file *os.File, size int) (end int) {
 
 // dataParts is how many parts of a file are looked for before all of it is taken for data.
 const dataParts = 64
-
-// mend is called at each beat. Where nothing can be recorded any more it lets go of the file, and returns what opens it
-// again, which may take its time and is for another goroutine; mended takes what came of that. nil: nothing is to be
-// done. ports calls each for every port.
-func (r *recorder) mend(now time.Time, ports func(each func(p *port))) (open func() recordPlace) {
-	if r == nil || r.failing() == "" || r.opening || now.Before(r.again) {
-		return nil
-	}
-	r.opening, r.again = true, now.Add(mendPause)
-	r.letGo()
-	ports(func(p *port) { r.rows.of(p).leaveRing() })
-	path, size, log := r.path, r.size, r.log
-	return func() recordPlace { return openPlace(path, size, log) }
-}
-
-// mendPause is the time between two openings: somebody may cut the file short again and again.
-const mendPause = 10 * time.Second
-
-// mended goes on with a file that was opened again.
-func (r *recorder) mended(place recordPlace) {
-	if r.opening = false; place.err != nil {
-		return
-	}
-	r.settleIn(place.file, place.image, bootID())
-	r.log.Log(ctxNone, levelNotice, "the flight recorder records again", "file", r.path)
-}
 
 // letGo gives file and memory back.
 func (r *recorder) letGo() {

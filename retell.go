@@ -9,15 +9,21 @@ import "time"
 // known is what the next loop is told.
 func (s *mirror) known() retold { return retold{s.knownLinks(), s.knownConfig()} }
 
+// unwrittenTime is how long before the end of a standby's loop a port may have been heard of that the writer of before
+// has not written: its last flush was under way.
+const unwrittenTime = 30 * time.Millisecond
+
 // knownLinks are all links that are ports, as a loop that has ended knew them; nil: it did not know all, or not for
 // sure.
 func (s *mirror) knownLinks() []linkMessage {
 	if s.away != nil || s.failure != nil || !s.listing.settled() || !s.links.certain() {
 		return nil
 	}
+	since := s.now().Add(-unwrittenTime)
 	all := []linkMessage{} // not nil, although there may be none
 	s.links.all(func(p *port) {
 		if m, is := s.links.tell(p); is {
+			m.pending = s.outbox.heardSince(p, since)
 			all = append(all, m)
 		}
 	})
@@ -45,7 +51,10 @@ func (s *mirror) retell(links []linkMessage) {
 	s.at = s.begun
 	for i := range links {
 		if m := &links[i]; s.listing.counts(m.index) {
-			s.follow(s.links.line(m, s.begun))
+			h := s.links.line(m, s.begun)
+			if s.follow(h); h.port != nil && m.pending {
+				s.outbox.hurry(h.port)
+			}
 		}
 	}
 	s.options.retold.links = nil

@@ -27,7 +27,8 @@ type linkMessage struct {
 	created     bool  // RTM_NEWLINK about a link that came into being, or into this namespace: all bits of ifi_change
 	name        []byte
 	kind        []byte // IFLA_INFO_KIND: veth, bridge, team; empty for hardware
-	retold      bool   // no message: what is known of a link
+	retold      bool   // no message: what is known of a link,
+	pending     bool   // which may have been written by nobody
 }
 
 var (

@@ -197,6 +197,7 @@ func (w *world) simTools(d *simDaemon) instanceTools {
 		clock:     func() time.Duration { return w.now.Sub(simEpoch) },
 		strangers: func() []otherDaemon { return nil },
 		unmark:    func() {},
+		busy:      func() {},
 		boot:      "boot",
 	}
 }
@@ -365,13 +366,11 @@ func (w *world) disturb(h happening) {
 		w.restart(n, time.Duration(h.b)*300*time.Millisecond)
 	case h.what == "pauseone":
 		w.say("daemon %d is stopped", d.number)
-		since := w.now
+		d.stoppedAt = w.now
 		w.stopped[d.number] = true
 		w.spawn("shell", 0, func() {
 			w.nap([]time.Duration{time.Millisecond, 100 * time.Millisecond, time.Second, 20 * time.Second}[h.b%4])
-			d.still += w.now.Sub(since)
-			w.say("daemon %d goes on", d.number)
-			delete(w.stopped, d.number)
+			w.goOn(d)
 		})
 	}
 }
@@ -475,8 +474,22 @@ func (w *world) allowed(who *simDaemon, db int, name string, args []string) bool
 	return true
 }
 
+// goOn is SIGCONT.
+func (w *world) goOn(d *simDaemon) {
+	if w.stopped[d.number] {
+		d.still += w.now.Sub(d.stoppedAt)
+		w.say("daemon %d goes on", d.number)
+		delete(w.stopped, d.number)
+	}
+}
+
 // healCrew has every instance run again, and one of them write.
 func (w *world) healCrew() bool {
+	for _, d := range w.crew {
+		if d != nil {
+			w.goOn(d)
+		}
+	}
 	clear(w.stopped)
 	w.startAll()
 	writes := func() bool { return w.daemon != nil && w.folder.hasLock(w.daemon) }

@@ -45,6 +45,7 @@ type simSocket struct {
 	overrun   bool // ENOBUFS is to be reported
 	congested bool // nothing is queued before the queue was empty
 	woken     bool
+	roused    bool
 	dump      *simDump
 	dumpFault string                          // of the next listing: fails, endless
 	torn      int                             // so many listings are interrupted, and skip links, yet no left-over: only listings tell of those
@@ -378,8 +379,13 @@ func (s *simSocket) Wait(d time.Duration) error {
 	return nil
 }
 
-func (s *simSocket) Pause(d time.Duration) { s.k.sleep(pause{until: s.k.now.Add(d)}) }
-func (s *simSocket) Wake()                 { s.woken = true }
+func (s *simSocket) Wake()  { s.woken = true }
+func (s *simSocket) Rouse() { s.woken, s.roused = true, true }
+
+func (s *simSocket) Pause(d time.Duration) {
+	s.k.sleep(pause{until: s.k.now.Add(d), ready: func() bool { return s.roused }})
+	s.roused = false
+}
 
 func (s *simSocket) Home() netNSID { return s.home }
 

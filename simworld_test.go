@@ -79,7 +79,8 @@ type simDaemon struct {
 	began      time.Time
 	ended      bool
 	publishing bool          // the start is behind it
-	still      time.Duration // so long it was stopped
+	still      time.Duration // so long it was stopped,
+	stoppedAt  time.Time     // the last time since then
 	announced  time.Time     // when it sent PortConfigDone last
 	err        error
 	lastEvent  *strand
@@ -429,14 +430,17 @@ func (w *world) start(options syncOptions) {
 
 // connect makes a daemon's connections.
 func (w *world) connect(d *simDaemon, m *metrics, slow func()) *sonicDB {
+	conns := newConns(slow)
+	conns.appl = &simConn{w.server, simAppl, conns.tellSlow, d, false}
+	conns.state = &simConn{w.server, simState, conns.tellSlow, d, false}
+	conns.config = &simConn{w.config, simConfig, conns.tellSlow, d, false}
 	db := &sonicDB{
-		appl: &simConn{w.server, simAppl, slow, d, false}, state: &simConn{w.server, simState, slow, d, false}, config: &simConn{w.config, simConfig, slow, d, false},
 		applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
 		cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
 		stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
-		m:         m, bootID: "boot", slow: slow,
+		m:         m, bootID: "boot",
 	}
-	db.filter = newKeyFilter(keyspace(db.applAddr, db.applKey("")), keyspace(db.cfgAddr, db.configKey(loggerTable, appName)))
+	db.use(conns)
 	return db
 }
 

@@ -29,6 +29,7 @@ var errConfigLoading = errors.New("CONFIG_DB is being loaded (" + configReady + 
 // rest, and a third one watches.
 type sonicDB struct {
 	appl, config, state          redisConn
+	conns                        dbConns // these, before they were made to look at a lock, or to refuse what writes
 	filter                       *keyFilter
 	applAddr, cfgAddr, stateAddr dbAddress
 	m                            *metrics
@@ -40,6 +41,22 @@ type sonicDB struct {
 	warm   warmDecision
 	closed atomic.Bool
 }
+
+// dbConns is the way to the three databases. It goes from a standby to the writer that it becomes: to connect again
+// would take milliseconds in which nobody writes.
+type dbConns struct {
+	appl, config, state redisConn
+	slow                *atomic.Pointer[func()] // told when a call takes longer, see connect
+}
+
+// newConns is what connections are made with that tell slow.
+func newConns(slow func()) (c dbConns) {
+	c.slow = new(atomic.Pointer[func()])
+	c.slow.Store(&slow)
+	return c
+}
+
+func (c *dbConns) tellSlow() { (*c.slow.Load())() }
 
 // warmDecision is whether a start is warm, and its restore_count. It is made once: what it writes must not decide the
 // next try, where the answer to the first one was lost.
@@ -63,15 +80,31 @@ func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) 
 
 // connectDatabases makes the connections, each of which dials when it is first used.
 func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
-	d := &sonicDB{m: m, slow: slow}
+	d := &sonicDB{m: m, bootID: bootID()}
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
-	d.bootID = bootID()
-	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
-	d.appl, d.config = connect(d.applAddr, m, slow), connect(d.cfgAddr, m, slow)
-	d.state = connect(d.stateAddr, m, slow)
+	conns := newConns(slow)
+	conns.appl, conns.config = connect(d.applAddr, m, conns.tellSlow), connect(d.cfgAddr, m, conns.tellSlow)
+	conns.state = connect(d.stateAddr, m, conns.tellSlow)
+	d.use(conns)
 	return d
+}
+
+// use sets the connections.
+func (d *sonicDB) use(c dbConns) {
+	d.conns, d.slow = c, c.tellSlow
+	d.appl, d.config, d.state = c.appl, c.config, c.state
+	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
+}
+
+// handOn makes the same databases for another loop, over the connections that are there, when the loop before has
+// ended.
+func (d *sonicDB) handOn(slow func()) *sonicDB {
+	d.conns.slow.Store(&slow)
+	next := &sonicDB{m: d.m, bootID: d.bootID, applAddr: d.applAddr, cfgAddr: d.cfgAddr, stateAddr: d.stateAddr}
+	next.use(d.conns)
+	return next
 }
 
 func (d *sonicDB) Close() {

@@ -37,7 +37,7 @@ func newSyncer(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 // Run takes links in and writes them out until ctx ends, and then flushes what is pending, for at most a second. It
 // returns an error only when it cannot go on: errConfig, or a link source that is dead.
 func (s *syncer) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, s.source.Wake)
+	stop := context.AfterFunc(ctx, s.source.Rouse)
 	defer stop()
 	ended := make(chan error, 1)
 	s.launch(ctx, func(err error) { ended <- err })
@@ -82,17 +82,19 @@ func (s *syncer) open(ctx context.Context) (cancel context.CancelFunc) {
 
 // turn is one round of the loop: take in, write out, wait.
 func (s *syncer) turn() error {
+	s.heard = false
 	more, err := s.takeIn()
 	if err != nil {
 		return err
 	}
 	now := s.now()
 	wait := s.advance(now, more)
+	pause := s.outbox.pause(now)
 	switch {
 	case more || wait == 0:
 		return nil
-	case s.start.running() && s.outbox.storming(now) && !s.courier.failing(flushErrand):
-		s.source.Pause(min(wait, s.outbox.pause(now))) // let messages gather in the kernel: none is written before
+	case pause > 0 && (pause <= longGap || s.heard) && s.start.running() && !s.courier.failing(flushErrand):
+		s.source.Pause(min(wait, pause, longGap)) // let messages gather in the kernel: none is written before
 		return nil
 	}
 	return s.source.Wait(wait)
@@ -288,6 +290,7 @@ func (s *syncer) finish() error {
 			return nil
 		case left > 0 && !more && s.courier.free(flushErrand) && !flushed:
 			s.lastSent = true
+			s.outbox.leaveNone()
 			s.flush(s.start.owesInitDone(s.now()))
 		case left <= 0 || s.courier.free(flushErrand) && flushed && s.courier.free(startErrand):
 			s.notice("stopped", "unwritten_ports", s.outbox.unwritten())

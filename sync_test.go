@@ -30,6 +30,7 @@ func (s *still) StartDump() error             { s.dumps++; return nil }
 func (*still) Wait(time.Duration) error       { return nil }
 func (*still) Pause(time.Duration)            {}
 func (*still) Wake()                          {}
+func (*still) Rouse()                         {}
 func (s *still) SetDown(_ netNSID, indexes []int32, _ func(int32, error)) {
 	s.down = append(s.down, indexes...)
 }

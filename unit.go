@@ -50,6 +50,7 @@ type daemon struct {
 	box     *box
 	sharer  *sharer // of several namespaces among several instances, nil: there is none
 	unmark  func()  // has others see that we take no lock
+	pace    *heapPace
 }
 
 // one looks after the only namespace until ctx ends. start has what the process has once begin, and returns what ends
@@ -158,7 +159,7 @@ func (d *daemon) newInstance(u *unit) *instance {
 	lock.flag, lock.namespace, lock.optional = o.lockDir, u.namespace, !o.amongOthers()
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns},
-		d.unmark),
+		d.unmark, d.pace.grow),
 		m: u.m, health: u.health, log: u.log, lock: lock, observe: o.observe}
 	if i.file = o.recorder; i.file != "" && u.namespace != "" {
 		i.file = recorderOf(i.file, u.namespace)
