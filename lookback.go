@@ -44,7 +44,7 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 		}
 	}
 	f.signals = signalsFrom(asked)
-	if d.warm.handed && f.initDone { // the entries are compared: whoever took over does not wait for all of them
+	if d.follows && f.initDone { // the entries are compared: whoever took over does not wait for all of them
 		ports = nil
 	}
 	entries := d.entryCommands(ctx, ports)

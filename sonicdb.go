@@ -36,6 +36,7 @@ type sonicDB struct {
 	slow                         func() // a call takes longer than some milliseconds; see connect
 	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
 	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
+	follows                      bool   // another portsyncd wrote until now
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision
@@ -67,7 +68,7 @@ type warmDecision struct {
 }
 
 // handOver has a start not be a warm one: another portsyncd wrote until now.
-func (d *sonicDB) handOver() { d.warm.handed = true }
+func (d *sonicDB) handOver() { d.follows, d.warm.handed = true, true }
 
 // openSonicDB reads where the databases are; connections are made when they are first used. slow: see connect.
 func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) {

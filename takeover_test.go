@@ -1,0 +1,289 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
+)
+
+// What a takeover puts off, so that the first port is written soon, and does not lose.
+
+// standbyRecorder is a recorder in memory, which takes over the file of one that has just left it, or has not.
+func standbyRecorder(t *testing.T, path string, log *slog.Logger) *recorder {
+	t.Helper()
+	r := openRecorder("", recordFixed+4*portRing, newMetrics("test"), log)
+	t.Cleanup(r.close)
+	r.follow(path, func(time.Duration) {})
+	return r
+}
+
+func noPorts(func(p *port)) {}
+
+// TestRecorderGoesOnInTheFileOfTheOneBefore: what happens until it is open is taken down as if it had been, and of nothing else.
+func TestRecorderGoesOnInTheFileOfTheOneBefore(t *testing.T) {
+	before, path := testRecorder(t, 4)
+	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
+	other := &port{name: "Ethernet4", slot: 1, series: newPortSeries("Ethernet4", "", 0)}
+	now := time.Now()
+	before.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1500, hasCarrier: true}, false, now)
+	before.note(ownLock, "released", now)
+	var said strings.Builder
+	r := standbyRecorder(t, path, slog.New(slog.NewTextHandler(&said, nil)))
+	r.note(ownLock, "taken over", now.Add(time.Millisecond))
+	m := &linkMessage{index: 5, flags: upOnly, mtu: 1500, hasCarrier: true, carrierDown: 1}
+	r.link(p, m, false, now.Add(2*time.Millisecond))
+	m.index = 77 // the parser's, which is used again
+	r.sent(p, now.Add(3*time.Millisecond))
+	w := portWrite{set: true, outcome: outcome{written: true}}
+	r.landed(p, &w, now.Add(4*time.Millisecond))
+	w.outcome = outcome{}
+	r.link(other, &linkMessage{index: 6, flags: upRunning, mtu: 1500}, false, now.Add(5*time.Millisecond))
+	if open := r.mend(now, noPorts); open == nil || r.mend(now, noPorts) != nil {
+		t.Fatal("the file is opened not at all, or twice")
+	} else {
+		before.intoMemory()
+		open()
+	}
+	if all := tookDown(t, path, "Ethernet0"); len(all) != 1 {
+		t.Errorf("before the loop goes on with the file it has %v", whats(all))
+	}
+	r.mended()
+	r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1500, hasCarrier: true, carrierUp: 1, carrierDown: 1}, false, now.Add(6*time.Millisecond))
+	if got := whats(tookDown(t, path, "Ethernet0")); !slices.Equal(got, []string{"created", "carrier lost", "carrier back"}) {
+		t.Errorf("the port's events are %v", got)
+	}
+	if all := tookDown(t, path, "Ethernet0"); all[1].Outcome != "written" || all[1].Ifindex != 5 || !all[1].Time.Equal(now.Add(2*time.Millisecond).Round(0)) {
+		t.Errorf("the one in between is %+v", all[1])
+	}
+	if own := whats(tookDown(t, path, "")); !slices.Equal(own[len(own)-2:], []string{"lock", "lock"}) {
+		t.Errorf("the daemon's are %v", own)
+	}
+	if got := whats(tookDown(t, path, "Ethernet4")); !slices.Equal(got, []string{"created"}) {
+		t.Errorf("the other port's events are %v", got)
+	}
+	if r.mend(now.Add(time.Hour), noPorts) != nil || said.Len() > 0 {
+		t.Errorf("it is opened once more; the log says %s", &said)
+	}
+}
+
+// TestRecorderWhoseFileIsNotLeft stays in memory, with what happened meanwhile, and says so.
+func TestRecorderWhoseFileIsNotLeft(t *testing.T) {
+	_, path := testRecorder(t, 4) // which somebody keeps
+	var said strings.Builder
+	r := standbyRecorder(t, path, slog.New(slog.NewTextHandler(&said, nil)))
+	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
+	r.link(p, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
+	r.mend(time.Now(), noPorts)()
+	r.mended()
+	reader, err := r.reader()
+	must(t, err)
+	all, err := reader.read(func(name string) bool { return name == "Ethernet0" }, false, time.Time{}, 0)
+	must(t, err)
+	if len(all) != 1 || !strings.Contains(said.String(), "stays in memory") {
+		t.Errorf("in memory are %v, the log says %q", whats(all), &said)
+	}
+}
+
+// TestRecorderOfALoopThatEnded: a file that comes too late is nobody's, and the next one can have it.
+func TestRecorderOfALoopThatEnded(t *testing.T) {
+	before, path := testRecorder(t, 4)
+	before.intoMemory()
+	r := standbyRecorder(t, path, slog.New(slog.DiscardHandler))
+	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
+	r.link(p, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
+	open := r.mend(time.Now(), noPorts)
+	r.endLoop()
+	open()
+	if r.waiting() {
+		t.Error("it still waits for its file")
+	}
+	if _, image, _, err := openRecord(path, len(r.image)); err != nil || image == nil {
+		t.Errorf("the file is still held: %v", err)
+	}
+	again := standbyRecorder(t, path+"2", slog.New(slog.DiscardHandler))
+	again.note(ownLock, "taken over", time.Now())
+	again.mend(time.Now(), noPorts)()
+	again.endLoop() // it came in time, and the loop did not
+	if own := whats(tookDown(t, path+"2", "")); !slices.Equal(own, []string{"lock"}) {
+		t.Errorf("the file has %v", own)
+	}
+}
+
+// TestRecorderRemembersOnlySoMuch: then nothing of it is taken down, and the next message tells what was missed.
+func TestRecorderRemembersOnlySoMuch(t *testing.T) {
+	before, path := testRecorder(t, 4)
+	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
+	before.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true}, false, time.Now())
+	before.intoMemory()
+	var said strings.Builder
+	r := standbyRecorder(t, path, slog.New(slog.NewTextHandler(&said, nil)))
+	for i := range uint32(queueMost + 1) {
+		r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: i, carrierUp: i}, false, time.Now())
+	}
+	r.mend(time.Now(), noPorts)()
+	r.mended()
+	r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: 9000, carrierUp: 9000}, false, time.Now())
+	all := tookDown(t, path, "Ethernet0")
+	if len(all) != 2 || all[1].Missed != 9000 || !strings.Contains(said.String(), "lacks what happened") {
+		t.Errorf("%d events, the last %+v; the log says %q", len(all), all[len(all)-1], &said)
+	}
+}
+
+// TestWhatWasHeardOfGoesFirst, where many ports are only compared; and nobody is left out for long, or at the end.
+func TestWhatWasHeardOfGoesFirst(t *testing.T) {
+	many := func(idly bool) (*outbox, []*port) {
+		o := &outbox{m: newMetrics("test"), log: slog.New(slog.DiscardHandler), now: time.Now, pace: pace{idly: idly}}
+		var ports []*port
+		for i := range 2*compareBatch + 10 {
+			p := &port{name: fmt.Sprint("Ethernet", i), slot: i}
+			ports = append(ports, p)
+			o.aim(p, portState{mtu: 1500})
+		}
+		return o, ports
+	}
+	names := func(f *flush) (names []string) {
+		for _, w := range f.writes {
+			names = append(names, w.port)
+		}
+		return names
+	}
+	o, ports := many(false)
+	o.hurry(ports[7])
+	o.note(ports[200], time.Now())
+	if got := names(o.send(time.Now())); !slices.Equal(got, []string{"Ethernet7", "Ethernet200"}) {
+		t.Errorf("first come %v", got)
+	}
+	o.landed(time.Now())
+	o.note(ports[9], time.Now())
+	if got := names(o.send(time.Now())); len(got) != len(ports)-2 || got[0] != "Ethernet0" {
+		t.Errorf("then come %d ports", len(got))
+	}
+	o.landed(time.Now())
+	o, ports = many(false)
+	if got := names(o.send(time.Now())); len(got) != len(ports) {
+		t.Errorf("where nothing was heard come %d ports", len(got))
+	}
+	o, ports = many(false)
+	o.hurry(ports[7])
+	o.leaveNone()
+	if got := names(o.send(time.Now())); len(got) != len(ports) {
+		t.Errorf("at the end come %d ports", len(got))
+	}
+	o, ports = many(true)
+	for left := len(ports); left > 0; left -= compareBatch {
+		got := names(o.send(time.Now()))
+		if want := min(left, compareBatch); len(got) != want || got[0] != ports[len(ports)-left].name {
+			t.Errorf("of %d ports an observer looks at %d", left, len(got))
+		}
+		o.flying = o.flying[:0]
+	}
+}
+
+// TestRouseEndsPause, before it and amid it, and a wake-up does not.
+func TestRouseEndsPause(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	k := s.openLinks()
+	start := time.Now()
+	k.Rouse()
+	k.Pause(patience)
+	go k.Rouse()
+	k.Pause(patience)
+	if waited := time.Since(start); waited >= patience {
+		t.Errorf("it is paused for %v", waited)
+	}
+	start = time.Now()
+	k.Wake()
+	k.Pause(20 * time.Millisecond)
+	if waited := time.Since(start); waited < 20*time.Millisecond {
+		t.Errorf("a pause of 20 ms ended after %v", waited)
+	}
+}
+
+// TestTakeoverDoesNotReadAllEntries, where PortInitDone says all that they would; they are compared afterwards.
+func TestTakeoverDoesNotReadAllEntries(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	ports := []portConfig{{name: "Ethernet0"}, {name: "Ethernet4"}}
+	s.must(s.State.HSet(t.Context(), "PORT_TABLE|Ethernet0", "state", "ok", "netdev_oper_status", "up", "admin_status", "up", "mtu", "1500").Err())
+	look := func() (startFacts, uint64) {
+		before := m.redisCommands.Load()
+		f, err := d.LookBack(t.Context(), ports)
+		s.must(err)
+		return f, m.redisCommands.Load() - before
+	}
+	d.handOver()
+	look() // which counts the start
+	f, all := look()
+	if len(f.held) != 1 || f.initDone {
+		t.Errorf("without PortInitDone it finds %+v", f)
+	}
+	s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:PortInitDone", "lanes", "0").Err())
+	if f, n := look(); len(f.held) != 0 || !f.initDone || int(all-n) != len(ports) {
+		t.Errorf("it reads %d commands' worth, of %d, and finds %+v", n, all, f)
+	}
+	d.follows = false
+	if f, _ := look(); len(f.held) != 1 {
+		t.Errorf("a start of its own finds %+v", f)
+	}
+}
+
+// TestManyPortsAreAskedForTogether, and one by one where not all of them are there.
+func TestManyPortsAreAskedForTogether(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	ask := func() (there []string, commands uint64) {
+		f := new(flush)
+		for i := range 2 * askedSingly {
+			f.writes = append(f.writes, &portWrite{port: switchtest.PortName(i), set: true, ask: true})
+		}
+		before := m.redisCommands.Load()
+		s.must(d.askAppl(t.Context(), f))
+		for _, w := range f.writes {
+			if w.exists {
+				there = append(there, w.port)
+			}
+		}
+		return there, m.redisCommands.Load() - before
+	}
+	for i := range 2 * askedSingly {
+		s.must(s.Appl.HSet(t.Context(), "PORT_TABLE:"+switchtest.PortName(i), "lanes", "0").Err())
+	}
+	if there, n := ask(); len(there) != 2*askedSingly || n != 1 {
+		t.Errorf("%d are there, after %d commands", len(there), n)
+	}
+	s.must(s.Appl.Del(t.Context(), "PORT_TABLE:"+switchtest.PortName(3)).Err())
+	if there, n := ask(); len(there) != 2*askedSingly-1 || slices.Contains(there, switchtest.PortName(3)) || n != 1+2*askedSingly {
+		t.Errorf("there are %v, after %d commands", there, n)
+	}
+	s.must(s.Appl.FlushDB(t.Context()).Err())
+	if there, _ := ask(); len(there) != 0 {
+		t.Errorf("there are %v", there)
+	}
+}
+
+// TestConnectionsAreHandedOn to the next loop, which is told of slow calls instead of the one before.
+func TestConnectionsAreHandedOn(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	onlyRead(d)
+	if _, err := d.LookBack(t.Context(), nil); err == nil || !strings.Contains(err.Error(), errObserves.Error()) {
+		t.Fatalf("it counts the start: %v", err)
+	}
+	told := 0
+	next := d.handOn(func() { told++ })
+	_, err := next.LookBack(t.Context(), nil)
+	s.must(err)
+	if told != 0 || m.redisReconnects.Load() != 0 {
+		t.Errorf("it is told %d times that connections are made anew, %d were", told, m.redisReconnects.Load())
+	}
+	next.slow()
+	d.slow()
+	if told != 2 {
+		t.Errorf("it is told %d times of 2 slow calls", told)
+	}
+}
