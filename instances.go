@@ -60,6 +60,15 @@ func (b *box) tell() {
 	}
 }
 
+// hear takes in what the other instances have said meanwhile.
+func (b *box) hear(now time.Time) {
+	for _, u := range b.units() {
+		if u.teller != nil {
+			u.teller.hear(now)
+		}
+	}
+}
+
 // instanceAnswer is an instance, in the answer under statusPath.
 type instanceAnswer struct {
 	Instance   string   `json:"instance"`
@@ -79,6 +88,7 @@ func (b *box) instances(now time.Time) (all []instanceAnswer) {
 	if b.book == nil {
 		return nil
 	}
+	b.hear(now)
 	for _, r := range b.book.all() {
 		a := instanceAnswer{r.name, r.up(now) || r.name == b.book.me, r.version, r.pid, r.role, r.namespaces,
 			r.health, r.reason, r.ready, r.heartbeat}

@@ -116,6 +116,7 @@ func (s *server) render(zipped bool) *page {
 	s.box.Update(time.Now(), s.log)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.box.hear(time.Now())
 	p.text = s.box.Append(p.text[:0])
 	p.zipped = p.zipped[:0]
 	if zipped {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,6 +175,11 @@ func TestLockFolderThatIsReadOnly(t *testing.T) {
 	}
 }
 
+var (
+	standbyRest = flag.Duration("standby.rest", 0, "how long TestStandbyAtRest waits before it looks what a standby takes of the processor; 0: it does not look")
+	standbyTime = flag.Duration("standby.time", 10*time.Second, "and for how long it looks")
+)
+
 // TestStandbyAtRest asks the databases for nothing but its heartbeat, and whether they are there, with each beat.
 func TestStandbyAtRest(t *testing.T) {
 	t.Parallel()
@@ -191,6 +197,12 @@ func TestStandbyAtRest(t *testing.T) {
 	}
 	heartbeats := func() int { return asked()["eval"] }
 	s.waitFor("the first rows", func() bool { return len(s.instances(standby)) == 1 })
+	if *standbyRest > 0 { // for the time that it takes; a holder that is stopped for so long is told of
+		time.Sleep(*standbyRest)
+		cpu := s.cpu(standby)
+		time.Sleep(*standbyTime)
+		t.Logf("after %v the standby takes %v of the processor in %v", *standbyRest, s.cpu(standby)-cpu, *standbyTime)
+	}
 	s.must(writer.Signal(syscall.SIGSTOP)) // what it asks for is no part of this
 	first := heartbeats()
 	s.waitFor("a beat", func() bool { return heartbeats() > first })

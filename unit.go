@@ -145,8 +145,8 @@ func (d *daemon) newTeller(u *unit) *peerTeller {
 		return nil
 	}
 	return &peerTeller{namespace: u.namespace, name: d.options.instance, m: u.m, log: u.log,
-		config: &dbConfigFile{path: u.look.dbConfig, now: time.Now}, beats: make(chan struct{}, 1),
-		self: func(now time.Time) peer { return d.box.self(now) }, book: d.box.book}
+		config: &dbConfigFile{path: u.look.dbConfig, now: time.Now},
+		self:   func(now time.Time) peer { return d.box.self(now) }, book: d.box.book}
 }
 
 // named says that this is to be one of several instances, that know of each other.
