@@ -45,8 +45,7 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	}
 	var followed sync.WaitGroup
 	follow := func(c redisConn, connected func(bool, error), patterns ...string) {
-		sub := c.Subscribe(ctx, patterns...)
-		followed.Go(func() { d.follow(ctx, sub, len(patterns), connected, event) })
+		followed.Go(func() { followEvents(ctx, c, patterns, connected, event) })
 	}
 	onAppl, together := []string{filter.ports()}, d.stateAddr.server() == d.applAddr.server()
 	onState, heard := []string{faults + "*"}, func(bool, error) {}
@@ -77,29 +76,19 @@ func (d *sonicDB) Nudge() {
 	}
 }
 
-// follow reads a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of
+// followEvents has a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of
 // its patterns are confirmed. One that does not answer until the next beat counts as broken.
-func (d *sonicDB) follow(ctx context.Context, sub *redis.PubSub, patterns int, connected func(bool, error),
+func followEvents(ctx context.Context, c redisConn, patterns []string, connected func(bool, error),
 	event func(channel, payload string)) {
-	defer sub.Close()
-	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
-	defer stop()
 	var pauses backoff
+	confirmed := func() {
+		pauses = backoff{}
+		connected(true, nil)
+	}
 	for ctx.Err() == nil {
-		got, err := sub.Receive(ctx)
-		if err != nil && ctx.Err() == nil {
+		if err := c.Subscribe(ctx, patterns, confirmed, event); ctx.Err() == nil {
 			connected(false, err)
 			pauses.sleep(ctx)
-			continue
-		}
-		switch message := got.(type) {
-		case *redis.Subscription:
-			if message.Count == patterns {
-				pauses = backoff{}
-				connected(true, nil)
-			}
-		case *redis.Message:
-			event(message.Channel, message.Payload)
 		}
 	}
 }

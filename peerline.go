@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -24,14 +21,8 @@ type peerLine struct {
 	got []byte // of answers, what is not read yet
 }
 
-// answerMost is more than all instances' rows take.
-const answerMost = 1 << 20
-
-// errLate says that an answer is missing, and errGarbled that it makes no sense.
-var (
-	errLate    = errors.New("it does not answer in time")
-	errGarbled = errors.New("its answer makes no sense")
-)
+// errLate says that an answer is missing.
+var errLate = errors.New("it does not answer in time")
 
 // dialLine connects, which may take its time.
 func dialLine(ctx context.Context, a dbAddress) (*peerLine, error) {
@@ -61,11 +52,7 @@ func (l *peerLine) close() { _ = unix.Close(l.fd) }
 func (l *peerLine) send(commands ...[]string) error {
 	text := make([]byte, 0, 2<<10)
 	for _, words := range commands {
-		text = append(strconv.AppendInt(append(text, '*'), int64(len(words)), 10), "\r\n"...)
-		for _, word := range words {
-			text = append(strconv.AppendInt(append(text, '$'), int64(len(word)), 10), "\r\n"...)
-			text = append(append(text, word...), "\r\n"...)
-		}
+		text = appendCommand(text, words)
 	}
 	n, errno := rawIO(unix.SYS_WRITE, uintptr(l.fd), text)
 	switch {
@@ -116,65 +103,4 @@ func (l *peerLine) await(n int, limit time.Duration) error {
 		}
 	}
 	return nil
-}
-
-// refused is an answer that is an error.
-type refused string
-
-func (r refused) Error() string { return string(r) }
-
-const (
-	depthMost = 8   // lists within each other, in an answer
-	lineMost  = 512 // bytes of an answer that is one line
-)
-
-// readReply reads an answer from the beginning of what was received (RESP2): a text, an int64, nil, refused, or a list
-// of these. whole is false if more has to come.
-func readReply(b []byte) (a any, rest []byte, whole bool, err error) { return readWithin(b, 0) }
-
-func readWithin(b []byte, depth int) (a any, rest []byte, whole bool, err error) {
-	end := bytes.Index(b[:min(len(b), lineMost)], []byte("\r\n"))
-	if end < 0 {
-		if len(b) >= lineMost {
-			err = errGarbled
-		}
-		return nil, b, false, err
-	}
-	line, rest := string(b[:end]), b[end+2:]
-	if line == "" || depth > depthMost {
-		return nil, b, false, errGarbled
-	}
-	n, numErr := strconv.ParseInt(line[1:], 10, 64)
-	switch line[0] {
-	case '+':
-		return line[1:], rest, true, nil
-	case '-':
-		return refused(line[1:]), rest, true, nil
-	case ':', '$', '*':
-		if numErr != nil || n > answerMost {
-			return nil, b, false, fmt.Errorf("%w: %q", errGarbled, line)
-		}
-	default:
-		return nil, b, false, fmt.Errorf("%w: %q", errGarbled, line)
-	}
-	switch {
-	case line[0] == ':':
-		return n, rest, true, nil
-	case n < 0:
-		return nil, rest, true, nil
-	case line[0] == '$':
-		if len(rest) < int(n)+2 {
-			return nil, b, false, nil
-		}
-		return string(rest[:n]), rest[n+2:], true, nil
-	}
-	list := []any{}
-	for range n {
-		var item any
-		if item, rest, whole, err = readWithin(rest, depth+1); !whole {
-			return nil, b, false, err
-		}
-		list = append(list, item)
-	}
-	return list, rest, true, nil
 }

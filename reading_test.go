@@ -271,8 +271,10 @@ func (l *longList) Exec(_ context.Context, commands []redis.Cmder) error {
 }
 func (*longList) Nudge() {}
 
-func (*longList) Subscribe(context.Context, ...string) *redis.PubSub { panic("nobody asked for that") }
-func (*longList) Close() error                                       { return nil }
+func (*longList) Subscribe(context.Context, []string, func(), func(channel, payload string)) error {
+	panic("nobody asked for that")
+}
+func (*longList) Close() error { return nil }
 
 // TestLongListIsSaidToBeSlow: the loop must not wait for all of it.
 func TestLongListIsSaidToBeSlow(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,18 +20,18 @@ type redisConn interface {
 	// Exec sends commands in one round trip. Each has its own answer or error afterwards; the error returned is that of
 	// the round trip, or the first command's.
 	Exec(ctx context.Context, commands []redis.Cmder) error
-	// Subscribe follows channels by patterns, until the subscription is closed.
-	Subscribe(ctx context.Context, patterns ...string) *redis.PubSub
+	// Subscribe follows channels by patterns, see subscribe.
+	Subscribe(ctx context.Context, patterns []string, confirmed func(), event func(channel, payload string)) error
 	Nudge() // asks the server of a subscription whether it is there, see promptConn
 	Close() error
 }
 
-// redisClient is the way to a real server. A subscription is silent most of the time, so it has a client of its own
-// whose connections park.
+// redisClient is the way to a real server.
 type redisClient struct {
 	*redis.Client
-	subscriptions *redis.Client
-	listening     atomic.Pointer[promptConn] // the subscription's connection, nil: there was none yet
+	m         *metrics
+	server    dbAddress
+	listening atomic.Pointer[promptConn] // the subscription's connection, nil: there was none yet
 }
 
 // Exec sends commands as one pipeline.
@@ -45,18 +44,24 @@ func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
 	return err
 }
 
-func (c *redisClient) Subscribe(ctx context.Context, patterns ...string) *redis.PubSub {
-	return c.subscriptions.PSubscribe(ctx, patterns...)
+// Subscribe has a connection of its own, which is silent most of the time, and parks.
+func (c *redisClient) Subscribe(ctx context.Context, patterns []string, confirmed func(),
+	event func(channel, payload string)) error {
+	conn, err := dialPrompt(dbDialTimeout, 0, func() {})(ctx, c.server.network, c.server.address)
+	if err != nil {
+		return err
+	}
+	prompt := conn.(*promptConn)
+	if c.listening.Swap(prompt) != nil {
+		c.m.redisReconnects.Inc()
+	}
+	return subscribe(ctx, prompt, patterns, confirmed, event)
 }
 
 func (c *redisClient) Nudge() {
 	if conn := c.listening.Load(); conn != nil {
 		conn.nudge(dbTimeout)
 	}
-}
-
-func (c *redisClient) Close() error {
-	return errors.Join(c.Client.Close(), c.subscriptions.Close())
 }
 
 // Time-outs: a switch's Redis answers in microseconds, and a hanging one should be noticed before supervisors are.
@@ -66,8 +71,7 @@ const (
 	// two connections are used at most, one for each lane of the courier; but after so many dials that failed the
 	// client would not dial for a second
 	poolSize    = 256
-	pipelineLen = 1024    // commands written before their answers are read
-	eventBuffer = 1 << 10 // of a subscription's connection: an event has less than 100 bytes
+	pipelineLen = 1024 // commands written before their answers are read
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
@@ -75,42 +79,29 @@ const (
 // a round trip waits for longer than a moment.
 func connect(a dbAddress, m *metrics, slow func()) redisConn {
 	var connected atomic.Bool
-	options := func(dial dialer) *redis.Options {
-		return &redis.Options{
-			Dialer: dial, Network: a.network, Addr: a.address, DB: a.id,
-			Protocol:                 2,
-			DisableIdentity:          true,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-			MaxRetries:               -1,
-			DialerRetries:            1,
-			DialTimeout:              dbDialTimeout,
-			ReadTimeout:              dbTimeout,
-			WriteTimeout:             dbTimeout,
-			ContextTimeoutEnabled:    true,
-			PoolSize:                 poolSize,
-			ConnMaxIdleTime:          -1,
-			ReadBufferSize:           4 << 10,
-			WriteBufferSize:          4 << 10,
-			OnConnect: func(context.Context, *redis.Conn) error {
-				if connected.Swap(true) {
-					m.redisReconnects.Inc()
-				}
-				return nil
-			},
-		}
-	}
-	client := &redisClient{Client: redis.NewClient(options(dialPrompt(dbDialTimeout, promptTime, slow)))}
-	dial := dialPrompt(dbDialTimeout, 0, func() {})
-	events := options(func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if c, prompt := conn.(*promptConn); prompt {
-			client.listening.Store(c)
-		}
-		return conn, err
+	client := redis.NewClient(&redis.Options{
+		Dialer: dialPrompt(dbDialTimeout, promptTime, slow), Network: a.network, Addr: a.address, DB: a.id,
+		Protocol:                 2,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaxRetries:               -1,
+		DialerRetries:            1,
+		DialTimeout:              dbDialTimeout,
+		ReadTimeout:              dbTimeout,
+		WriteTimeout:             dbTimeout,
+		ContextTimeoutEnabled:    true,
+		PoolSize:                 poolSize,
+		ConnMaxIdleTime:          -1,
+		ReadBufferSize:           4 << 10,
+		WriteBufferSize:          4 << 10,
+		OnConnect: func(context.Context, *redis.Conn) error {
+			if connected.Swap(true) {
+				m.redisReconnects.Inc()
+			}
+			return nil
+		},
 	})
-	events.ReadBufferSize, events.WriteBufferSize = eventBuffer, eventBuffer
-	client.subscriptions = redis.NewClient(events)
-	return client
+	return &redisClient{Client: client, m: m, server: a}
 }
 
 // hushRedis has the Redis client log nothing. It may be called more than once.

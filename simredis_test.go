@@ -73,7 +73,7 @@ func (c *simConn) Close() error {
 
 func (c *simConn) Nudge() {}
 
-func (c *simConn) Subscribe(context.Context, ...string) *redis.PubSub {
+func (c *simConn) Subscribe(context.Context, []string, func(), func(channel, payload string)) error {
 	panic("the simulator has a subscription of its own")
 }
 
