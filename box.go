@@ -220,8 +220,9 @@ func (b *box) messages() (n uint64) {
 
 // trim gives memory back that only a start or a storm has needed.
 func (b *box) trim() {
-	trimHeap()
 	for _, u := range b.units() {
+		u.m.trim()
 		u.record.trim()
 	}
+	trimHeap()
 }

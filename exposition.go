@@ -129,6 +129,17 @@ func (v *vector) tidy() {
 	v.notes = v.notes[:0]
 }
 
+// trim gives back what came and went needed.
+func (v *vector) trim() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tidy()
+	v.notes = nil
+	if cap(v.series) > len(v.series) {
+		v.series = append(make([]series, 0, len(v.series)), v.series...)
+	}
+}
+
 // merge puts series in that are in order and new, from the end, so that each moves once.
 func (v *vector) merge(fresh []series) {
 	old := len(v.series)

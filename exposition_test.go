@@ -156,6 +156,12 @@ func TestSeriesAreWhatARandomHistoryLeaves(t *testing.T) {
 			delete(want, name)
 			v.Remove(name)
 		}
+		if dice.IntN(500) == 0 {
+			v.trim()
+			if cap(v.series) != len(v.series) || len(v.series) != len(want) || v.notes != nil {
+				t.Fatalf("%d series take the memory of %d, and %d notes", len(want), cap(v.series), cap(v.notes))
+			}
+		}
 		if dice.IntN(100) != 0 {
 			continue
 		}

@@ -284,6 +284,15 @@ func (m *metrics) hidePending(s *portSeries) {
 	m.ports.note(s)
 }
 
+// trim gives memory back after ports have come or gone.
+func (m *metrics) trim() {
+	for _, f := range m.families {
+		if v, is := f.value.(*vector); is {
+			v.trim()
+		}
+	}
+}
+
 // newPort makes a port's series; they are shown when there is something to show.
 func (m *metrics) newPort(name string, flaps uint64) *portSeries {
 	return newPortSeries(name, m.labels("port", name), flaps)

@@ -40,6 +40,7 @@ type outRow struct {
 	refused                  bool      // and the log says so
 	dirtyAt                  time.Time // since when
 	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
+	last                     int64     // the instant of the last message
 	sentAt                   time.Time // dirtyAt of what is in flight, or was refused
 	doubtsSent               uint32    // doubts when it was sent
 	write                    portWrite // what is, or was, in flight
@@ -49,8 +50,7 @@ type outRow struct {
 type mail struct {
 	n      uint64
 	failed uint64    // of these, already counted as failed
-	since  time.Time // when the first was received,
-	last   time.Time // and the last
+	since  time.Time // when the first was received
 }
 
 const (
@@ -106,7 +106,7 @@ func (o *outbox) note(p *port, at time.Time) {
 		row.waiting.since = at
 	}
 	row.waiting.n++
-	row.waiting.last = at
+	row.last = instant(at)
 }
 
 // touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are
@@ -246,7 +246,10 @@ func (o *outbox) refused() error { return o.refusal }
 func (o *outbox) hurry(p *port) { o.rows.of(p).heard = true }
 
 // heardSince says that there was a message of a port after a time, of which nothing is acknowledged yet.
-func (o *outbox) heardSince(p *port, at time.Time) bool { return o.rows.of(p).waiting.last.After(at) }
+func (o *outbox) heardSince(p *port, at time.Time) bool {
+	row := o.rows.of(p)
+	return row.waiting.n > 0 && row.last > instant(at)
+}
 
 // choose takes the ports of the next flush. Where there are many, those of which something was heard go first, and the
 // others, which are only compared, with the next one. An observer's are never many.

@@ -72,6 +72,9 @@ const (
 	// client would not dial for a second
 	poolSize    = 256
 	pipelineLen = 1024 // commands written before their answers are read
+	// of each connection, and there are three for a namespace
+	readBuffer  = 2 << 10
+	writeBuffer = 4 << 10
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
@@ -92,8 +95,8 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 		ContextTimeoutEnabled:    true,
 		PoolSize:                 poolSize,
 		ConnMaxIdleTime:          -1,
-		ReadBufferSize:           4 << 10,
-		WriteBufferSize:          4 << 10,
+		ReadBufferSize:           readBuffer,
+		WriteBufferSize:          writeBuffer,
 		OnConnect: func(context.Context, *redis.Conn) error {
 			if connected.Swap(true) {
 				m.redisReconnects.Inc()
@@ -185,12 +188,17 @@ func (s script) run(ctx context.Context, m *metrics, c redisConn, keys []string,
 func intOf(c redis.Cmder) int64 { return c.(*redis.IntCmd).Val() }
 
 // texts are the fields found, - for one that was not there.
-func texts(found []any) (texts []string) {
-	for _, f := range found {
-		if f == nil {
-			f = "-"
+func texts(found []any) []string {
+	texts := make([]string, len(found))
+	for i, f := range found {
+		switch f := f.(type) {
+		case nil:
+			texts[i] = "-"
+		case string:
+			texts[i] = f
+		default:
+			texts[i] = fmt.Sprint(f)
 		}
-		texts = append(texts, fmt.Sprint(f))
 	}
 	return texts
 }
