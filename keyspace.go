@@ -76,8 +76,8 @@ func (d *sonicDB) Nudge() {
 	}
 }
 
-// followEvents has a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all of
-// its patterns are confirmed. One that does not answer until the next beat counts as broken.
+// followEvents has a subscription until ctx ends, and tells of each event, and whenever it stands or breaks: when all
+// of its patterns are confirmed. One that does not answer until the next beat counts as broken.
 func followEvents(ctx context.Context, c redisConn, patterns []string, connected func(bool, error),
 	event func(channel, payload string)) {
 	var pauses backoff

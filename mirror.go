@@ -100,7 +100,7 @@ func newMirror(o syncOptions, source linkSource, openDB openDatabase, m *metrics
 		options: o, source: source, openDB: openDB, m: m, status: status, log: log, now: now, post: post,
 		start: start{m: m, log: log, observes: o.observe, handed: o.handed},
 		links: newLinkTable(o.links, m, log), listing: newListing(m, o.random, o.eoiu),
-		outbox: outbox{m: m, log: log, now: now, pace: pace{idly: o.observe}}, warm: warmRestart{m: m, log: log},
+		outbox: outbox{m: m, log: log, now: now, pace: newPace(o.observe)}, warm: warmRestart{m: m, log: log},
 		compare: comparison{m: m, log: log, random: o.random, interval: o.reconcile},
 		courier: courier{m: m, log: log, random: o.random, spawn: o.spawn, end: o.end, post: post},
 		record:  o.recorder,

@@ -53,14 +53,8 @@ type mail struct {
 	since  time.Time // when the first was received
 }
 
-const (
-	flushBurst  = 8                      // so many changes are flushed at once each,
-	flushGap    = 4 * time.Millisecond   // a storm of them at this distance,
-	longGap     = 6 * time.Millisecond   // and one that lasts at this one,
-	stormGrowth = 64                     // which it has reached after so many flushes
-	observeGap  = 100 * time.Millisecond // an observer's: what it finds is told two seconds later
-	refusalRest = time.Second            // before a key that was refused is tried again
-)
+// refusalRest is how long a key that was refused rests before it is tried again.
+const refusalRest = time.Second
 
 // aim sets what a port's entry is to hold.
 func (o *outbox) aim(p *port, state portState) {
@@ -255,7 +249,7 @@ func (o *outbox) heardSince(p *port, at time.Time) bool {
 // others, which are only compared, with the next one. An observer's are never many.
 func (o *outbox) choose() (chosen []*port) {
 	few := len(o.dirty) <= compareBatch
-	if few || o.partly && !o.pace.idly {
+	if few || o.partly && !o.pace.observes() {
 		chosen, o.dirty, o.partly = o.dirty, o.flying[:0], false
 		return chosen
 	}
@@ -264,7 +258,7 @@ func (o *outbox) choose() (chosen []*port) {
 	for i, p := range o.dirty {
 		row := o.rows.of(p)
 		first := row.heard || row.waiting.n > 0
-		if o.pace.idly {
+		if o.pace.observes() {
 			first = i < compareBatch
 		}
 		if first {
@@ -411,41 +405,4 @@ func earlier(a, b mail) time.Time {
 		return b.since
 	}
 	return a.since
-}
-
-// pace is a token bucket: flushBurst flushes at once, one more every flushGap. In a storm that lasts the gap grows, up
-// to longGap, which it has after stormGrowth flushes that had to wait. As soon as one need not, it is flushGap again.
-// The zero value is full.
-type pace struct {
-	full  time.Time // when the bucket is full again
-	storm int       // so many flushes in a row found no more than their own token
-	idly  bool      // nothing is written: the gap is observeGap
-}
-
-// gap is the distance of flushes that do not have to wait for long.
-func (p *pace) gap() time.Duration {
-	if p.idly {
-		return observeGap
-	}
-	return flushGap
-}
-
-// empty is when the bucket holds one token.
-func (p *pace) empty() time.Time { return p.full.Add(-(flushBurst - 1) * p.gap()) }
-
-// wait returns how long the next flush has to wait.
-func (p *pace) wait(now time.Time) time.Duration { return max(0, p.empty().Sub(now)) }
-
-func (p *pace) take(now time.Time) {
-	spare := now.Sub(p.empty()) >= p.gap()
-	if spare {
-		p.storm = 0
-	}
-	if p.full.Before(now) {
-		p.full = now
-	}
-	p.full = p.full.Add(p.gap() + (longGap-flushGap)*time.Duration(p.storm)/stormGrowth)
-	if !spare {
-		p.storm = min(p.storm+1, stormGrowth)
-	}
 }

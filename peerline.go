@@ -37,10 +37,8 @@ func dialLine(ctx context.Context, a dbAddress) (*peerLine, error) {
 		return nil, err
 	}
 	l := &peerLine{fd: -1}
-	if failed := raw.Control(func(fd uintptr) { l.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); failed != nil {
-		err = failed
-	}
-	if err != nil {
+	failed := raw.Control(func(fd uintptr) { l.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(failed, err); err != nil {
 		return nil, os.NewSyscallError("dup", err)
 	}
 	return l, nil

@@ -4,7 +4,7 @@ import (
 	"context"
 )
 
-// A subscription to a server's events. The client's own takes 64 KiB of buffers for each, which are nearly always empty.
+// A subscription to a server's events. The client's own takes 64 KiB of buffers, which are nearly always empty.
 
 // eventBuffer is how much is read at once: an event has less than 100 bytes.
 const eventBuffer = 2 << 10

@@ -137,7 +137,7 @@ func TestRecorderRemembersOnlySoMuch(t *testing.T) {
 // TestWhatWasHeardOfGoesFirst, where many ports are only compared; and nobody is left out for long, or at the end.
 func TestWhatWasHeardOfGoesFirst(t *testing.T) {
 	many := func(idly bool) (*outbox, []*port) {
-		o := &outbox{m: newMetrics("test"), log: slog.New(slog.DiscardHandler), now: time.Now, pace: pace{idly: idly}}
+		o := &outbox{m: newMetrics("test"), log: slog.New(slog.DiscardHandler), now: time.Now, pace: newPace(idly)}
 		var ports []*port
 		for i := range 2*compareBatch + 10 {
 			p := &port{name: fmt.Sprint("Ethernet", i), slot: i}
