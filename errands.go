@@ -242,8 +242,8 @@ func (s *mirror) publish() {
 }
 
 // mendRecorder has a recorder that failed opened again, beside the loop.
-func (s *mirror) mendRecorder(now time.Time) {
-	if open := s.record.mend(now, s.links.all); open != nil {
+func (s *mirror) mendRecorder(now time.Time, wrote bool) {
+	if open := s.record.mend(now, wrote, s.links.all); open != nil {
 		s.beside(func() {
 			open()
 			s.post(s.record.mended)
@@ -385,7 +385,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 		s.heardOper(p, w)
 		s.forget(p)
 	}
-	s.mendRecorder(s.now())
+	s.mendRecorder(s.now(), true)
 	s.tellDiffering()
 	if all, news := s.opers.news(); news {
 		s.status.differ.tell(operDisagrees, all)

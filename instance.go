@@ -74,7 +74,7 @@ func (i *instance) run(ctx context.Context, source linkSource, rules syncOptions
 	}
 	i.record.comeBack(i.file)
 	defer func() {
-		i.drop(i.kept)
+		i.keep(nil)
 		i.over.Store(true)
 		i.lock.release()
 	}()
@@ -133,6 +133,12 @@ func (i *instance) goOnWith(slow func()) (db *sonicDB, folder string, err error)
 	return db, *i.folder.Load(), nil
 }
 
+// keep is for the next turn; nil: it connects anew.
+func (i *instance) keep(db *sonicDB) {
+	i.drop(i.kept)
+	i.kept = db
+}
+
 // drop closes databases, if there are any.
 func (i *instance) drop(db *sonicDB) {
 	if db != nil {
@@ -174,6 +180,7 @@ func (i *instance) write(ctx context.Context) error {
 		return db, nil
 	})
 	i.writing.Store(false)
+	i.keep(nil) // a turn that ended before it connected
 	i.leaveLock(ctx, err)
 	return err
 }
@@ -313,7 +320,7 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 	i.left = s.word()
 	i.retold = s.known()
 	if db := opened.Load(); rules.standing != nil && i.retold.config != nil { // they answer
-		i.kept = db
+		i.keep(db)
 	} else {
 		i.drop(db)
 	}

@@ -239,10 +239,10 @@ func (o *outbox) refused() error { return o.refusal }
 // hurry notes that a port was heard of, in the loop before, when nobody may have written any more.
 func (o *outbox) hurry(p *port) { o.rows.of(p).heard = true }
 
-// heardSince says that there was a message of a port after a time, of which nothing is acknowledged yet.
+// heardSince says that there was a message of a port after a time, and that nobody was seen to have written it.
 func (o *outbox) heardSince(p *port, at time.Time) bool {
 	row := o.rows.of(p)
-	return row.waiting.n > 0 && row.last > instant(at)
+	return row.last > instant(at) && (row.waiting.n > 0 || row.inFlight || row.write.differs != "")
 }
 
 // choose takes the ports of the next flush. Where there are many, those of which something was heard go first, and the

@@ -375,7 +375,7 @@ func (r *recorder) note(kind ownKind, words string, at time.Time) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.off() { // by now
+	if r.off() || r.file == nil { // by now
 		return
 	}
 	defer r.guard(debug.SetPanicOnFault(true))

@@ -182,7 +182,7 @@ func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
 	ports := func(each func(p *port)) { each(p) }
 	r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true}, false, time.Now())
 	now := time.Now()
-	if r.mend(now, ports) != nil {
+	if r.mend(now, false, ports) != nil {
 		t.Fatal("it is mended, and works")
 	}
 	for down := range uint32(2) {
@@ -191,8 +191,8 @@ func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
 		if c := h.Checks(now, 0)[len(checkNames)-1]; c.name != "recorder" || c.level != degraded || c.reason == "" {
 			t.Errorf("%+v", c)
 		}
-		open := r.mend(now, ports)
-		if open == nil || r.mend(now, ports) != nil {
+		open := r.mend(now, false, ports)
+		if open == nil || r.mend(now, false, ports) != nil {
 			t.Fatal("it is opened not at all, or twice")
 		}
 		r.note(ownHealth, "meanwhile", time.Now())
@@ -210,7 +210,7 @@ func TestRecorderThatIsCutShortIsOpenedAgain(t *testing.T) {
 		if own := tookDown(t, path, ""); len(all) != 1 || all[0].What != "carrier back" || len(own) != 1 || own[0].Text != "again" {
 			t.Errorf("%v %v", all, own)
 		}
-		if r.failing(); r.mend(now, ports) != nil {
+		if r.failing(); r.mend(now, false, ports) != nil {
 			t.Error("it is mended once more")
 		}
 		now = now.Add(mendPause)

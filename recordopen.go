@@ -71,6 +71,20 @@ func inMemory(file *os.File) bool {
 func (r *recorder) settleIn(file *os.File, image []byte, boot string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begin(file, image, boot)
+}
+
+// replace lets go of the file and begins with another one. Whoever notes something finds one of the two.
+func (r *recorder) replace(place recordPlace) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unmap()
+	r.rows, r.memory = rows[recordRow]{}, place.memory
+	r.begin(place.file, place.image, bootID())
+	r.changes.Add(1)
+}
+
+func (r *recorder) begin(file *os.File, image []byte, boot string) {
 	r.file, r.image = file, image
 	r.byName, r.idle, r.sorted, r.own = map[string]int{}, nil, false, 0
 	r.why.Store(nil)
@@ -154,6 +168,10 @@ const dataParts = 64
 func (r *recorder) letGo() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.unmap()
+}
+
+func (r *recorder) unmap() {
 	if r.file != nil {
 		_ = unix.Munmap(r.image)
 		r.file.Close()

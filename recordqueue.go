@@ -33,6 +33,9 @@ func (p *recordPlace) close() {
 type recordMove struct {
 	path  string // empty: its own again
 	sleep func(time.Duration)
+	wrote bool        // the loop has written something,
+	by    time.Time   // or has had time to
+	late  bool        // the file was not to be had, and is tried again
 	waits atomic.Bool // the recorder takes nothing down until then, and remembers what it was told
 
 	mu      sync.Mutex

@@ -52,10 +52,15 @@ func (c *redisClient) Subscribe(ctx context.Context, patterns []string, confirme
 		return err
 	}
 	prompt := conn.(*promptConn)
-	if c.listening.Swap(prompt) != nil {
+	if ctx.Err() == nil && c.listening.Swap(prompt) != nil {
 		c.m.redisReconnects.Inc()
 	}
-	return subscribe(ctx, prompt, patterns, confirmed, event)
+	_ = prompt.SetWriteDeadline(time.Now().Add(dbTimeout))
+	err = subscribe(ctx, prompt, patterns, confirmed, event)
+	if ctx.Err() != nil { // it did not break
+		c.listening.CompareAndSwap(prompt, nil)
+	}
+	return err
 }
 
 func (c *redisClient) Nudge() {

@@ -96,6 +96,9 @@ func (w *world) judgeConfigDone(text string, again bool) {
 	count, _ := strconv.Atoi(text)
 	w.say("PortConfigDone, count %d", count)
 	w.daemon.announced = w.now
+	for _, l := range w.kernel.sorted() {
+		l.unsaid = false
+	}
 	lately := slices.ContainsFunc(w.counts, func(c simCount) bool { return c.n == count && w.now.Sub(c.until) < w.late() })
 	if count != len(w.configured) && !lately {
 		w.fail("PortConfigDone says %d ports, CONFIG_DB has %d", count, len(w.configured))

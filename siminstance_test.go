@@ -355,8 +355,14 @@ func (w *world) disturb(h happening) {
 	case h.what == "termone":
 		w.say("SIGTERM for daemon %d", d.number)
 		d.ctx.cancel()
-		d.socket.Wake()
-		w.sleep(pause{until: w.now.Add(5 * time.Second), ready: func() bool { return d.ended }})
+		d.socket.Rouse()
+		begun, still := w.now, d.still
+		for until := begun; !d.ended && !w.stopped[d.number]; { // as long as it was stopped it had no time
+			if until = begun.Add(5*time.Second + d.still - still); !w.now.Before(until) {
+				break
+			}
+			w.sleep(pause{until: until, ready: func() bool { return d.ended }})
+		}
 		if !d.ended && !w.stopped[d.number] {
 			w.fail("daemon %d does not end", d.number)
 		}

@@ -16,7 +16,8 @@ import (
 type simLink struct {
 	linkMessage // as the next message about it has it
 	name        string
-	old         bool // a left-over of the switch software's previous run
+	old         bool // a left-over of the switch software's previous run,
+	unsaid      bool // by what a start took for one, and has not announced
 	setDown     bool // a daemon has set it down
 }
 

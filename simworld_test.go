@@ -451,8 +451,13 @@ func (w *world) markOld() {
 	if warm || w.cold(warm) {
 		for _, l := range w.kernel.sorted() {
 			if strings.HasPrefix(l.name, "Ethernet") {
+				l.unsaid = !l.old
 				l.old = !warm && !w.dpu()
 			}
+		}
+	} else {
+		for _, l := range w.kernel.sorted() { // who took it for one has told nobody
+			l.old, l.unsaid = l.old && !l.unsaid, false
 		}
 	}
 	if _, known := w.server.database(simState)["PORTSYNCD_START_TABLE|old_interfaces"]; !known && !w.cold(warm) && !w.goesAlong {

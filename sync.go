@@ -179,7 +179,7 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	if s.watching {
 		s.db.Nudge()
 	}
-	s.mendRecorder(now)
+	s.mendRecorder(now, false)
 	return wait
 }
 
@@ -259,6 +259,9 @@ func (s *syncer) advanceFlush(now time.Time) time.Duration {
 	}
 	if pause := s.outbox.pause(now); pause > 0 && !signal {
 		return min(wait, pause)
+	}
+	if signal { // every entry goes before it
+		s.outbox.leaveNone()
 	}
 	if s.flush(signal); s.courier.free(flushErrand) {
 		return 0 // what came of it is known by now

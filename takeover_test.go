@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"portsyncd/internal/switchtest"
 )
@@ -43,7 +47,7 @@ func TestRecorderGoesOnInTheFileOfTheOneBefore(t *testing.T) {
 	r.landed(p, &w, now.Add(4*time.Millisecond))
 	w.outcome = outcome{}
 	r.link(other, &linkMessage{index: 6, flags: upRunning, mtu: 1500}, false, now.Add(5*time.Millisecond))
-	if open := r.mend(now, noPorts); open == nil || r.mend(now, noPorts) != nil {
+	if open := r.mend(now, true, noPorts); open == nil || r.mend(now, true, noPorts) != nil {
 		t.Fatal("the file is opened not at all, or twice")
 	} else {
 		before.intoMemory()
@@ -66,7 +70,7 @@ func TestRecorderGoesOnInTheFileOfTheOneBefore(t *testing.T) {
 	if got := whats(tookDown(t, path, "Ethernet4")); !slices.Equal(got, []string{"created"}) {
 		t.Errorf("the other port's events are %v", got)
 	}
-	if r.mend(now.Add(time.Hour), noPorts) != nil || said.Len() > 0 {
+	if r.mend(now.Add(time.Hour), true, noPorts) != nil || said.Len() > 0 {
 		t.Errorf("it is opened once more; the log says %s", &said)
 	}
 }
@@ -78,13 +82,13 @@ func TestRecorderWhoseFileIsNotLeft(t *testing.T) {
 	r := standbyRecorder(t, path, slog.New(slog.NewTextHandler(&said, nil)))
 	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
 	r.link(p, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
-	r.mend(time.Now(), noPorts)()
+	r.mend(time.Now(), true, noPorts)()
 	r.mended()
 	reader, err := r.reader()
 	must(t, err)
 	all, err := reader.read(func(name string) bool { return name == "Ethernet0" }, false, time.Time{}, 0)
 	must(t, err)
-	if len(all) != 1 || !strings.Contains(said.String(), "stays in memory") {
+	if len(all) != 1 || !strings.Contains(said.String(), "in memory until it can have its file") {
 		t.Errorf("in memory are %v, the log says %q", whats(all), &said)
 	}
 }
@@ -96,7 +100,7 @@ func TestRecorderOfALoopThatEnded(t *testing.T) {
 	r := standbyRecorder(t, path, slog.New(slog.DiscardHandler))
 	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
 	r.link(p, &linkMessage{index: 5, flags: upRunning}, false, time.Now())
-	open := r.mend(time.Now(), noPorts)
+	open := r.mend(time.Now(), true, noPorts)
 	r.endLoop()
 	open()
 	if r.waiting() {
@@ -107,10 +111,132 @@ func TestRecorderOfALoopThatEnded(t *testing.T) {
 	}
 	again := standbyRecorder(t, path+"2", slog.New(slog.DiscardHandler))
 	again.note(ownLock, "taken over", time.Now())
-	again.mend(time.Now(), noPorts)()
+	again.mend(time.Now(), true, noPorts)()
 	again.endLoop() // it came in time, and the loop did not
 	if own := whats(tookDown(t, path+"2", "")); !slices.Equal(own, []string{"lock"}) {
 		t.Errorf("the file has %v", own)
+	}
+}
+
+// TestRecorderWhoseFileIsLeftLate has it then: whoever left it was stopped amid that.
+func TestRecorderWhoseFileIsLeftLate(t *testing.T) {
+	before, path := testRecorder(t, 4)
+	r := standbyRecorder(t, path, slog.New(slog.DiscardHandler))
+	now := time.Now()
+	r.mend(now, true, noPorts)()
+	r.mended()
+	for range 2 { // in vain, and again
+		now = now.Add(mendPause)
+		r.mend(now, false, noPorts)()
+		r.mended()
+		if r.mend(now, true, noPorts) != nil {
+			t.Error("it is opened without a pause")
+		}
+	}
+	before.intoMemory()
+	now = now.Add(time.Minute)
+	r.mend(now, false, noPorts)()
+	r.mended()
+	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
+	r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1500}, false, now)
+	if got := tookDown(t, path, "Ethernet0"); len(got) != 1 {
+		t.Errorf("the file has %v of a port, the recorder fails: %q", whats(got), r.failing())
+	}
+	if r.mend(now.Add(time.Hour), true, noPorts) != nil {
+		t.Error("it is opened once more")
+	}
+}
+
+// TestRecorderThatComesBackInVain says nothing: the writer has the file.
+func TestRecorderThatComesBackInVain(t *testing.T) {
+	_, path := testRecorder(t, 4)
+	var said strings.Builder
+	r := openRecorder("", recordFixed+4*portRing, newMetrics("test"), slog.New(slog.NewTextHandler(&said, nil)))
+	defer r.close()
+	said.Reset()
+	r.intoMemory()
+	r.comeBack(path)
+	if said.Len() > 0 || r.failing() != "" {
+		t.Errorf("it says %q, and fails: %q", &said, r.failing())
+	}
+}
+
+// TestFailingRecorderForgetsThePortsOfTheLoopBefore: the next one numbers its ports anew, and their rings are in memory that is no more.
+func TestFailingRecorderForgetsThePortsOfTheLoopBefore(t *testing.T) {
+	for _, over := range []bool{false, true} {
+		r, path := testRecorder(t, 8)
+		r.path = path
+		named := func(name string, slot int) *port {
+			return &port{name: name, slot: slot, series: newPortSeries(name, "", 0)}
+		}
+		now := time.Now()
+		r.link(named("Ethernet0", 0), &linkMessage{index: 5, flags: upRunning, mtu: 1500}, false, now)
+		r.link(named("Ethernet4", 1), &linkMessage{index: 6, flags: upRunning, mtu: 1500}, false, now)
+		r.fail("somebody cut it short")
+		if r.endLoop(); over {
+			r.follow(path, func(time.Duration) {})
+		} else {
+			r.intoMemory()
+		}
+		present := named("Ethernet8", 0)
+		r.mend(now.Add(time.Hour), false, func(each func(*port)) { each(present) })()
+		r.mended()
+		r.link(named("Ethernet12", 1), &linkMessage{index: 9, flags: upRunning, mtu: 1500}, false, now.Add(2*time.Hour))
+		reader, err := r.reader()
+		must(t, err)
+		all, err := reader.read(func(name string) bool { return name == "Ethernet12" }, false, time.Time{}, 0)
+		must(t, err)
+		if len(all) != 1 || r.failing() != "" {
+			t.Errorf("taking over: %v; Ethernet12 has %v, failing %q", over, whats(all), r.failing())
+		}
+		r.close()
+	}
+}
+
+// TestNotesWhileTheRecorderGoesIntoMemory are taken down in the one or the other, and no fault.
+func TestNotesWhileTheRecorderGoesIntoMemory(t *testing.T) {
+	r, path := testRecorder(t, 400)
+	var said atomic.Int32
+	r.log = slog.New(lineCounter{slog.DiscardHandler, &said})
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.note(ownHealth, "degraded", time.Now())
+			}
+		}
+	}()
+	for range 100 {
+		r.intoMemory()
+		r.comeBack(path)
+	}
+	close(stop)
+	<-done
+	if n := said.Load(); n > 0 {
+		t.Errorf("the log has %d lines", n)
+	}
+}
+
+// TestFileOfTheOneBeforeWaitsForTheFirstWrite, or for a second.
+func TestFileOfTheOneBeforeWaitsForTheFirstWrite(t *testing.T) {
+	for _, wrote := range []bool{false, true} {
+		before, path := testRecorder(t, 4)
+		before.intoMemory()
+		r := standbyRecorder(t, path, slog.New(slog.DiscardHandler))
+		now := time.Now()
+		if r.mend(now, false, noPorts) != nil || r.mend(now.Add(moveBy/2), false, noPorts) != nil {
+			t.Error("it is opened before anything is written")
+		}
+		if !wrote {
+			now = now.Add(moveBy)
+		}
+		if r.mend(now, wrote, noPorts) == nil {
+			t.Errorf("written: %v, and it is not opened", wrote)
+		}
 	}
 }
 
@@ -125,7 +251,7 @@ func TestRecorderRemembersOnlySoMuch(t *testing.T) {
 	for i := range uint32(queueMost + 1) {
 		r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: i, carrierUp: i}, false, time.Now())
 	}
-	r.mend(time.Now(), noPorts)()
+	r.mend(time.Now(), true, noPorts)()
 	r.mended()
 	r.link(p, &linkMessage{index: 5, flags: upRunning, hasCarrier: true, carrierDown: 9000, carrierUp: 9000}, false, time.Now())
 	all := tookDown(t, path, "Ethernet0")
@@ -285,5 +411,106 @@ func TestConnectionsAreHandedOn(t *testing.T) {
 	d.slow()
 	if told != 2 {
 		t.Errorf("it is told %d times of 2 slow calls", told)
+	}
+}
+
+// TestTakeoverCountsNoReconnect: no connection was lost.
+func TestTakeoverCountsNoReconnect(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	watch := func(d *sonicDB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		up, done := make(chan bool, 9), make(chan struct{})
+		go func() {
+			d.Watch(ctx, watcher{appl: func(applChange) {}, config: func(bool) {}, connected: func(on bool, _ error) { up <- on }})
+			close(done)
+		}()
+		<-up
+		cancel()
+		<-done
+	}
+	watch(d)
+	watch(d.handOn(func() {}))
+	if n := m.redisReconnects.Load(); n != 0 {
+		t.Errorf("%d reconnects", n)
+	}
+}
+
+// TestWhatDiffersGoesFirst: the standby saw that the writer had not written it.
+func TestWhatDiffersGoesFirst(t *testing.T) {
+	o := &outbox{m: newMetrics("test"), log: slog.New(slog.DiscardHandler), now: time.Now, pace: newPace(true)}
+	now := time.Now()
+	for i, differs := range []string{"oper: STATE_DB has down, right is up", ""} {
+		p := &port{name: fmt.Sprint("Ethernet", i), slot: i}
+		o.aim(p, portState{mtu: 1500})
+		o.note(p, now)
+		f := o.send(now)
+		f.begin()
+		if !o.heardSince(p, now.Add(-unwrittenTime)) {
+			t.Error("what is under way does not go first")
+		}
+		f.writes[0].differs, f.writes[0].exists, f.writes[0].same = differs, true, true
+		o.landed(now.Add(time.Millisecond))
+		if got := o.heardSince(p, now.Add(-unwrittenTime)); got != (differs != "") {
+			t.Errorf("differs %q: goes first %v", differs, got)
+		}
+		if o.heardSince(p, now) {
+			t.Error("what was heard of before goes first")
+		}
+	}
+}
+
+// TestTurnThatEndsBeforeItConnects leaves no connections behind: a hand-over may be asked for at any time.
+func TestTurnThatEndsBeforeItConnects(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.Config.HSet(t.Context(), "PORT|Ethernet0", "lanes", "0").Err())
+	s.must(s.Config.Set(t.Context(), "CONFIG_DB_INITIALIZED", "1", 0).Err())
+	m := newMetrics("test")
+	lock := testLock("a")
+	lock.flag = t.TempDir()
+	i := &instance{m: m, health: new(health), log: slog.New(slog.DiscardHandler), lock: lock}
+	i.instanceTools = newInstanceTools(&dbConfigFile{path: s.ConfigFile, now: time.Now}, lock, m, &daemonFinder{}, func() {}, func() {})
+	i.strangers = func() []otherDaemon { return nil }
+	var made []*sonicDB
+	connect := i.connect
+	i.connect = func(slow func()) (*sonicDB, string, error) {
+		d, folder, err := connect(slow)
+		made = append(made, d)
+		return d, folder, err
+	}
+	i.instanceTools.run = func(ctx context.Context, l *syncer) error {
+		if l.options.observe { // until it is able to take over
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			standing := l.options.standing
+			l.options.standing = func(ready bool) {
+				if standing(ready); ready { // and has looked at CONFIG_DB again
+					time.AfterFunc(time.Second, cancel)
+				}
+			}
+			return l.Run(ctx)
+		}
+		i.mu.Lock()
+		end := i.endTurn // as a hand-over does
+		i.mu.Unlock()
+		end()
+		return l.Run(ctx)
+	}
+	i.standby.Store(true)
+	i.source, i.rules, i.ready.lock = s.openLinks(), syncOptions{old: "auto", reconcile: time.Minute, eoiu: time.Second}, lock
+	i.taken = make(chan error, 1)
+	for range 3 {
+		s.must(i.stand(t.Context(), false))
+		if i.kept == nil {
+			t.Fatal("nothing is kept")
+		}
+		s.must(i.write(t.Context()))
+	}
+	i.keep(nil)
+	for n, d := range made {
+		if err := pipeline(t.Context(), m, d.conns.state, []redis.Cmder{redis.NewCmd(t.Context(), "ping")}); err == nil {
+			t.Errorf("the connections of turn %d are still open when all is over", n)
+		}
 	}
 }
