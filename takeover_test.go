@@ -480,15 +480,9 @@ func TestTurnThatEndsBeforeItConnects(t *testing.T) {
 		return d, folder, err
 	}
 	i.instanceTools.run = func(ctx context.Context, l *syncer) error {
-		if l.options.observe { // until it is able to take over
-			ctx, cancel := context.WithCancel(ctx)
+		if l.options.observe { // although nobody has the lock: until it has looked at CONFIG_DB again
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			standing := l.options.standing
-			l.options.standing = func(ready bool) {
-				if standing(ready); ready { // and has looked at CONFIG_DB again
-					time.AfterFunc(time.Second, cancel)
-				}
-			}
 			return l.Run(ctx)
 		}
 		i.mu.Lock()
