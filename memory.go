@@ -75,6 +75,7 @@ func trimHeap() {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	if m.HeapIdle-m.HeapReleased > heapSpare {
+		runtime.GC() // each halves a stack that a start or a storm has had grow
 		debug.FreeOSMemory()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,6 +21,9 @@ type peerLine struct {
 	fd  int
 	got []byte // of answers, what is not read yet
 }
+
+// answerPart is how much is read at once.
+const answerPart = 1 << 10
 
 // errLate says that an answer is missing.
 var errLate = errors.New("it does not answer in time")
@@ -67,14 +71,14 @@ func (l *peerLine) reply() (a any, whole bool, err error) {
 	for {
 		a, rest, whole, err := readReply(l.got)
 		if whole || err != nil {
-			l.got = l.got[len(l.got)-len(rest):]
+			l.got = l.got[:copy(l.got, rest)]
 			return a, whole, err
 		}
 		if len(l.got) > answerMost {
 			return nil, false, errGarbled
 		}
-		var some [4 << 10]byte
-		n, errno := rawIO(unix.SYS_READ, uintptr(l.fd), some[:])
+		l.got = slices.Grow(l.got, answerPart)
+		n, errno := rawIO(unix.SYS_READ, uintptr(l.fd), l.got[len(l.got):cap(l.got)])
 		switch {
 		case errno == unix.EAGAIN:
 			return nil, false, nil
@@ -83,7 +87,7 @@ func (l *peerLine) reply() (a any, whole bool, err error) {
 		case n == 0:
 			return nil, false, io.EOF
 		}
-		l.got = append(l.got, some[:n]...)
+		l.got = l.got[:len(l.got)+n]
 	}
 }
 

@@ -27,28 +27,31 @@ type recordRow struct {
 // write.
 func (row *recordRow) recall(ring []byte) {
 	row.ring = ring
-	var all [portEvents]portRecord
+	var all [portEvents]recordGlance // whole records would have the loop's stack grow
 	var there newestNumber
 	for i := range all {
-		if e, whole := takePortRecord(eventAt(ring, uint32(i))); whole {
-			all[i] = e
-			there.add(e.number)
+		if all[i] = glanceAt(eventAt(ring, uint32(i))); all[i].number != 0 {
+			there.add(all[i].number)
 		}
 	}
 	newest := there.get()
-	var state portRecord // what a repair found says nothing of the link
 	var pending uint32
+	last := -1 // what a repair found says nothing of the link
 	for i := range all {
 		e := &all[i]
 		if e.number == 0 || newest-e.number > portEvents {
 			continue
 		}
-		if e.unsettled() && (pending == 0 || newer(pending, e.number)) {
+		if e.unsettled && (pending == 0 || newer(pending, e.number)) {
 			pending = e.number
 		}
-		if e.ofLink() && (state.number == 0 || newer(e.number, state.number)) {
-			state = *e
+		if e.ofLink && (last < 0 || newer(e.number, all[last].number)) {
+			last = i
 		}
+	}
+	var state portRecord
+	if last >= 0 {
+		state, _ = takePortRecord(eventAt(ring, uint32(last)))
 	}
 	row.any = state.number != 0
 	state.number = newest
@@ -57,6 +60,20 @@ func (row *recordRow) recall(ring []byte) {
 		row.settled = pending - 1
 	}
 	row.sent = row.settled
+}
+
+// recordGlance is what recall has to know of each record.
+type recordGlance struct {
+	number            uint32 // 0: there is no whole one
+	unsettled, ofLink bool
+}
+
+func glanceAt(b []byte) recordGlance {
+	e, whole := takePortRecord(b)
+	if !whole {
+		return recordGlance{}
+	}
+	return recordGlance{e.number, e.unsettled(), e.ofLink()}
 }
 
 // resume recalls a ring, but what is known of the interface already: a ring that takes the place of one that failed may
