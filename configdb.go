@@ -115,7 +115,11 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		key, _ := out[i].(string)
 		name := strings.TrimPrefix(key, d.configKey(portConfigTable, ""))
 		if fields, isHash := out[i+1].([]any); isHash {
-			c.ports = append(c.ports, portConfig{name, texts(fields)})
+			text := texts(fields)
+			if last := len(c.ports) - 1; last >= 0 {
+				shareTexts(text, c.ports[last].fields)
+			}
+			c.ports = append(c.ports, portConfig{name, text})
 		} else {
 			c.odd = append(c.odd, name)
 		}
@@ -131,6 +135,15 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		c.lost = d.ready
 	}
 	return c, nil
+}
+
+// shareTexts has texts that are the same be so in memory: names of fields, speeds and MTUs of hundreds of ports are.
+func shareTexts(texts, with []string) {
+	for i := range min(len(texts), len(with)) {
+		if texts[i] == with[i] {
+			texts[i] = with[i]
+		}
+	}
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

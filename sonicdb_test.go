@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"portsyncd/internal/switchtest"
 )
@@ -252,3 +253,24 @@ type redisReply string
 
 func (r redisReply) Error() string { return string(r) }
 func (redisReply) RedisError()     {}
+
+// TestPortsShareTheirTexts: what two ports have in common is in memory once, and what differs stays as it is.
+func TestPortsShareTheirTexts(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	ctx := t.Context()
+	for i, port := range []string{"Ethernet0", "Ethernet4"} {
+		s.must(s.Config.HSet(ctx, "PORT|"+port, "lanes", fmt.Sprint(i), "mtu", "9100", "speed", "100000").Err())
+	}
+	c, err := d.Load(ctx)
+	s.must(err)
+	a, b := c.ports[0].fields, c.ports[1].fields
+	if len(a) != 6 || len(b) != 6 || a[1] == b[1] {
+		t.Fatalf("the ports have %q and %q", a, b)
+	}
+	for i := range a {
+		if shared := unsafe.StringData(a[i]) == unsafe.StringData(b[i]); shared != (a[i] == b[i]) {
+			t.Errorf("%q and %q are in memory once: %v", a[i], b[i], shared)
+		}
+	}
+}
