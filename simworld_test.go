@@ -451,7 +451,7 @@ func (w *world) markOld() {
 	if warm || w.cold(warm) {
 		for _, l := range w.kernel.sorted() {
 			if strings.HasPrefix(l.name, "Ethernet") {
-				l.unsaid = !l.old
+				l.unsaid = l.unsaid || !l.old
 				l.old = !warm && !w.dpu()
 			}
 		}
