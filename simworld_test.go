@@ -456,8 +456,13 @@ func (w *world) markOld() {
 			}
 		}
 	} else {
-		for _, l := range w.kernel.sorted() { // who took it for one has told nobody
-			l.old, l.unsaid = l.old && !l.unsaid, false
+		row, _ := w.server.hash(simState, "PORTSYNCD_START_TABLE|old_interfaces", false)
+		for _, l := range w.kernel.sorted() { // who took it for one may have told nobody
+			said := !l.unsaid || slices.ContainsFunc(strings.Fields(row["ifindexes"]), func(word string) bool {
+				index, _, _ := strings.Cut(word, ":")
+				return index == fmt.Sprint(l.index)
+			})
+			l.old, l.unsaid = l.old && said, false
 		}
 	}
 	if _, known := w.server.database(simState)["PORTSYNCD_START_TABLE|old_interfaces"]; !known && !w.cold(warm) && !w.goesAlong {
