@@ -41,8 +41,9 @@ type instance struct {
 	source  linkSource
 	rules   syncOptions
 	carried []carriedPort
-	retold  retold                 // by the turn before,
-	kept    *sonicDB               // and its databases, nil: they are connected to anew
+	retold  retold // by the turn before,
+	// and its databases, nil: they are connected to anew. A turn that fails does not wait for who asks for them
+	kept    atomic.Pointer[sonicDB]
 	left    handoverRecord         // of the turn that has ended
 	handed  *predecessor           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
@@ -126,18 +127,15 @@ func (i *instance) enterFolder(folder string) {
 
 // goOnWith is connect, or what the turn before was connected to.
 func (i *instance) goOnWith(slow func()) (db *sonicDB, folder string, err error) {
-	if i.kept == nil {
+	kept := i.kept.Swap(nil)
+	if kept == nil {
 		return i.connect(slow)
 	}
-	db, i.kept = i.kept.handOn(slow), nil
-	return db, *i.folder.Load(), nil
+	return kept.handOn(slow), *i.folder.Load(), nil
 }
 
 // keep is for the next turn; nil: it connects anew.
-func (i *instance) keep(db *sonicDB) {
-	i.drop(i.kept)
-	i.kept = db
-}
+func (i *instance) keep(db *sonicDB) { i.drop(i.kept.Swap(db)) }
 
 // drop closes databases, if there are any.
 func (i *instance) drop(db *sonicDB) {

@@ -496,7 +496,7 @@ func TestTurnThatEndsBeforeItConnects(t *testing.T) {
 	i.taken = make(chan error, 1)
 	for range 3 {
 		s.must(i.stand(t.Context(), false))
-		if i.kept == nil {
+		if i.kept.Load() == nil {
 			t.Fatal("nothing is kept")
 		}
 		s.must(i.write(t.Context()))
