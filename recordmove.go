@@ -87,7 +87,7 @@ func (r *recorder) goOn(place recordPlace) {
 	v := &r.moving
 	switch waits := r.waiting(); {
 	case !waits && place.err != nil:
-	case !waits && !v.late:
+	case !waits && (!v.late || place.memory): // its own again, where it had failed
 		r.memory = place.memory
 		r.settleIn(place.file, place.image, bootID())
 		r.log.Log(ctxNone, levelNotice, "the flight recorder records again", "file", r.path)

@@ -133,9 +133,17 @@ func TestRecorderWhoseFileIsLeftLate(t *testing.T) {
 			t.Error("it is opened without a pause")
 		}
 	}
+	now = now.Add(mendPause)
+	r.fail("no memory") // meanwhile
+	r.mend(now, false, noPorts)()
+	r.mended()
 	before.intoMemory()
 	now = now.Add(time.Minute)
-	r.mend(now, false, noPorts)()
+	if open := r.mend(now, false, noPorts); open == nil {
+		t.Fatal("the file is not tried any more")
+	} else {
+		open()
+	}
 	r.mended()
 	p := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}
 	r.link(p, &linkMessage{index: 5, flags: upRunning, mtu: 1500}, false, now)
@@ -481,8 +489,17 @@ func TestTurnThatEndsBeforeItConnects(t *testing.T) {
 	}
 	i.instanceTools.run = func(ctx context.Context, l *syncer) error {
 		if l.options.observe { // although nobody has the lock: until it has looked at CONFIG_DB again
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 			defer cancel()
+			go func() {
+				for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+					l.post(func() {
+						if l.knownConfig() != nil {
+							cancel()
+						}
+					})
+				}
+			}()
 			return l.Run(ctx)
 		}
 		i.mu.Lock()
