@@ -187,7 +187,7 @@ func measureGrowth(b *testing.B, ports int) growth {
 	source := newCrowd(b, ports)
 	m := newMetrics("growth")
 	open := func(slow func()) (database, error) {
-		return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, slow)
+		return openSonicDB(s.ConfigFile, m, slow)
 	}
 	syncer := newSyncer(syncOptions{eoiu: time.Minute, old: "adopt"}, source, open, m, new(health), slog.New(slog.DiscardHandler), time.Now)
 	before := heapInUse()
@@ -292,7 +292,7 @@ func BenchmarkStorm(b *testing.B) {
 	s.orchagent(true)
 	m := newMetrics("storm")
 	open := func(slow func()) (database, error) {
-		return openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, slow)
+		return openSonicDB(s.ConfigFile, m, slow)
 	}
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error)

@@ -2,7 +2,7 @@ package main
 
 import "time"
 
-// How often is written.
+// How often ports are written, or looked at.
 
 const (
 	flushBurst  = 8                      // so many changes are flushed at once each,

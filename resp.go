@@ -10,7 +10,7 @@ import (
 // Redis' protocol (RESP2) where nobody waits for one answer to one question, as the client does.
 
 // errGarbled says that an answer makes no sense.
-var errGarbled = errors.New("its answer makes no sense")
+var errGarbled = errors.New("the answer of Redis makes no sense")
 
 const (
 	answerMost = 1 << 20 // bytes: more than all instances' rows take

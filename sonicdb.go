@@ -70,15 +70,6 @@ type warmDecision struct {
 // handOver has a start not be a warm one: another portsyncd wrote until now.
 func (d *sonicDB) handOver() { d.follows, d.warm.handed = true, true }
 
-// openSonicDB reads where the databases are; connections are made when they are first used. slow: see connect.
-func openSonicDB(file *dbConfigFile, m *metrics, slow func()) (*sonicDB, error) {
-	c, err := file.read()
-	if err != nil {
-		return nil, err
-	}
-	return connectDatabases(c, m, slow), nil
-}
-
 // connectDatabases makes the connections, each of which dials when it is first used.
 func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d := &sonicDB{m: m, bootID: bootID()}

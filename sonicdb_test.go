@@ -13,11 +13,20 @@ import (
 	"portsyncd/internal/switchtest"
 )
 
+// openSonicDB connects to the databases that a file names.
+func openSonicDB(path string, m *metrics, slow func()) (*sonicDB, error) {
+	c, err := readDBConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return connectDatabases(c, m, slow), nil
+}
+
 // openDB connects to a switch's databases as the daemon does.
 func (s *testSwitch) openDB() (*sonicDB, *metrics) {
 	s.t.Helper()
 	m := newMetrics("test")
-	d, err := openSonicDB(&dbConfigFile{path: s.ConfigFile, now: time.Now}, m, func() {})
+	d, err := openSonicDB(s.ConfigFile, m, func() {})
 	s.must(err)
 	s.t.Cleanup(d.Close)
 	return d, m
