@@ -491,10 +491,14 @@ func TestTurnThatEndsBeforeItConnects(t *testing.T) {
 		if l.options.observe { // although nobody has the lock: until it has looked at CONFIG_DB again
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 			defer cancel()
+			quiet := 0 // the loop's: so often in a row it knew CONFIG_DB, with a subscription that may ask for another look
 			go func() {
 				for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+					stands := s.Config.PubSubNumPat(ctx).Val() > 0
 					l.post(func() {
-						if l.knownConfig() != nil {
+						if quiet++; !stands || l.knownConfig() == nil {
+							quiet = 0
+						} else if quiet == 50 {
 							cancel()
 						}
 					})
