@@ -26,7 +26,7 @@ type peerLine struct {
 const answerPart = 1 << 10
 
 // errLate says that an answer is missing.
-var errLate = errors.New("Redis does not answer in time")
+var errLate = errors.New("no answer of Redis in time")
 
 // dialLine connects, which may take its time.
 func dialLine(ctx context.Context, a dbAddress) (*peerLine, error) {
