@@ -63,13 +63,17 @@ const portsPerCall = 256
 // produce hands ports to the consumers of APPL_DB's PORT_TABLE, and returns the names of those that it refused.
 func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []string, err error) {
 	for part := range slices.Chunk(ports, portsPerCall) {
-		keys := d.producerKeys()
-		var args []any
+		words := 0
 		for _, p := range part {
+			words += 2 + len(p.fields)
+		}
+		keys, args := d.producerKeys(), make([]any, 0, words)
+		for i := range part {
+			p := &part[i]
 			keys = append(keys, "_"+d.applKey(p.name))
-			args = append(args, p.name, len(p.fields))
-			for _, s := range p.fields {
-				args = append(args, s)
+			args = append(args, &p.name, len(p.fields))
+			for i := range p.fields { // a text would be copied to where an interface can point to
+				args = append(args, &p.fields[i])
 			}
 		}
 		names, err := producerSet.run(ctx, d.m, d.appl, keys, args...).StringSlice()

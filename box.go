@@ -17,6 +17,7 @@ type box struct {
 	health  *health  // the same
 	several bool
 	book    *peerBook // of the instances, nil: we are alone
+	buffers bufferShare
 	parts   atomic.Pointer[[]*unit]
 }
 
@@ -224,5 +225,6 @@ func (b *box) trim() {
 		u.m.trim()
 		u.record.trim()
 	}
+	b.buffers.drop()
 	trimHeap()
 }

@@ -14,7 +14,8 @@ import (
 
 // CONFIG_DB, as far as it concerns a port sync daemon.
 
-// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value…
+// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value… The fields of all ports
+// share the memory of the answer that they were read from: whatever outlives them is a clone.
 type portConfig struct {
 	name   string
 	fields []string
@@ -73,8 +74,8 @@ func (l logSettings) filled() logSettings {
 
 // readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
 // complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
-// its fields; a key that is no hash gives an empty string for its fields. KEYS: the four keys in this order. ARGV: the
-// pattern of the ports' keys.
+// its fields; a key that is no hash gives an empty string for its fields. The answer is a packed list. KEYS: the four keys
+// in this order. ARGV: the pattern of the ports' keys.
 const readConfig script = `
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
@@ -88,7 +89,7 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 	out[#out + 1] = key
 	out[#out + 1] = fields.err and '' or fields
 end
-return out
+return cmsgpack.pack(out)
 `
 
 // configHead is how many answers of readConfig come before the ports.
@@ -99,30 +100,30 @@ const configHead = 5
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName),
 		d.configKey(loggerTable, appName)}
-	out, err := readConfig.run(ctx, d.m, d.config, keys, d.configKey(portConfigTable, "*")).Slice()
+	answer, err := readConfig.run(ctx, d.m, d.config, keys, d.configKey(portConfigTable, "*")).Text()
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
+	out := packed{rest: answer}
+	_, items, _ := out.next()
 	var head [configHead]string
-	for i := range min(configHead, len(out)) {
-		head[i], _ = out[i].(string)
+	for i := range head {
+		head[i] = out.text()
 	}
-	c := &switchConfig{switchType: head[1], logger: logSettings{head[3], head[4]}}
+	c := &switchConfig{switchType: head[1], logger: logSettings{strings.Clone(head[3]), strings.Clone(head[4])}}
 	if seconds, err := strconv.Atoi(head[2]); err == nil && seconds >= 1 && seconds <= 9999 {
 		c.eoiu = time.Duration(seconds) * time.Second
 	}
-	for i := configHead; i+1 < len(out); i += 2 {
-		key, _ := out[i].(string)
-		name := strings.TrimPrefix(key, d.configKey(portConfigTable, ""))
-		if fields, isHash := out[i+1].([]any); isHash {
-			text := texts(fields)
-			if last := len(c.ports) - 1; last >= 0 {
-				shareTexts(text, c.ports[last].fields)
-			}
-			c.ports = append(c.ports, portConfig{name, text})
+	for i := uint64(configHead); i+1 < items && !out.bad; i += 2 {
+		name := strings.Clone(strings.TrimPrefix(out.text(), d.configKey(portConfigTable, "")))
+		if _, fields, isHash := out.next(); isHash {
+			c.ports = append(c.ports, portConfig{name, out.texts(fields)})
 		} else {
 			c.odd = append(c.odd, name)
 		}
+	}
+	if out.bad || out.rest != "" {
+		return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
 	}
 	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
@@ -135,15 +136,6 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		c.lost = d.ready
 	}
 	return c, nil
-}
-
-// shareTexts has texts that are the same be so in memory: names of fields, speeds and MTUs of hundreds of ports are.
-func shareTexts(texts, with []string) {
-	for i := range min(len(texts), len(with)) {
-		if texts[i] == with[i] {
-			texts[i] = with[i]
-		}
-	}
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

@@ -14,6 +14,14 @@ func instant(t time.Time) int64 {
 	return 1
 }
 
+// instantTime is the time of an instant.
+func instantTime(i int64) time.Time {
+	if i == 0 {
+		return time.Time{}
+	}
+	return epoch.Add(time.Duration(i))
+}
+
 // utc is how times are written.
 func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
 

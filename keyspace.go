@@ -57,15 +57,16 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 	} else { // a client has one subscription, which is nudged
 		follow(d.state, heard, onState...)
 	}
+	onApplHeard := filter.connected
 	if d.cfgAddr.server() == d.applAddr.server() {
-		follow(d.appl, func(up bool, err error) {
+		onAppl, onApplHeard = append(configs, onAppl...), func(up bool, err error) {
 			filter.connected(up, err)
 			filter.configConnected(up, err)
-		}, append(configs, onAppl...)...)
+		}
 	} else {
 		follow(d.config, filter.configConnected, configs...)
-		follow(d.appl, filter.connected, onAppl...)
 	}
+	followEvents(ctx, d.appl, onAppl, onApplHeard, event) // here: a goroutine that only waits is one too many
 	followed.Wait()
 }
 

@@ -42,9 +42,6 @@ func (h *heapPace) grow() {
 	h.until.Reset(growTime)
 }
 
-// heapSpare is how much free heap may stay with the process.
-const heapSpare = 512 << 10
-
 // trimAfter is how many quiet beats come before the heap is trimmed: to collect and give back costs two milliseconds of
 // processor time, so not in the seconds after a storm, when the next one may be near. So many link messages a beat as
 // trickle are quiet.
@@ -69,15 +66,10 @@ func (t *trimmer) beat(messages uint64) (due bool) {
 	return t.quiet == trimAfter
 }
 
-// trimHeap returns free heap to the system at once: the runtime would take minutes. Nothing happens if there is little
-// of it.
+// trimHeap returns free heap to the system at once: the runtime would take minutes.
 func trimHeap() {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	if m.HeapIdle-m.HeapReleased > heapSpare {
-		runtime.GC() // each halves a stack that a start or a storm has had grow
-		debug.FreeOSMemory()
-	}
+	runtime.GC() // each halves a stack that a start or a storm has had grow
+	debug.FreeOSMemory()
 }
 
 // memorySize is a flag in bytes, with or without a unit.

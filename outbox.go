@@ -38,10 +38,10 @@ type outRow struct {
 	dirty, inFlight, resting bool
 	heard                    bool      // the loop before heard of it last
 	refused                  bool      // and the log says so
-	dirtyAt                  time.Time // since when
+	dirtyAt                  int64     // the instant since which
 	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
 	last                     int64     // the instant of the last message
-	sentAt                   time.Time // dirtyAt of what is in flight, or was refused
+	sentAt                   int64     // dirtyAt of what is in flight, or was refused
 	doubtsSent               uint32    // doubts when it was sent
 	write                    portWrite // what is, or was, in flight
 }
@@ -49,8 +49,8 @@ type outRow struct {
 // mail is link messages of one port.
 type mail struct {
 	n      uint64
-	failed uint64    // of these, already counted as failed
-	since  time.Time // when the first was received
+	failed uint64 // of these, already counted as failed
+	since  int64  // the instant when the first was received
 }
 
 // refusalRest is how long a key that was refused rests before it is tried again.
@@ -93,14 +93,14 @@ func (o *outbox) suspect(p *port) {
 func (o *outbox) note(p *port, at time.Time) {
 	row := o.rows.of(p)
 	if !row.dirty && !row.resting {
-		o.processed(mail{n: 1, since: at})
+		o.processed(mail{n: 1, since: instant(at)})
 		return
 	}
+	row.last = instant(at)
 	if row.waiting.n == 0 {
-		row.waiting.since = at
+		row.waiting.since = row.last
 	}
 	row.waiting.n++
-	row.last = instant(at)
 }
 
 // touch marks a port dirty unless the databases are known to agree with the kernel. While it is being written they are
@@ -118,7 +118,7 @@ func (o *outbox) inStep(row *outRow) bool {
 
 func (o *outbox) markDirty(p *port) {
 	if row := o.rows.of(p); !row.dirty && !row.resting {
-		row.dirty, row.dirtyAt = true, o.now()
+		row.dirty, row.dirtyAt = true, instant(o.now())
 		o.dirty = append(o.dirty, p)
 	}
 }
@@ -192,18 +192,19 @@ func (o *outbox) settled() bool { return len(o.dirty)+len(o.flying)+len(o.restin
 func (o *outbox) unwritten() int { return len(o.dirty) + len(o.flying) + len(o.resting) }
 
 // oldest is since when a port waits to be written, to within the time of one flush, zero: none does.
-func (o *outbox) oldest() (at time.Time) {
+func (o *outbox) oldest() time.Time {
+	var at int64
 	if len(o.dirty) > 0 { // in the order in which they became so
 		at = o.rows.of(o.dirty[0]).dirtyAt
 	}
 	for _, ports := range [][]*port{o.flying, o.resting} {
 		for _, p := range ports[:min(1, len(ports))] {
-			if row := o.rows.of(p); at.IsZero() || row.sentAt.Before(at) {
+			if row := o.rows.of(p); at == 0 || row.sentAt < at {
 				at = row.sentAt
 			}
 		}
 	}
-	return at
+	return instantTime(at)
 }
 
 // wake makes the ports dirty whose keys were refused, when their rest is over, and returns how long it lasts.
@@ -381,7 +382,7 @@ func (o *outbox) result(p *port) *portWrite { return &o.rows.of(p).write }
 func (o *outbox) processed(m mail) {
 	if m.n > 0 {
 		o.m.eventsProcessed.Add(m.n)
-		o.m.eventLatency.ObserveN(o.now().Sub(m.since), m.n)
+		o.m.eventLatency.ObserveN(time.Duration(instant(o.now())-m.since), m.n)
 	}
 }
 
@@ -400,8 +401,8 @@ func (o *outbox) settle() []*port {
 }
 
 // earlier is when the first message of two mails was received.
-func earlier(a, b mail) time.Time {
-	if a.n == 0 || b.n > 0 && b.since.Before(a.since) {
+func earlier(a, b mail) int64 {
+	if a.n == 0 || b.n > 0 && b.since < a.since {
 		return b.since
 	}
 	return a.since

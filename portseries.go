@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,7 @@ func (s *portSeries) setDiffers(says string) {
 // setAlias publishes CONFIG_DB's alias; empty: there is none.
 func (s *portSeries) setAlias(alias string) {
 	if was := s.alias.Load(); was == nil || *was != alias {
+		alias = strings.Clone(alias)
 		s.alias.Store(&alias)
 	}
 }

@@ -57,6 +57,13 @@ func (s *bufferShare) take() *receiveBuffer {
 	return b
 }
 
+// drop leaves nothing of them: whoever reads next makes one, of which only what it fills is in memory.
+func (s *bufferShare) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = nil
+}
+
 func (s *bufferShare) give(b *receiveBuffer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -180,7 +180,7 @@ type script string
 // run carries out a script. Its text goes along each time: a kilobyte over a socket costs less than to be told that the
 // server does not know the digest (any more), which a start would be for each of them.
 func (s script) run(ctx context.Context, m *metrics, c redisConn, keys []string, args ...any) *redis.Cmd {
-	all := []any{"eval", string(s), len(keys)}
+	all := append(make([]any, 0, 3+len(keys)+len(args)), "eval", string(s), len(keys))
 	for _, key := range keys {
 		all = append(all, key)
 	}

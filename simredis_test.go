@@ -151,6 +151,9 @@ func (c *simConn) fail(commands []redis.Cmder, err error) error {
 func (c *simConn) do(db int, args []any) any {
 	words := make([]string, len(args))
 	for i, a := range args {
+		if text, pointed := a.(*string); pointed {
+			a = *text
+		}
 		words[i] = fmt.Sprint(a)
 	}
 	if c.condition != "" {
@@ -414,7 +417,7 @@ func init() {
 				}
 				out = append(out, key, fields)
 			}
-			return out
+			return pack(out)
 		},
 	}
 }

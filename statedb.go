@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,6 @@ type portWrite struct {
 	stateKey, applKey string
 	mtu               uint32
 	mtuText           string
-	args              [10]any
 }
 
 // outcome is what came of a portWrite.
@@ -168,6 +168,14 @@ func upDown(up bool) string {
 	return "down"
 }
 
+// upDownWord is the same, where it would be copied to be one of many things.
+func upDownWord(up bool) any {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
 func (w *portWrite) mtuString() string {
 	if w.mtuText == "" || w.mtu != w.state.mtu {
 		w.mtu, w.mtuText = w.state.mtu, strconv.FormatUint(uint64(w.state.mtu), 10)
@@ -175,19 +183,24 @@ func (w *portWrite) mtuString() string {
 	return w.mtuText
 }
 
+const setWords = 10 // of the command that writes the four fields
+
 // writeState sends the deletions and the four fields, a port's deletion before its fields.
 func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	commands := make([]redis.Cmder, 0, len(writes))
 	owners := make([]*portWrite, 0, len(writes))
+	words := make([]any, 0, len(writes)*setWords)
 	for _, w := range writes {
 		if w.deleted = w.err == nil && (w.deleted || w.del == delCertain); w.deleted {
 			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
 			owners = append(owners, w)
 		}
 		if w.wanted() {
-			w.args = [...]any{"hset", d.keyInState(w), "state", "ok", "netdev_oper_status", upDown(w.state.oper),
-				"admin_status", upDown(w.state.admin), "mtu", w.mtuString()}
-			commands = append(commands, redis.NewIntCmd(ctx, w.args[:]...))
+			d.keyInState(w)
+			w.mtuString()
+			words = append(words, "hset", &w.stateKey, "state", "ok", "netdev_oper_status", upDownWord(w.state.oper),
+				"admin_status", upDownWord(w.state.admin), "mtu", &w.mtuText)
+			commands = append(commands, redis.NewIntCmd(ctx, slices.Clip(words[len(words)-setWords:])...))
 			owners = append(owners, w)
 			w.written = true
 		}

@@ -46,7 +46,6 @@ type daemon struct {
 	log     *logControl
 	m       *metrics // of the process
 	health  *health  // of the process
-	buffers bufferShare
 	box     *box
 	sharer  *sharer // of several namespaces among several instances, nil: there is none
 	unmark  func()  // has others see that we take no lock
@@ -100,7 +99,7 @@ func (d *daemon) mirror(ctx context.Context, u *unit, source *kernelLinks, noLin
 		u.health.await(nil)
 	}
 	defer source.Close()
-	source.status, source.buffers = u.health, &d.buffers
+	source.status, source.buffers = u.health, &d.box.buffers
 	if o.observe {
 		log.Log(ctx, levelNotice, "observing: nothing is written or set down", "beside",
 			describeDaemons(u.daemons.find(time.Now())))

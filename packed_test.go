@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"portsyncd/internal/switchtest"
+)
+
+// pack does what cmsgpack.pack does with lists, texts and nil.
+func pack(what any) string {
+	head := func(n int, short byte, most int, kinds ...byte) string {
+		switch {
+		case n <= most:
+			return string([]byte{short | byte(n)})
+		case n < 1<<8 && len(kinds) == 3:
+			return string([]byte{kinds[0], byte(n)})
+		case n < 1<<16:
+			return string(binary.BigEndian.AppendUint16([]byte{kinds[len(kinds)-2]}, uint16(n)))
+		}
+		return string(binary.BigEndian.AppendUint32([]byte{kinds[len(kinds)-1]}, uint32(n)))
+	}
+	switch what := what.(type) {
+	case string:
+		return head(len(what), 0xa0, 31, 0xd9, 0xda, 0xdb) + what
+	case []any:
+		all := []string{head(len(what), 0x90, 15, 0xdc, 0xdd)}
+		for _, item := range what {
+			all = append(all, pack(item))
+		}
+		return strings.Join(all, "")
+	}
+	return "\xc2"
+}
+
+// unpacked reads a list of texts and lists of texts.
+func unpacked(answer string) (all []string, ok bool) {
+	p := packed{rest: answer}
+	_, n, list := p.next()
+	for range n {
+		if p.bad {
+			return nil, false
+		}
+		text, items, list := p.next()
+		if list {
+			text = fmt.Sprint(p.texts(items))
+		}
+		all = append(all, text)
+	}
+	return all, list && !p.bad && p.rest == ""
+}
+
+// TestPacked: what a real Redis packs is read, whatever its length, and the tests' own packing is the same.
+func TestPacked(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	var want []string
+	list := []any{nil}
+	for _, n := range []int{0, 1, 31, 32, 255, 256, 65535, 65536, 100000} {
+		want, list = append(want, strings.Repeat("x", n)), append(list, strings.Repeat("x", n))
+	}
+	for _, n := range []int{1, 15, 16, 70000} {
+		want = append(want, fmt.Sprint(slices.Repeat([]string{"a\x00b"}, n)))
+		list = append(list, slices.Repeat([]any{"a\x00b"}, n))
+	}
+	answer, err := s.State.Eval(t.Context(), `
+local out = {false}
+for _, n in ipairs({0, 1, 31, 32, 255, 256, 65535, 65536, 100000}) do out[#out + 1] = string.rep('x', n) end
+for _, n in ipairs({1, 15, 16, 70000}) do
+	local list = {}
+	for i = 1, n do list[i] = 'a\0b' end
+	out[#out + 1] = list
+end
+return cmsgpack.pack(out)`, nil).Text()
+	s.must(err)
+	if answer != pack(list) {
+		t.Error("the tests pack something else than Redis does")
+	}
+	got, ok := unpacked(answer)
+	if !ok || len(got) != len(want)+1 || got[0] != "" || !slices.Equal(got[1:], want) {
+		t.Errorf("%d of %d texts were read: %v", len(got), len(want)+1, ok)
+	}
+	for n := range 200 {
+		if _, ok := unpacked(answer[:n]); ok {
+			t.Errorf("the first %d bytes pass for all", n)
+		}
+	}
+	for _, odd := range []string{"", "\xc1", "\xc3", "\x01", "\xdd\xff\xff\xff\xff", "\xdc\xff\xff\xa0", "\x91\xdb\xff\xff\xff\xff",
+		"\x91\xdd\xff\xff\xff\xff", "\xa1x", "\x91\xa1xy"} {
+		if got, ok := unpacked(odd); ok {
+			t.Errorf("%q was read as %q", odd, got)
+		}
+	}
+}
+
+// TestConfigThatMakesNoSense: an answer that is cut, or something else, is an error that names CONFIG_DB.
+func TestConfigThatMakesNoSense(t *testing.T) {
+	for _, answer := range []any{"", "\x90", "\x95\xa0", pack([]any{"1"}), pack([]any{"", "", "", "", "", "PORT|Ethernet0"}),
+		pack([]any{"", "", "", "", "", "PORT|Ethernet0", []any{[]any{"x"}}}), pack([]any{"", "", "", "", ""}) + "x", int64(1)} {
+		d := &sonicDB{m: newMetrics(""), config: answering{answer}}
+		if c, err := d.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "read CONFIG_DB") {
+			t.Errorf("%q was read as %+v, %v", answer, c, err)
+		}
+	}
+}
+
+// answering is a database that answers every command with the same.
+type answering struct{ with any }
+
+func (a answering) Exec(_ context.Context, commands []redis.Cmder) error {
+	for _, c := range commands {
+		c.(*redis.Cmd).SetVal(a.with)
+	}
+	return nil
+}
+
+func (answering) Subscribe(context.Context, []string, func(), func(channel, payload string)) error {
+	return nil
+}
+func (answering) Nudge()       {}
+func (answering) Close() error { return nil }
