@@ -133,7 +133,7 @@ func (r *recorder) find(boot string) {
 	}
 	r.idle = append(r.idle, named...)
 	var there newestNumber
-	for i := range uint32(ownEvents) {
+	for i := uint32(0); i < ownEvents && recordHead+int(i)*ownEvent < end; i++ {
 		if e, whole := takeOwnRecord(ownAt(r.image, i)); whole {
 			there.add(e.number)
 		}
