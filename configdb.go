@@ -74,8 +74,8 @@ func (l logSettings) filled() logSettings {
 
 // readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
 // complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
-// its fields; a key that is no hash gives an empty string for its fields. The answer is a packed list. KEYS: the four keys
-// in this order. ARGV: the pattern of the ports' keys.
+// its fields; a key that is no hash gives an empty string for its fields. The answer is packed. KEYS: the four keys in
+// this order. ARGV: the pattern of the ports' keys.
 const readConfig script = `
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
@@ -104,16 +104,45 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
+	if answer != d.read.answer || answer == "" {
+		read, ok := d.takeConfig(answer)
+		if !ok {
+			return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
+		}
+		d.read = read
+	}
+	c := d.read.config
+	switch ready := d.read.ready; {
+	case ready == "1":
+		c.complete, d.ready = true, true
+	case ready != "" || d.ready && len(c.ports) > 0:
+		return nil, errConfigLoading
+	default:
+		c.lost = d.ready
+	}
+	return &c, nil
+}
+
+// configAnswer is an answer of readConfig, and what it says. The same answer again, which is what nearly all are, says
+// the same.
+type configAnswer struct {
+	answer, ready string
+	config        switchConfig
+}
+
+// takeConfig reads an answer; ok is false for one that makes no sense.
+func (d *sonicDB) takeConfig(answer string) (read configAnswer, ok bool) {
 	out := packed{rest: answer}
 	_, items, _ := out.next()
 	var head [configHead]string
 	for i := range head {
 		head[i] = out.text()
 	}
-	c := &switchConfig{switchType: head[1], logger: logSettings{strings.Clone(head[3]), strings.Clone(head[4])}}
+	c := switchConfig{switchType: head[1], logger: logSettings{strings.Clone(head[3]), strings.Clone(head[4])}}
 	if seconds, err := strconv.Atoi(head[2]); err == nil && seconds >= 1 && seconds <= 9999 {
 		c.eoiu = time.Duration(seconds) * time.Second
 	}
+	c.ports = make([]portConfig, 0, min(items, uint64(len(out.rest)))/2) // an item takes a byte at least
 	for i := uint64(configHead); i+1 < items && !out.bad; i += 2 {
 		name := strings.Clone(strings.TrimPrefix(out.text(), d.configKey(portConfigTable, "")))
 		if _, fields, isHash := out.next(); isHash {
@@ -122,20 +151,10 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 			c.odd = append(c.odd, name)
 		}
 	}
-	if out.bad || out.rest != "" {
-		return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
-	}
 	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
-	switch ready := head[0]; {
-	case ready == "1":
-		c.complete, d.ready = true, true
-	case ready != "" || d.ready && len(c.ports) > 0:
-		return nil, errConfigLoading
-	default:
-		c.lost = d.ready
-	}
-	return c, nil
+	c.ports = slices.Clip(c.ports) // it is given out more than once
+	return configAnswer{answer, head[0], c}, !out.bad && out.rest == ""
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,6 +106,45 @@ func TestConfigThatMakesNoSense(t *testing.T) {
 		d := &sonicDB{m: newMetrics(""), config: answering{answer}}
 		if c, err := d.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "read CONFIG_DB") {
 			t.Errorf("%q was read as %+v, %v", answer, c, err)
+		}
+	}
+}
+
+// TestConfigThatIsReadAgain: what has not changed is not read apart again, and whatever has is.
+func TestConfigThatIsReadAgain(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	ctx := t.Context()
+	load := func(what string) *switchConfig {
+		c, err := d.Load(ctx)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		return c
+	}
+	s.must(s.Config.HSet(ctx, "PORT|Ethernet0", "mtu", "9100").Err())
+	first, again := load("at first"), load("again")
+	if &first.ports[0] != &again.ports[0] || first == again {
+		t.Error("the same answer is read apart again, or both have one config")
+	}
+	s.must(s.Config.HSet(ctx, "PORT|Ethernet0", "mtu", "1500").Err())
+	if c := load("after a change"); c.ports[0].fields[1] != "1500" || first.ports[0].fields[1] != "9100" {
+		t.Errorf("%+v after a change, and before it %+v", c, first)
+	}
+	s.must(s.Config.Set(ctx, configReady, "1", 0).Err())
+	if c := load("complete"); !c.complete {
+		t.Error("it is not complete")
+	}
+	s.must(s.Config.Del(ctx, configReady).Err())
+	for range 2 {
+		if _, err := d.Load(ctx); !errors.Is(err, errConfigLoading) {
+			t.Errorf("while it is loaded: %v", err)
+		}
+	}
+	s.must(s.Config.Del(ctx, "PORT|Ethernet0").Err())
+	for range 2 {
+		if c := load("empty"); !c.lost || len(c.ports) != 0 {
+			t.Errorf("%+v of an empty one that was complete", c)
 		}
 	}
 }

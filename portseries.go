@@ -124,8 +124,8 @@ func (s *portSeries) setDiffers(says string) {
 // setAlias publishes CONFIG_DB's alias; empty: there is none.
 func (s *portSeries) setAlias(alias string) {
 	if was := s.alias.Load(); was == nil || *was != alias {
-		alias = strings.Clone(alias)
-		s.alias.Store(&alias)
+		kept := strings.Clone(alias)
+		s.alias.Store(&kept)
 	}
 }
 

@@ -373,7 +373,8 @@ func TestEverySubscriptionIsNudged(t *testing.T) {
 	m := newMetrics("test")
 	d := &sonicDB{m: m, slow: func() {}, applAddr: appl, cfgAddr: appl, stateAddr: state}
 	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
-	d.appl, d.config, d.state = connect(appl, m, d.slow), connect(appl, m, d.slow), connect(state, m, d.slow)
+	d.appl, d.config = connect(appl, m, d.slow, writeBuffer), connect(appl, m, d.slow, writeBuffer)
+	d.state = connect(state, m, d.slow, stateBuffer)
 	t.Cleanup(d.Close)
 	w := watcher{appl: func(applChange) {}, config: func(bool) {}, state: func(string) {}, fault: func(string, faults) {},
 		connected: func(bool, error) {}}

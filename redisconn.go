@@ -77,15 +77,16 @@ const (
 	// client would not dial for a second
 	poolSize    = 256
 	pipelineLen = 1024 // commands written before their answers are read
-	// of each connection, and there are three for a namespace
+	// of each connection, and there are three for a namespace: only STATE_DB is written to in storms
 	readBuffer  = 2 << 10
-	writeBuffer = 4 << 10
+	writeBuffer = 1 << 10
+	stateBuffer = 4 << 10
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
 // so are the client's own retries: they would hide an outage from the metrics. slow is told, from any goroutine, before
-// a round trip waits for longer than a moment.
-func connect(a dbAddress, m *metrics, slow func()) redisConn {
+// a round trip waits for longer than a moment. So much is written at once as buffer has.
+func connect(a dbAddress, m *metrics, slow func(), buffer int) redisConn {
 	var connected atomic.Bool
 	client := redis.NewClient(&redis.Options{
 		Dialer: dialPrompt(dbDialTimeout, promptTime, slow), Network: a.network, Addr: a.address, DB: a.id,
@@ -101,7 +102,7 @@ func connect(a dbAddress, m *metrics, slow func()) redisConn {
 		PoolSize:                 poolSize,
 		ConnMaxIdleTime:          -1,
 		ReadBufferSize:           readBuffer,
-		WriteBufferSize:          writeBuffer,
+		WriteBufferSize:          buffer,
 		OnConnect: func(context.Context, *redis.Conn) error {
 			if connected.Swap(true) {
 				m.redisReconnects.Inc()

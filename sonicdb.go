@@ -36,7 +36,8 @@ type sonicDB struct {
 	slow                         func() // a call takes longer than some milliseconds; see connect
 	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
 	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
-	follows                      bool   // another portsyncd wrote until now
+	read                         configAnswer
+	follows                      bool // another portsyncd wrote until now
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision
@@ -77,8 +78,9 @@ func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
 	conns := newConns(slow)
-	conns.appl, conns.config = connect(d.applAddr, m, conns.tellSlow), connect(d.cfgAddr, m, conns.tellSlow)
-	conns.state = connect(d.stateAddr, m, conns.tellSlow)
+	conns.appl = connect(d.applAddr, m, conns.tellSlow, writeBuffer)
+	conns.config = connect(d.cfgAddr, m, conns.tellSlow, writeBuffer)
+	conns.state = connect(d.stateAddr, m, conns.tellSlow, stateBuffer)
 	d.use(conns)
 	return d
 }

@@ -185,7 +185,7 @@ func TestWatchOnTwoServers(t *testing.T) {
 	d, _ := s.openDB()
 	d.cfgAddr = d.stateAddr
 	d.cfgAddr.id = s.ConfigID
-	d.config = connect(d.cfgAddr, d.m, func() {})
+	d.config = connect(d.cfgAddr, d.m, func() {}, writeBuffer)
 	ctx := t.Context()
 	var appl, config atomic.Int64
 	connected := make(chan bool, 10)

@@ -187,9 +187,15 @@ const setWords = 10 // of the command that writes the four fields
 
 // writeState sends the deletions and the four fields, a port's deletion before its fields.
 func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
+	sets := 0
+	for _, w := range writes {
+		if w.wanted() {
+			sets++
+		}
+	}
+	words := make([]any, 0, sets*setWords)
 	commands := make([]redis.Cmder, 0, len(writes))
 	owners := make([]*portWrite, 0, len(writes))
-	words := make([]any, 0, len(writes)*setWords)
 	for _, w := range writes {
 		if w.deleted = w.err == nil && (w.deleted || w.del == delCertain); w.deleted {
 			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
