@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"strconv"
+	"sync"
 	"sync/atomic"
 )
 
@@ -41,6 +42,7 @@ type sonicDB struct {
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision
+	words  sync.Pool // of *[]any: what the commands of a flush are made of, for the next one
 	closed atomic.Bool
 }
 

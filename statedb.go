@@ -185,15 +185,25 @@ func (w *portWrite) mtuString() string {
 
 const setWords = 10 // of the command that writes the four fields
 
-// writeState sends the deletions and the four fields, a port's deletion before its fields.
-func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
-	sets := 0
+// sets is how many of these commands there will be.
+func sets(writes []*portWrite) (n int) {
 	for _, w := range writes {
 		if w.wanted() {
-			sets++
+			n++
 		}
 	}
-	words := make([]any, 0, sets*setWords)
+	return n
+}
+
+// writeState sends the deletions and the four fields, a port's deletion before its fields.
+func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
+	slab, _ := d.words.Get().(*[]any)
+	if slab == nil {
+		slab = new([]any)
+	}
+	defer d.words.Put(slab)
+	words := slices.Grow((*slab)[:0], setWords*sets(writes))
+	*slab = words
 	commands := make([]redis.Cmder, 0, len(writes))
 	owners := make([]*portWrite, 0, len(writes))
 	for _, w := range writes {
