@@ -127,11 +127,14 @@ func prepare(ctx context.Context, sw *switchtest.Switch, ports int) error {
 
 // comeUp waits for the ports of a switch, and does then what portmgrd would do.
 func comeUp(ctx context.Context, d *switchtest.Daemon, sw *switchtest.Switch, ports int) error {
-	last := switchtest.PortName(ports - 1)
-	up := func() bool {
-		return sw.State.HGet(ctx, sw.StateKey(last), "netdev_oper_status").Val() == "up" || !d.Running() || ctx.Err() != nil
+	up := 0 // of the ports, which come in any order
+	all := func() bool {
+		for up < ports && sw.State.HGet(ctx, sw.StateKey(switchtest.PortName(up)), "netdev_oper_status").Val() == "up" {
+			up++
+		}
+		return up == ports || !d.Running() || ctx.Err() != nil
 	}
-	if err := switchtest.WaitFor(time.Minute, last+" to come up", up); err != nil {
+	if err := switchtest.WaitFor(time.Minute, "all ports to come up", all); err != nil {
 		return err
 	}
 	if !d.Running() {
