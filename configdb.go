@@ -111,7 +111,8 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		}
 		d.read = read
 	}
-	c := d.read.config
+	copied := d.read.config
+	c := &copied
 	switch ready := d.read.ready; {
 	case ready == "1":
 		c.complete, d.ready = true, true
@@ -120,7 +121,7 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	default:
 		c.lost = d.ready
 	}
-	return &c, nil
+	return c, nil
 }
 
 // configAnswer is an answer of readConfig, and what it says. The same answer again, which is what nearly all are, says
