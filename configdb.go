@@ -104,16 +104,15 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
-	if answer != d.read.answer || answer == "" {
-		read, ok := d.takeConfig(answer)
-		if !ok {
+	says, read := d.lastConfig.of(answer).(configAnswer)
+	if !read {
+		if says, read = d.takeConfig(answer); !read {
 			return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
 		}
-		d.read = read
+		d.lastConfig = lastAnswer{answer, says}
 	}
-	copied := d.read.config
-	c := &copied
-	switch ready := d.read.ready; {
+	c := &says.config
+	switch ready := says.ready; {
 	case ready == "1":
 		c.complete, d.ready = true, true
 	case ready != "" || d.ready && len(c.ports) > 0:
@@ -124,15 +123,14 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	return c, nil
 }
 
-// configAnswer is an answer of readConfig, and what it says. The same answer again, which is what nearly all are, says
-// the same.
+// configAnswer is what an answer of readConfig says.
 type configAnswer struct {
-	answer, ready string
-	config        switchConfig
+	ready  string
+	config switchConfig
 }
 
 // takeConfig reads an answer; ok is false for one that makes no sense.
-func (d *sonicDB) takeConfig(answer string) (read configAnswer, ok bool) {
+func (d *sonicDB) takeConfig(answer string) (says configAnswer, ok bool) {
 	out := packed{rest: answer}
 	_, items, _ := out.next()
 	var head [configHead]string
@@ -155,7 +153,7 @@ func (d *sonicDB) takeConfig(answer string) (read configAnswer, ok bool) {
 	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
 	c.ports = slices.Clip(c.ports) // it is given out more than once
-	return configAnswer{answer, head[0], c}, !out.bad && out.rest == ""
+	return configAnswer{head[0], c}, !out.bad && out.rest == ""
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

@@ -9,6 +9,20 @@ type packed struct {
 	bad  bool // the answer makes no sense; nothing comes of the rest
 }
 
+// lastAnswer is an answer, and what was read of it. Nearly all say again what the one before said.
+type lastAnswer struct {
+	answer string
+	says   any
+}
+
+// of is what an answer says if it is the same again, nil: it is another one.
+func (l *lastAnswer) of(answer string) any {
+	if answer != l.answer {
+		return nil
+	}
+	return l.says
+}
+
 // bytes takes the next n bytes.
 func (p *packed) bytes(n uint64) string {
 	if p.bad || n > uint64(len(p.rest)) {
