@@ -132,12 +132,14 @@ type configAnswer struct {
 // takeConfig reads an answer; ok is false for one that makes no sense.
 func (d *sonicDB) takeConfig(answer string) (says configAnswer, ok bool) {
 	out := packed{rest: answer}
-	_, items, _ := out.next()
+	_, items, list := out.next()
+	out.bad = out.bad || !list || items < configHead || (items-configHead)%2 != 0
 	var head [configHead]string
 	for i := range head {
 		head[i] = out.text()
 	}
-	c := switchConfig{switchType: head[1], logger: logSettings{strings.Clone(head[3]), strings.Clone(head[4])}}
+	c := switchConfig{switchType: strings.Clone(head[1]),
+		logger: logSettings{strings.Clone(head[3]), strings.Clone(head[4])}}
 	if seconds, err := strconv.Atoi(head[2]); err == nil && seconds >= 1 && seconds <= 9999 {
 		c.eoiu = time.Duration(seconds) * time.Second
 	}

@@ -165,7 +165,10 @@ func (k *kernelLinks) Close() {
 
 func (k *kernelLinks) Receive(sink linkSink) (more bool, err error) {
 	k.receiveBuffer = k.buffers.take()
-	defer k.buffers.give(k.receiveBuffer)
+	defer func() {
+		k.buffers.give(k.receiveBuffer)
+		k.receiveBuffer, k.parsed.name, k.parsed.kind = nil, nil, nil // nothing of it is ours any more
+	}()
 	for range readsPerTurn {
 		n, err := k.readBatch()
 		switch err {

@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.org/x/sys/unix"
 
@@ -547,3 +549,36 @@ func TestRecordedKindsByTheRules(t *testing.T) {
 		t.Errorf("written was %q", b.db.done)
 	}
 }
+
+// TestDroppedBufferIsGone: nothing of the last message keeps it.
+func TestDroppedBufferIsGone(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	k := s.openLinks()
+	k.buffers = new(bufferShare)
+	buffer := func() weak.Pointer[receiveBuffer] {
+		b := k.buffers.take()
+		k.buffers.give(b)
+		return weak.Make(b)
+	}()
+	s.must(s.IP("link", "add", "Ethernet0", "type", "veth", "peer", "name", "far0"))
+	var heard heardLinks
+	if _, err := k.Receive(&heard); err != nil || heard == 0 {
+		t.Fatalf("%d messages were heard: %v", heard, err)
+	}
+	k.buffers.drop()
+	trimHeap()
+	if buffer.Value() != nil {
+		t.Error("a buffer that was dropped stays in memory")
+	}
+	runtime.KeepAlive(k)
+}
+
+// heardLinks counts live messages.
+type heardLinks int
+
+func (h *heardLinks) live(*linkMessage)     { *h++ }
+func (*heardLinks) dumped(*linkMessage)     {}
+func (*heardLinks) dumpDone(bool, error)    {}
+func (*heardLinks) malformed(error)         {}
+func (*heardLinks) received(time.Time, int) {}
+func (*heardLinks) lost(string)             {}

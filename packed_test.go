@@ -101,8 +101,10 @@ return cmsgpack.pack(out)`, nil).Text()
 
 // TestConfigThatMakesNoSense: an answer that is cut, or something else, is an error that names CONFIG_DB.
 func TestConfigThatMakesNoSense(t *testing.T) {
+	none := strings.Repeat("\xa0", configHead)
 	for _, answer := range []any{"", "\x90", "\x95\xa0", pack([]any{"1"}), pack([]any{"", "", "", "", "", "PORT|Ethernet0"}),
-		pack([]any{"", "", "", "", "", "PORT|Ethernet0", []any{[]any{"x"}}}), pack([]any{"", "", "", "", ""}) + "x", int64(1)} {
+		pack([]any{"", "", "", "", "", "PORT|Ethernet0", []any{[]any{"x"}}}), pack([]any{"", "", "", "", ""}) + "x", int64(1),
+		"\xa0" + none, "\xc0" + none, "\x90" + none, "\x93" + none, "\x96" + none} {
 		d := &sonicDB{m: newMetrics(""), config: answering{answer}}
 		if c, err := d.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "read CONFIG_DB") {
 			t.Errorf("%q was read as %+v, %v", answer, c, err)

@@ -89,6 +89,7 @@ func (c *promptConn) Read(b []byte) (int, error) {
 	}
 	c.in.buf, c.in.waited = b, false
 	err := c.raw.Read(c.in.try)
+	c.in.buf = nil // it may be a long answer's, and the next call is long after
 	c.asked.Store(0)
 	if c.in.armed {
 		c.in.armed = c.Conn.SetReadDeadline(time.Time{}) != nil
@@ -132,6 +133,7 @@ func (c *promptConn) Write(b []byte) (written int, err error) {
 	for written < len(b) {
 		c.out.buf, c.out.waited = b[written:], false
 		err := c.raw.Write(c.out.try)
+		c.out.buf = nil
 		if c.out.armed {
 			c.out.armed = c.Conn.SetWriteDeadline(time.Time{}) != nil
 		}

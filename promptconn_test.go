@@ -10,12 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.org/x/sys/unix"
 	"portsyncd/internal/switchtest"
@@ -374,7 +376,7 @@ func TestEverySubscriptionIsNudged(t *testing.T) {
 	d := &sonicDB{m: m, slow: func() {}, applAddr: appl, cfgAddr: appl, stateAddr: state}
 	d.filter = newKeyFilter(keyspace(d.applAddr, d.applKey("")), keyspace(d.cfgAddr, d.configKey(loggerTable, appName)))
 	d.appl, d.config = connect(appl, m, d.slow, writeBuffer), connect(appl, m, d.slow, writeBuffer)
-	d.state = connect(state, m, d.slow, stateBuffer)
+	d.state = connect(state, m, d.slow, writeBuffer)
 	t.Cleanup(d.Close)
 	w := watcher{appl: func(applChange) {}, config: func(bool) {}, state: func(string) {}, fault: func(string, faults) {},
 		connected: func(bool, error) {}}
@@ -391,4 +393,34 @@ func TestEverySubscriptionIsNudged(t *testing.T) {
 	if n := subscribed.Load(); n != 0 {
 		t.Errorf("%d subscriptions to a server that hangs are believed to stand", n)
 	}
+}
+
+// TestConnectionLetsGoOfWhatItWasGiven: an answer that nobody keeps is not kept until the next one.
+func TestConnectionLetsGoOfWhatItWasGiven(t *testing.T) {
+	c, peer, _ := promptPair(t)
+	const n = 64 << 10
+	told := make(chan error, 1)
+	go func() {
+		if _, err := peer.Write(make([]byte, n)); err != nil {
+			told <- err
+			return
+		}
+		_, err := io.ReadFull(peer, make([]byte, n))
+		told <- err
+	}()
+	read, written := func() (read, written weak.Pointer[byte]) {
+		in, out := make([]byte, n), make([]byte, n)
+		_, err := io.ReadFull(c, in)
+		must(t, err)
+		_, err = c.Write(out)
+		must(t, err)
+		return weak.Make(&in[0]), weak.Make(&out[0])
+	}()
+	must(t, <-told)
+	runtime.GC()
+	runtime.GC()
+	if read.Value() != nil || written.Value() != nil {
+		t.Error("what was read or written stays in memory")
+	}
+	runtime.KeepAlive(c)
 }

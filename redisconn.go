@@ -77,10 +77,10 @@ const (
 	// client would not dial for a second
 	poolSize    = 256
 	pipelineLen = 1024 // commands written before their answers are read
-	// of each connection, and there are three for a namespace: only STATE_DB is written to in storms
+	// of each connection, and there are three for a namespace: CONFIG_DB is only asked
 	readBuffer  = 2 << 10
-	writeBuffer = 1 << 10
-	stateBuffer = 4 << 10
+	askBuffer   = 1 << 10
+	writeBuffer = 4 << 10
 )
 
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and

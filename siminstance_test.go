@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -316,8 +317,7 @@ func (w *world) orphaned(db int, commands []redis.Cmder) {
 		}
 		for _, c := range commands {
 			args := c.Args()
-			key, _ := args[1].(string)
-			if port, ofPort := strings.CutPrefix(key, "PORT_TABLE|"); ofPort && (args[0] == "hset") && !w.server.down {
+			if port, ofPort := strings.CutPrefix(wordsOf(args)[1], "PORT_TABLE|"); ofPort && (args[0] == "hset") && !w.server.down {
 				w.say("what was sent by one that is killed arrives: %s", port)
 				w.doubtful = true
 				who := w.server.watch
@@ -524,5 +524,17 @@ func (w *world) checkCrew() {
 		case role == roleStandby && !ready:
 			w.fail("daemon %d stands by, and could not take over", d.number)
 		}
+	}
+}
+
+// TestKilledWritersCommandsArriveLate in the simulation: without them it would not try what a takeover finds then.
+func TestKilledWritersCommandsArriveLate(t *testing.T) {
+	arrived := 0
+	for seed := uint64(1); seed <= 150; seed++ {
+		_, history, _ := newInstanceScenario(seed).run(true)
+		arrived += strings.Count(history, "what was sent by one that is killed arrives")
+	}
+	if arrived == 0 {
+		t.Error("nothing that a killed daemon has sent arrives after its end")
 	}
 }

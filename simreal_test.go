@@ -126,7 +126,7 @@ func TestSimulatedRedis(t *testing.T) {
 		(&simConn{simServer: server, db: db}).answer(b, (&simConn{simServer: server, db: db}).do(db, b.Args()))
 		x, y := answerText(a), answerText(b)
 		if x != y {
-			t.Errorf("%v: the real one answers %s, the fake %s", a.Args(), x, y)
+			t.Errorf("%q: the real one answers %s, the fake %s", wordsOf(a.Args()), x, y)
 		}
 	}
 	integer := func(args ...any) func() redis.Cmder {

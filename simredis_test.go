@@ -147,8 +147,8 @@ func (c *simConn) fail(commands []redis.Cmder, err error) error {
 	return err
 }
 
-// do carries out one command of the daemon's.
-func (c *simConn) do(db int, args []any) any {
+// wordsOf is a command as it is sent.
+func wordsOf(args []any) []string {
 	words := make([]string, len(args))
 	for i, a := range args {
 		if text, pointed := a.(*string); pointed {
@@ -156,6 +156,12 @@ func (c *simConn) do(db int, args []any) any {
 		}
 		words[i] = fmt.Sprint(a)
 	}
+	return words
+}
+
+// do carries out one command of the daemon's.
+func (c *simConn) do(db int, args []any) any {
+	words := wordsOf(args)
 	if c.condition != "" {
 		return simReply(c.condition)
 	}

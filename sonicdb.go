@@ -81,8 +81,8 @@ func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d.stateAddr, _ = c.address("STATE_DB")
 	conns := newConns(slow)
 	conns.appl = connect(d.applAddr, m, conns.tellSlow, writeBuffer)
-	conns.config = connect(d.cfgAddr, m, conns.tellSlow, writeBuffer)
-	conns.state = connect(d.stateAddr, m, conns.tellSlow, stateBuffer)
+	conns.config = connect(d.cfgAddr, m, conns.tellSlow, askBuffer)
+	conns.state = connect(d.stateAddr, m, conns.tellSlow, writeBuffer)
 	d.use(conns)
 	return d
 }

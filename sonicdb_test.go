@@ -185,7 +185,7 @@ func TestWatchOnTwoServers(t *testing.T) {
 	d, _ := s.openDB()
 	d.cfgAddr = d.stateAddr
 	d.cfgAddr.id = s.ConfigID
-	d.config = connect(d.cfgAddr, d.m, func() {}, writeBuffer)
+	d.config = connect(d.cfgAddr, d.m, func() {}, askBuffer)
 	ctx := t.Context()
 	var appl, config atomic.Int64
 	connected := make(chan bool, 10)
@@ -272,6 +272,7 @@ func TestOneAnswerOfConfig(t *testing.T) {
 		s.must(s.Config.HSet(ctx, "PORT|"+port, "lanes", fmt.Sprint(i), "mtu", "9100", "alias", "etp"+fmt.Sprint(i)).Err())
 	}
 	s.must(s.Config.HSet(ctx, "LOGGER|portsyncd", "LOGLEVEL", "NOTICE", "LOGOUTPUT", "STDERR").Err())
+	s.must(s.Config.HSet(ctx, "DEVICE_METADATA|localhost", "switch_type", "voq").Err())
 	c, err := d.Load(ctx)
 	s.must(err)
 	at := func(text string) uintptr { return uintptr(unsafe.Pointer(unsafe.StringData(text))) }
@@ -286,7 +287,8 @@ func TestOneAnswerOfConfig(t *testing.T) {
 	}
 	var series portSeries
 	series.setAlias(c.ports[0].alias())
-	for _, text := range []string{c.ports[0].name, c.ports[1].name, c.logger.level, c.logger.output, *series.alias.Load()} {
+	for _, text := range []string{c.ports[0].name, c.ports[1].name, c.logger.level, c.logger.output, c.switchType,
+		*series.alias.Load()} {
 		if text == "" || at(text) >= first-100 && at(text) <= last+100 {
 			t.Errorf("%q is a part of the answer, which it would keep in memory", text)
 		}
