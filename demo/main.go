@@ -135,7 +135,7 @@ func comeUp(ctx context.Context, d *switchtest.Daemon, sw *switchtest.Switch, po
 		return up == ports || !d.Running() || ctx.Err() != nil
 	}
 	if err := switchtest.WaitFor(time.Minute, "all ports to come up", all); err != nil {
-		return err
+		return fmt.Errorf("%w: %s is the first that is not", err, switchtest.PortName(up))
 	}
 	if !d.Running() {
 		return fmt.Errorf("portsyncd ended at once")
