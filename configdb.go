@@ -74,8 +74,9 @@ func (l logSettings) filled() logSettings {
 
 // readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
 // complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
-// its fields; a key that is no hash gives an empty string for its fields. The answer is packed. KEYS: the four keys in
-// this order. ARGV: the pattern of the ports' keys.
+// its fields; a key that is no hash gives an empty string for its fields. KEYS: the four keys in this order. ARGV: the
+// pattern of the ports' keys, the digest of the last answer. It returns the digest of all that, packed, and then that,
+// if it is another one: nearly every reading finds what the one before has found.
 const readConfig script = `
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
@@ -89,7 +90,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 	out[#out + 1] = key
 	out[#out + 1] = fields.err and '' or fields
 end
-return cmsgpack.pack(out)
+local all = cmsgpack.pack(out)
+local digest = redis.sha1hex(all)
+return {digest, digest ~= ARGV[2] and all or nil}
 `
 
 // configHead is how many answers of readConfig come before the ports.
@@ -100,19 +103,22 @@ const configHead = 5
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName),
 		d.configKey(loggerTable, appName)}
-	answer, err := readConfig.run(ctx, d.m, d.config, keys, d.configKey(portConfigTable, "*")).Text()
+	last := &d.lastConfig
+	pattern := d.configKey(portConfigTable, "*")
+	answer, err := readConfig.run(ctx, d.m, d.config, keys, pattern, last.digest).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
-	says, read := d.lastConfig.of(answer).(configAnswer)
-	if !read {
-		if says, read = d.takeConfig(answer); !read {
+	if same := len(answer) == 1 && last.digest != "" && answer[0] == last.digest; !same {
+		says, makesSense := d.takeConfig(answer)
+		if !makesSense {
 			return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
 		}
-		d.lastConfig = lastAnswer{answer, says}
+		*last = says
 	}
-	c := &says.config
-	switch ready := says.ready; {
+	again := last.config
+	c := &again
+	switch ready := last.ready; {
 	case ready == "1":
 		c.complete, d.ready = true, true
 	case ready != "" || d.ready && len(c.ports) > 0:
@@ -125,13 +131,17 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 
 // configAnswer is what an answer of readConfig says.
 type configAnswer struct {
+	digest string // empty: there was none
 	ready  string
 	config switchConfig
 }
 
 // takeConfig reads an answer; ok is false for one that makes no sense.
-func (d *sonicDB) takeConfig(answer string) (says configAnswer, ok bool) {
-	out := packed{rest: answer}
+func (d *sonicDB) takeConfig(answer []string) (says configAnswer, ok bool) {
+	if len(answer) != 2 {
+		return says, false
+	}
+	out := packed{rest: answer[1]}
 	_, items, list := out.next()
 	out.bad = out.bad || !list || items < configHead || (items-configHead)%2 != 0
 	var head [configHead]string
@@ -155,7 +165,7 @@ func (d *sonicDB) takeConfig(answer string) (says configAnswer, ok bool) {
 	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
 	c.ports = slices.Clip(c.ports) // it is given out more than once
-	return configAnswer{head[0], c}, !out.bad && out.rest == ""
+	return configAnswer{answer[0], head[0], c}, !out.bad && out.rest == ""
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

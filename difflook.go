@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,30 +81,42 @@ func (d *sonicDB) readConfigSide(ctx context.Context, of func(name string) *side
 
 // readEntries reads what STATE_DB and APPL_DB have of ports, and which interfaces portsyncd took for old.
 func (d *sonicDB) readEntries(ctx context.Context, ports map[string]*sides) (old *recordedOld, err error) {
-	var state, appl []redis.Cmder
 	var names []string
+	var applKeys []*string
+	var appl []redis.Cmder
 	for name := range ports {
-		names = append(names, name)
-		state = append(state, d.entryCommand(ctx, d.stateKey(name)))
-		appl = append(appl, redis.NewSliceCmd(ctx, "hmget", d.applKey(name), "oper_status", "admin_status", "mtu"),
-			redis.NewIntCmd(ctx, "exists", d.applKey(name)))
+		key := d.applKey(name)
+		names, applKeys = append(names, name), append(applKeys, &key)
+		appl = append(appl, redis.NewIntCmd(ctx, "exists", key))
 	}
-	state = append(state, d.oldCommand(ctx))
-	if err := pipeline(ctx, d.m, d.state, state); err != nil {
+	entries := entryCommands(ctx, d.stateKeys(names))
+	oldRow := d.oldCommand(ctx)
+	err = pipeline(ctx, d.m, d.state, append(slices.Clone(entries), oldRow))
+	said := entriesFrom(entries, len(names), func(i int, entry *hashAnswer) {
+		there := func(f hashField) bool { return f.text != "" }
+		if f := entry.fields; slices.ContainsFunc(f, there) {
+			ports[names[i]].State = &side{State: f[0].text, Oper: f[1].text, Admin: f[2].text, MTU: f[3].text}
+		}
+	})
+	if err = cmp.Or(err, said); err != nil {
 		return nil, fmt.Errorf("read STATE_DB: %w", err)
 	}
-	if err := pipeline(ctx, d.m, d.appl, appl); err != nil {
+	entries = hashCommands(ctx, applKeys, "oper_status", "admin_status", "mtu")
+	err = pipeline(ctx, d.m, d.appl, append(slices.Clone(entries), appl...))
+	said = hashesFrom(entries, len(names), 3, func(i int, entry *hashAnswer) {
+		if intOf(appl[i]) != 1 {
+			return
+		}
+		s := new(side)
+		if f := entry.fields; entry.err == nil {
+			s.Oper, s.Admin, s.MTU = f[0].text, f[1].text, f[2].text
+		}
+		ports[names[i]].Appl = s
+	})
+	if err = cmp.Or(err, said); err != nil {
 		return nil, fmt.Errorf("read APPL_DB: %w", err)
 	}
-	for i, name := range names {
-		if f := fieldsOf(state[i], 4); slices.ContainsFunc(f, func(s string) bool { return s != "" }) {
-			ports[name].State = &side{State: f[0], Oper: f[1], Admin: f[2], MTU: f[3]}
-		}
-		if f := fieldsOf(appl[2*i], 3); intOf(appl[2*i+1]) == 1 {
-			ports[name].Appl = &side{Oper: f[0], Admin: f[1], MTU: f[2]}
-		}
-	}
-	return d.recalledOld(state[len(state)-1]), nil
+	return d.recalledOld(oldRow), nil
 }
 
 // fieldsOf is n fields of a hash; they are empty where it has none, or is no hash.

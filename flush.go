@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -46,12 +48,9 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 // askAppl finds out which of the ports exist in APPL_DB, right before they are written.
 func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	var commands []redis.Cmder
-	var asked []*portWrite
-	for _, w := range f.writes {
-		if w.ask {
-			d.filter.doubt(w.port)
-			asked = append(asked, w)
-		}
+	asked := picked(f.writes, func(w *portWrite) bool { return w.ask })
+	for _, w := range asked {
+		d.filter.doubt(w.port)
 	}
 	together := len(asked) > askedSingly // all of them are there most of the time
 	if together {
@@ -60,13 +59,13 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		commands = d.existCommands(ctx, asked)
 	}
 	singly := len(commands)
-	var heard []*portWrite
-	for _, w := range f.writes {
-		if w.oper {
-			commands = append(commands, redis.NewSliceCmd(ctx, "hmget", d.keyInAppl(w), "oper_status"))
-			heard = append(heard, w)
-		}
+	heard := picked(f.writes, func(w *portWrite) bool { return w.oper })
+	heardKeys := make([]*string, len(heard))
+	for i, w := range heard {
+		heardKeys[i] = d.keyInAppl(w)
 	}
+	opers := hashCommands(ctx, heardKeys, "oper_status")
+	commands = append(commands, opers...)
 	if len(f.confirm) > 0 {
 		commands = append(commands, d.countCommand(ctx, f.confirm))
 	}
@@ -86,10 +85,13 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		answer := answers[min(i, len(answers)-1)]
 		w.exists, w.err = intOf(answer) > 0, answer.Err()
 	}
-	for i, w := range heard {
-		w.heard, w.applUp = rest[i].Err() == nil, fieldsOf(rest[i], 1)[0]
-	}
-	rest = rest[len(heard):]
+	said := hashesFrom(opers, len(heard), 1, func(i int, entry *hashAnswer) {
+		if w := heard[i]; entry.err == nil {
+			w.heard, w.applUp = true, strings.Clone(entry.fields[0].text)
+		}
+	})
+	err = cmp.Or(err, said)
+	rest = rest[len(opers):]
 	if len(f.confirm) > 0 {
 		f.missing = rest[0].Err() != nil || intOf(rest[0]) != int64(len(f.confirm))
 		rest = rest[1:]
@@ -122,9 +124,23 @@ func (d *sonicDB) existCommands(ctx context.Context, ports []*portWrite) []redis
 	return commands
 }
 
-func (d *sonicDB) keyInAppl(w *portWrite) string {
+func (d *sonicDB) keyInAppl(w *portWrite) *string {
 	if w.applKey == "" {
 		w.applKey = d.applKey(w.port)
 	}
-	return w.applKey
+	return &w.applKey
+}
+
+// picked are the writes of some kind. A flush that only writes has none, and costs nothing here.
+func picked(writes []*portWrite, is func(w *portWrite) bool) (some []*portWrite) {
+	for i, w := range writes {
+		if !is(w) {
+			continue
+		}
+		if some == nil {
+			some = make([]*portWrite, 0, len(writes)-i)
+		}
+		some = append(some, w)
+	}
+	return some
 }

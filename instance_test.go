@@ -30,7 +30,9 @@ var (
 
 // spread is what is logged of times that were measured.
 func spread(times []time.Duration) string {
-	slices.Sort(times)
+	if slices.Sort(times); len(times) == 0 {
+		return "none"
+	}
 	at := func(share float64) time.Duration {
 		return times[int(share*float64(len(times)-1))].Round(100 * time.Microsecond)
 	}

@@ -47,13 +47,21 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 	if d.follows && f.initDone { // the entries are compared: whoever took over does not wait for all of them
 		ports = nil
 	}
-	entries := d.entryCommands(ctx, ports)
+	entries := entryCommands(ctx, d.stateKeys(namesOf(ports)))
 	warm = d.warmCommands(ctx)
 	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
 	if err := pipeline(ctx, d.m, d.state, held); err != nil {
 		return f, nil, fmt.Errorf("read what the run before left in STATE_DB: %w", err)
 	}
-	f.held, f.old = entriesFrom(entries, ports), d.recalledOld(held[len(held)-1])
+	f.held, f.old = make(map[string]portState), d.recalledOld(held[len(held)-1])
+	err = entriesFrom(entries, len(ports), func(i int, entry *hashAnswer) {
+		if state, whole := stateFrom(entry); whole { // of another type, or not whole, it is not ours
+			f.held[ports[i].name] = state
+		}
+	})
+	if err != nil {
+		return f, nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
+	}
 	f.split = d.applAddr.server() != d.cfgAddr.server()
 	if f.events = sendsEvents(events); f.events && f.split {
 		events = eventsCommand(ctx)

@@ -35,15 +35,15 @@ func (c readingConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	return c.redisConn.Exec(ctx, commands)
 }
 
-// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts it is the
-// one that reads CONFIG_DB.
+// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts they are the
+// one that reads CONFIG_DB, and the one that reads hashes.
 func onlyReads(args []any) bool {
 	name, _ := args[0].(string)
 	switch name {
 	case "exists", "get", "hget", "hgetall", "hkeys", "hmget", "scan":
 		return true
 	case "eval":
-		return len(args) > 1 && args[1] == string(readConfig)
+		return len(args) > 1 && (args[1] == string(readConfig) || args[1] == string(readHashes))
 	case "config":
 		return len(args) > 1 && args[1] == "get"
 	}
@@ -94,34 +94,23 @@ func (d *observedDB) Flush(ctx context.Context, f *flush) error {
 // compareState reads the entries that would be written or deleted. One that is compared counts as the same: what is
 // known of the kernel is said, and differs tells the rest.
 func (d *observedDB) compareState(ctx context.Context, writes []*portWrite) error {
-	var commands []redis.Cmder
-	var read []*portWrite
-	for _, w := range writes {
+	read := picked(writes, func(w *portWrite) bool {
 		w.compared = w.err == nil && (w.set || w.del != delNone)
-		if w.compared && (w.wanted() || !w.set) {
-			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
-			read = append(read, w)
-		}
-	}
-	if len(commands) == 0 {
-		return nil
-	}
-	err := pipeline(ctx, d.m, d.state, commands)
-	for i, w := range read {
-		if w.err = commands[i].Err(); w.err != nil {
+		return w.compared && (w.wanted() || !w.set)
+	})
+	return d.readState(ctx, read, func(w *portWrite, entry *hashAnswer) {
+		if w.err = entry.err; w.err != nil {
 			w.compared = false
-			continue
+			return
 		}
-		found := commands[i].(*redis.SliceCmd).Val()
-		w.found, w.differs = strings.Join(texts(found), " "), w.difference(found)
+		w.found, w.differs = entry.String(), w.difference(entry)
 		w.same = w.set
-	}
-	return err
+	})
 }
 
 // difference says how an entry is not what it should be; empty: it is.
-func (w *portWrite) difference(found []any) string {
-	published := len(found) == 4 && found[0] != nil
+func (w *portWrite) difference(entry *hashAnswer) string {
+	published := entry.fields[0].there
 	switch {
 	case !w.set && published:
 		return "STATE_DB has an entry, and the interface is gone"
@@ -133,8 +122,11 @@ func (w *portWrite) difference(found []any) string {
 	var says []string
 	for i, f := range [...]struct{ about, right string }{{"state", "ok"}, {"oper", upDown(w.state.oper)},
 		{"admin", upDown(w.state.admin)}, {"mtu", w.mtuString()}} {
-		if found[i] != f.right {
-			has := texts(found[i : i+1])[0]
+		if found := entry.fields[i]; found.text != f.right {
+			has := found.text
+			if !found.there {
+				has = "-"
+			}
 			says = append(says, fmt.Sprintf("%s: STATE_DB has %s, right is %s", f.about, has, f.right))
 		}
 	}

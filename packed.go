@@ -9,19 +9,8 @@ type packed struct {
 	bad  bool // the answer makes no sense; nothing comes of the rest
 }
 
-// lastAnswer is an answer, and what was read of it. Nearly all say again what the one before said.
-type lastAnswer struct {
-	answer string
-	says   any
-}
-
-// of is what an answer says if it is the same again, nil: it is another one.
-func (l *lastAnswer) of(answer string) any {
-	if answer != l.answer {
-		return nil
-	}
-	return l.says
-}
+// packedFalse is how nothing is packed that a command said amid a list.
+const packedFalse = "\xc2"
 
 // bytes takes the next n bytes.
 func (p *packed) bytes(n uint64) string {

@@ -102,9 +102,13 @@ return cmsgpack.pack(out)`, nil).Text()
 // TestConfigThatMakesNoSense: an answer that is cut, or something else, is an error that names CONFIG_DB.
 func TestConfigThatMakesNoSense(t *testing.T) {
 	none := strings.Repeat("\xa0", configHead)
-	for _, answer := range []any{"", "\x90", "\x95\xa0", pack([]any{"1"}), pack([]any{"", "", "", "", "", "PORT|Ethernet0"}),
-		pack([]any{"", "", "", "", "", "PORT|Ethernet0", []any{[]any{"x"}}}), pack([]any{"", "", "", "", ""}) + "x", int64(1),
+	answers := []any{"", int64(1), []any{}, []any{""}, []any{"x"}, []any{"x", "\x95" + none, "x"}, []any{"x", int64(1)}}
+	for _, packed := range []string{"", "\x90", "\x95\xa0", pack([]any{"1"}), pack([]any{"", "", "", "", "", "PORT|Ethernet0"}),
+		pack([]any{"", "", "", "", "", "PORT|Ethernet0", []any{[]any{"x"}}}), pack([]any{"", "", "", "", ""}) + "x",
 		"\xa0" + none, "\xc0" + none, "\x90" + none, "\x93" + none, "\x96" + none} {
+		answers = append(answers, []any{"x", packed})
+	}
+	for _, answer := range answers {
 		d := &sonicDB{m: newMetrics(""), config: answering{answer}}
 		if c, err := d.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "read CONFIG_DB") {
 			t.Errorf("%q was read as %+v, %v", answer, c, err)
@@ -156,6 +160,10 @@ type answering struct{ with any }
 
 func (a answering) Exec(_ context.Context, commands []redis.Cmder) error {
 	for _, c := range commands {
+		if err, failed := a.with.(error); failed {
+			c.SetErr(err)
+			continue
+		}
 		c.(*redis.Cmd).SetVal(a.with)
 	}
 	return nil

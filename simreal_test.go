@@ -144,7 +144,8 @@ func TestSimulatedRedis(t *testing.T) {
 		slice("hmget", "h", "a", "x", "b"), slice("hmget", "none", "a"), free("hkeys", "h"), free("hkeys", "none"), free("set", "s", "text"), text("get", "s"), text("get", "none"),
 		text("get", "h"), text("hget", "s", "a"), integer("hset", "s", "a", "1"), slice("hmget", "s", "a"), integer("exists", "h", "s", "none"),
 		integer("del", "h", "none"), integer("exists", "h"), integer("sadd", "set", "x"), integer("sadd", "set", "x"),
-		free("nonsense"),
+		free("nonsense"), integer("hset", "h", "a", "1", "c", ""), free("eval", string(readHashes), 3, "h", "s", "none", "a", "b", "c"),
+		free("eval", string(readHashes), 1, "h", "a"),
 	} {
 		both(s.StateID, d.state, c)
 	}
@@ -162,8 +163,10 @@ func TestSimulatedRedis(t *testing.T) {
 		both(s.ApplID, d.appl, c)
 	}
 	configs := []func() redis.Cmder{free("set", "READY", "1"), integer("hset", "PORT|a", "speed", "1"), free("set", "PORT|b", "text"),
-		integer("hset", "META", "switch_type", "dpu"), free("eval", string(readConfig), 4, "READY", "META", "WARM", "LOG", "PORT|a*"),
-		free("eval", string(readConfig), 4, "PORT|a", "READY", "WARM", "LOG", "PORT|b*"), free("eval", string(readConfig), 4, "none", "none", "none", "none", "none*")}
+		integer("hset", "META", "switch_type", "dpu"), free("eval", string(readConfig), 4, "READY", "META", "WARM", "LOG", "PORT|a*", ""),
+		free("eval", string(readConfig), 4, "PORT|a", "READY", "WARM", "LOG", "PORT|b*", "x"),
+		free("eval", string(readConfig), 4, "none", "none", "none", "none", "none*", ""),
+		free("eval", string(readConfig), 4, "none", "none", "none", "none", "none*", digestOf("\x95\xc2\xc2\xc2\xc2\xc2"))}
 	for _, c := range configs {
 		both(s.ConfigID, d.config, c)
 	}

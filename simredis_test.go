@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"maps"
@@ -406,6 +407,17 @@ func init() {
 			}
 			return int64(1)
 		},
+		readHashes: func(s *simServer, db int, keys, args []string) any {
+			out := []any{}
+			for _, key := range keys {
+				fields := s.read(db, "hmget", append([]string{key}, args...))
+				if err, refused := fields.(simReply); refused {
+					fields = string(err)
+				}
+				out = append(out, fields)
+			}
+			return pack(out)
+		},
 		readConfig: func(s *simServer, db int, keys, args []string) any {
 			text := func(reply any) any {
 				if t, ok := reply.(string); ok {
@@ -423,10 +435,16 @@ func init() {
 				}
 				out = append(out, key, fields)
 			}
-			return pack(out)
+			all := pack(out)
+			if digestOf(all) == args[1] {
+				return []any{args[1]}
+			}
+			return []any{digestOf(all), all}
 		},
 	}
 }
+
+func digestOf(text string) string { return fmt.Sprintf("%x", sha1.Sum([]byte(text))) }
 
 // withdraw deletes a key by the producer's protocol.
 func (s *simServer) withdraw(db int, channel, keySet, delSet, pending, name string) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -86,20 +87,25 @@ func (f *flush) begin() {
 // wanted says that a port's state is to be published, as far as is known by now.
 func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (w.exists || !w.ask) }
 
-// entryCommand reads our four fields of an entry.
-func (d *sonicDB) entryCommand(ctx context.Context, key string) *redis.SliceCmd {
-	return redis.NewSliceCmd(ctx, "hmget", key, "state", "netdev_oper_status", "admin_status", "mtu")
+// entryCommands read our four fields of entries, and entriesFrom reads the answers.
+func entryCommands(ctx context.Context, keys []*string) []redis.Cmder {
+	return hashCommands(ctx, keys, "state", "netdev_oper_status", "admin_status", "mtu")
+}
+
+func entriesFrom(answers []redis.Cmder, keys int, each func(key int, entry *hashAnswer)) error {
+	return hashesFrom(answers, keys, 4, each)
 }
 
 // stateFrom reads a state from our four fields; whole says that all of them are there and make sense.
-func stateFrom(found []any) (state portState, whole bool) {
-	if len(found) != 4 || found[0] != "ok" {
+func stateFrom(entry *hashAnswer) (state portState, whole bool) {
+	found := entry.fields
+	if len(found) != 4 || found[0].text != "ok" {
 		return state, false
 	}
-	mtu, _ := found[3].(string)
-	n, err := strconv.ParseUint(mtu, 10, 32)
-	state = portState{oper: found[1] == "up", admin: found[2] == "up", mtu: uint32(n)}
-	return state, err == nil && (state.oper || found[1] == "down") && (state.admin || found[2] == "down")
+	oper, admin := found[1].text, found[2].text
+	n, err := strconv.ParseUint(found[3].text, 10, 32)
+	state = portState{oper: oper == "up", admin: admin == "up", mtu: uint32(n)}
+	return state, err == nil && (state.oper || oper == "down") && (state.admin || admin == "down")
 }
 
 // listState names the ports that STATE_DB has entries of, ours or not.
@@ -124,41 +130,45 @@ func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
 
 // checkState reads the entries that are in doubt, and drops the writes that would change nothing.
 func (d *sonicDB) checkState(ctx context.Context, writes []*portWrite) error {
-	var commands []redis.Cmder
-	var checked []*portWrite
-	for _, w := range writes {
-		if w.err == nil && w.del == delIfOurs || w.check && w.wanted() {
-			commands = append(commands, d.entryCommand(ctx, d.keyInState(w)))
-			checked = append(checked, w)
-		}
-	}
-	if len(commands) == 0 {
-		return nil
-	}
-	err := pipeline(ctx, d.m, d.state, commands)
-	for i, w := range checked {
-		if w.err = commands[i].Err(); w.err != nil {
+	checked := picked(writes, func(w *portWrite) bool {
+		return w.err == nil && w.del == delIfOurs || w.check && w.wanted()
+	})
+	return d.readState(ctx, checked, func(w *portWrite, entry *hashAnswer) {
+		if w.err = entry.err; w.err != nil {
 			if !w.set && !unavailable(w.err) {
 				w.err = nil // no hash, so no entry of ours
 			}
-			continue
+			return
 		}
-		found := commands[i].(*redis.SliceCmd).Val()
-		w.deleted = w.del == delIfOurs && found[0] != nil // to be, until writeState has done it
-		state, whole := stateFrom(found)
+		w.deleted = w.del == delIfOurs && entry.fields[0].there // to be, until writeState has done it
+		state, whole := stateFrom(entry)
 		w.same = w.set && !w.deleted && whole && state == w.state
 		if !w.same {
-			w.found = strings.Join(texts(found), " ")
+			w.found = entry.String()
 		}
-	}
-	return err
+	})
 }
 
-func (d *sonicDB) keyInState(w *portWrite) string {
+// readState reads the entries of ports.
+func (d *sonicDB) readState(ctx context.Context, ports []*portWrite, each func(w *portWrite, entry *hashAnswer)) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	keys := make([]*string, len(ports))
+	for i, w := range ports {
+		keys[i] = d.keyInState(w)
+	}
+	commands := entryCommands(ctx, keys)
+	err := pipeline(ctx, d.m, d.state, commands)
+	said := entriesFrom(commands, len(ports), func(i int, entry *hashAnswer) { each(ports[i], entry) })
+	return cmp.Or(err, said)
+}
+
+func (d *sonicDB) keyInState(w *portWrite) *string {
 	if w.stateKey == "" {
 		w.stateKey = d.stateKey(w.port)
 	}
-	return w.stateKey
+	return &w.stateKey
 }
 
 func upDown(up bool) string {
@@ -212,10 +222,10 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 			owners = append(owners, w)
 		}
 		if w.wanted() {
-			d.keyInState(w)
 			w.mtuString()
-			words = append(words, "hset", &w.stateKey, "state", "ok", "netdev_oper_status", upDownWord(w.state.oper),
-				"admin_status", upDownWord(w.state.admin), "mtu", &w.mtuText)
+			oper, admin := upDownWord(w.state.oper), upDownWord(w.state.admin)
+			words = append(words, "hset", d.keyInState(w), "state", "ok", "netdev_oper_status", oper,
+				"admin_status", admin, "mtu", &w.mtuText)
 			commands = append(commands, redis.NewIntCmd(ctx, slices.Clip(words[len(words)-setWords:])...))
 			owners = append(owners, w)
 			w.written = true
@@ -233,24 +243,14 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	return err
 }
 
-// entryCommands read what STATE_DB has of ours about ports, and entriesFrom reads the answers. An entry that is not
-// whole, or of another type, is not ours.
-func (d *sonicDB) entryCommands(ctx context.Context, ports []portConfig) []redis.Cmder {
-	commands := make([]redis.Cmder, len(ports))
-	for i, p := range ports {
-		commands[i] = d.entryCommand(ctx, d.stateKey(p.name))
+// stateKeys are the keys of ports' entries.
+func (d *sonicDB) stateKeys(ports []string) []*string {
+	keys := make([]*string, len(ports))
+	for i, name := range ports {
+		key := d.stateKey(name)
+		keys[i] = &key
 	}
-	return commands
-}
-
-func entriesFrom(answers []redis.Cmder, ports []portConfig) map[string]portState {
-	held := make(map[string]portState)
-	for i, answer := range answers {
-		if state, whole := stateFrom(answer.(*redis.SliceCmd).Val()); whole {
-			held[ports[i].name] = state
-		}
-	}
-	return held
+	return keys
 }
 
 // Our own rows of STATE_DB: the interfaces that were old when the ports were announced, and the ports of an

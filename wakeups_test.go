@@ -62,7 +62,11 @@ func TestFlushAndBeatWakeNobody(t *testing.T) {
 		},
 		"a look at a namespace": func() { _, _ = netNSOf("/proc/self/ns/net") },
 	} {
-		if done := traced(do); done > calls/2 {
+		done := traced(do)
+		for tries := 1; tries < 5 && done > calls/2; tries++ { // what else the runtime does is in the trace, too
+			done = min(done, traced(do))
+		}
+		if done > calls/2 {
 			t.Errorf("%d times %s are %d bytes of trace, as many calls of stat(2) %d", times, name, done, calls)
 		}
 	}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"portsyncd/internal/switchtest"
+)
+
+// readAll reads fields a and b of hashes, and says of each what it was answered.
+func readAll(t *testing.T, d *sonicDB, keys []string) (says []string, err error) {
+	t.Helper()
+	pointers := make([]*string, len(keys))
+	for i := range keys {
+		pointers[i] = &keys[i]
+	}
+	commands := hashCommands(t.Context(), pointers, "a", "b")
+	lost := pipeline(t.Context(), d.m, d.state, commands)
+	err = hashesFrom(commands, len(keys), 2, func(i int, h *hashAnswer) {
+		if i != len(says) {
+			t.Errorf("key %d is handed out after %d others", i, len(says))
+		}
+		if text := h.String(); h.err != nil {
+			says = append(says, "error "+strings.Split(h.err.Error(), " ")[0]+text)
+		} else {
+			says = append(says, text)
+		}
+	})
+	if lost != nil && err == nil {
+		t.Errorf("the round trip failed with %v, and the answers say nothing of it", lost)
+	}
+	return says, err
+}
+
+// TestHashesOfManyKeys: each key has its own answer, in more than one call, whatever another one is.
+func TestHashesOfManyKeys(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	var keys, want []string
+	for i := range 3*keysPerRead - 1 {
+		key, says := fmt.Sprintf("key %d", i), "- -"
+		switch i % 5 {
+		case 0:
+			s.must(s.State.HSet(t.Context(), key, "a", "", "b", strings.Repeat("x", i)).Err())
+			says = " " + strings.Repeat("x", i)
+		case 1:
+			s.must(s.State.HSet(t.Context(), key, "b", i).Err())
+			says = fmt.Sprint("- ", i)
+		case 2:
+			s.must(s.State.Set(t.Context(), key, "text", 0).Err())
+			says = "error WRONGTYPE"
+		}
+		keys, want = append(keys, key), append(want, says)
+	}
+	for _, n := range []int{0, 1, keysPerRead - 1, keysPerRead, keysPerRead + 1, len(keys)} {
+		if says, err := readAll(t, d, keys[:n]); err != nil || !slices.Equal(says, want[:n]) {
+			t.Errorf("of %d keys it is said %.300q, %v", n, says, err)
+		}
+	}
+	d.Close()
+	says, err := readAll(t, d, keys)
+	if err == nil || len(says) != len(keys) || slices.ContainsFunc(says, func(s string) bool { return !strings.HasPrefix(s, "error") }) {
+		t.Errorf("of a closed connection it is said %.300q, %v", says, err)
+	}
+}
+
+// TestHashesThatMakeNoSense: an answer that is cut, or something else, is an error of each key of which it says nothing.
+func TestHashesThatMakeNoSense(t *testing.T) {
+	whole := []any{"1", nil}
+	for _, c := range []struct {
+		answer any
+		says   string
+	}{
+		{pack([]any{whole, "WRONGTYPE x", "ERR x"}), "1 -, error WRONGTYPE, error ERR"},
+		{pack([]any{whole, whole}), "error, error, error"},
+		{pack([]any{whole, whole, whole, whole}), "error, error, error"},
+		{pack([]any{whole, []any{"1"}, whole}), "1 -, error, error"},
+		{pack([]any{whole, []any{"1", []any{}}, whole}), "1 -, error, error"},
+		{pack([]any{whole, whole, whole})[:8], "1 -, error, error"},
+		{pack("text"), "error, error, error"}, {"", "error, error, error"}, {int64(1), "error, error, error"},
+		{io.EOF, "error, error, error"},
+	} {
+		d := &sonicDB{m: newMetrics(""), state: answering{c.answer}}
+		says, err := readAll(t, d, []string{"x", "y", "z"})
+		for i := range says {
+			if strings.HasPrefix(says[i], "error") && !strings.Contains(c.says, says[i]) {
+				says[i] = "error"
+			}
+		}
+		if got := strings.Join(says, ", "); got != c.says || !unavailable(err) || errors.Is(err, redis.Nil) {
+			t.Errorf("%q: it is said %q, %v", c.answer, got, err)
+		}
+	}
+}
