@@ -114,11 +114,11 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 		if !makesSense {
 			return nil, fmt.Errorf("read CONFIG_DB: %w", errGarbled)
 		}
-		*last = says
+		*last = lastAnswer{answer[0], says}
 	}
-	again := last.config
-	c := &again
-	switch ready := last.ready; {
+	says, _ := last.says.(configAnswer)
+	c := &says.config
+	switch ready := says.ready; {
 	case ready == "1":
 		c.complete, d.ready = true, true
 	case ready != "" || d.ready && len(c.ports) > 0:
@@ -131,7 +131,6 @@ func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
 
 // configAnswer is what an answer of readConfig says.
 type configAnswer struct {
-	digest string // empty: there was none
 	ready  string
 	config switchConfig
 }
@@ -165,7 +164,7 @@ func (d *sonicDB) takeConfig(answer []string) (says configAnswer, ok bool) {
 	sort.Sort(byPort(c.ports))
 	slices.Sort(c.odd)
 	c.ports = slices.Clip(c.ports) // it is given out more than once
-	return configAnswer{answer[0], head[0], c}, !out.bad && out.rest == ""
+	return configAnswer{head[0], c}, !out.bad && out.rest == ""
 }
 
 // SetLogger writes LOGGER|portsyncd, for an operator to find and change. A key of another type stays as it is.

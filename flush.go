@@ -130,17 +130,3 @@ func (d *sonicDB) keyInAppl(w *portWrite) *string {
 	}
 	return &w.applKey
 }
-
-// picked are the writes of some kind. A flush that only writes has none, and costs nothing here.
-func picked(writes []*portWrite, is func(w *portWrite) bool) (some []*portWrite) {
-	for i, w := range writes {
-		if !is(w) {
-			continue
-		}
-		if some == nil {
-			some = make([]*portWrite, 0, len(writes)-i)
-		}
-		some = append(some, w)
-	}
-	return some
-}

@@ -9,6 +9,12 @@ type packed struct {
 	bad  bool // the answer makes no sense; nothing comes of the rest
 }
 
+// lastAnswer is what was read of the last answer to a question: nearly all say the same again.
+type lastAnswer struct {
+	digest string // of the answer; empty: there was none
+	says   any
+}
+
 // packedFalse is how nothing is packed that a command said amid a list.
 const packedFalse = "\xc2"
 

@@ -37,7 +37,7 @@ type sonicDB struct {
 	slow                         func() // a call takes longer than some milliseconds; see connect
 	bootID                       string // of this boot of the machine: ifindexes mean nothing in another
 	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
-	lastConfig                   configAnswer
+	lastConfig                   lastAnswer
 	follows                      bool // another portsyncd wrote until now
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}

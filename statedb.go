@@ -87,6 +87,20 @@ func (f *flush) begin() {
 // wanted says that a port's state is to be published, as far as is known by now.
 func (w *portWrite) wanted() bool { return w.err == nil && w.set && !w.same && (w.exists || !w.ask) }
 
+// picked are the writes of some kind. A flush that only writes has none, and costs nothing here.
+func picked(writes []*portWrite, is func(w *portWrite) bool) (some []*portWrite) {
+	for i, w := range writes {
+		if !is(w) {
+			continue
+		}
+		if some == nil {
+			some = make([]*portWrite, 0, len(writes)-i)
+		}
+		some = append(some, w)
+	}
+	return some
+}
+
 // entryCommands read our four fields of entries, and entriesFrom reads the answers.
 func entryCommands(ctx context.Context, keys []*string) []redis.Cmder {
 	return hashCommands(ctx, keys, "state", "netdev_oper_status", "admin_status", "mtu")
