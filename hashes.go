@@ -106,7 +106,7 @@ func hashesFrom(answers []redis.Cmder, keys, fields int, each func(key int, h *h
 func (p *packed) hash(fields []hashField) error {
 	text, items, list := p.next()
 	switch {
-	case p.bad || list && items != uint64(len(fields)):
+	case p.bad || list && items != uint64(len(fields)) || !list && text == "":
 		return errGarbled
 	case !list:
 		return refusal(text)

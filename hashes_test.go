@@ -83,6 +83,7 @@ func TestHashesThatMakeNoSense(t *testing.T) {
 		{pack([]any{whole, []any{"1"}, whole}), "1 -, error, error"},
 		{pack([]any{whole, []any{"1", []any{}}, whole}), "1 -, error, error"},
 		{pack([]any{whole, whole, whole})[:8], "1 -, error, error"},
+		{pack([]any{whole, nil, whole}), "1 -, error, error"}, {pack([]any{whole, "", whole}), "1 -, error, error"},
 		{pack("text"), "error, error, error"}, {"", "error, error, error"}, {int64(1), "error, error, error"},
 		{io.EOF, "error, error, error"},
 	} {

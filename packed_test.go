@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -174,3 +175,53 @@ func (answering) Subscribe(context.Context, []string, func(), func(channel, payl
 }
 func (answering) Nudge()       {}
 func (answering) Close() error { return nil }
+
+// packedHashes are the fields of each of so many hashes as pack takes them, or its error, how many bytes that is of, and whether all makes sense.
+func packedHashes(t *testing.T, answer string, keys, fields int) (all []any, said int, sense bool) {
+	t.Helper()
+	command := redis.NewCmd(t.Context())
+	command.SetVal(answer)
+	sense = true
+	_ = hashesFrom([]redis.Cmder{command}, keys, fields, func(key int, h *hashAnswer) {
+		if key != len(all) || (h.err == nil) != (len(h.fields) == fields) {
+			t.Fatalf("key %d after %d: %+v", key, len(all), h)
+		}
+		if h.err != nil {
+			all, said, sense = append(all, h.err.Error()), said+len(h.err.Error()), sense && !errors.Is(h.err, errGarbled)
+			return
+		}
+		list := []any{}
+		for _, f := range h.fields {
+			said += len(f.text)
+			if list = append(list, nil); f.there {
+				list[len(list)-1] = f.text
+			}
+		}
+		all = append(all, list)
+	})
+	if len(all) != keys {
+		t.Fatalf("%d of %d keys have an answer", len(all), keys)
+	}
+	return all, said, sense
+}
+
+// FuzzScriptAnswers: whatever a server says is packed, every key has one answer, made of no more than was said, and what makes sense says the same when the tests pack it again.
+func FuzzScriptAnswers(f *testing.F) {
+	for _, answer := range []any{[]any{[]any{"ok", "up", nil}, "WRONGTYPE x", []any{nil, nil, nil}}, []any{"1", nil, nil, nil, nil, "PORT|Ethernet0", []any{"mtu", "9100"}},
+		[]any{}, strings.Repeat("x", 300), []any{[]any{[]any{}}}} {
+		f.Add(pack(answer))
+	}
+	f.Add("\xdd\xff\xff\xff\xff")
+	f.Fuzz(func(t *testing.T, answer string) {
+		if all, said, sense := packedHashes(t, answer, 3, 3); sense {
+			again, _, _ := packedHashes(t, pack(all), 3, 3)
+			if len(answer) < said || !reflect.DeepEqual(all, again) {
+				t.Errorf("%q says %q, which are %d bytes, and then %q", answer, all, said, again)
+			}
+		}
+		d := &sonicDB{m: newMetrics("")}
+		if says, ok := d.takeConfig([]string{"digest", answer}); ok && len(says.config.ports)+len(says.config.odd) > len(answer) {
+			t.Errorf("%q has %d ports", answer, len(says.config.ports))
+		}
+	})
+}
