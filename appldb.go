@@ -200,13 +200,8 @@ func (a *announcement) took(ports []portConfig) {
 // that ends amid it leaves that to the next one.
 func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
 	err error) {
-	if err := d.recordOld(ctx, old); err != nil {
+	if err := d.recordStart(ctx, old, recent); err != nil {
 		return a, err
-	}
-	if d.pushed == nil {
-		if d.pushed, err = d.recallPushed(ctx); err != nil {
-			return a, err
-		}
 	}
 	if err := d.push(ctx, recent, nil, &a); err != nil {
 		return a, err
@@ -226,7 +221,13 @@ func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, o
 		due, dropped := changed(sent, c.ports), d.droppedSince(c)
 		sent = c.ports
 		if len(due)+len(dropped) > 0 {
-			if err := d.push(ctx, due, dropped, &a); err != nil {
+			if len(due) > 0 {
+				err = d.recordPushed(ctx, due)
+			}
+			if err == nil {
+				err = d.push(ctx, due, dropped, &a)
+			}
+			if err != nil {
 				return a, err
 			}
 			continue
@@ -244,13 +245,8 @@ func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, o
 	return a, errPortsChange
 }
 
-// push sends the ports that are due, and takes back those that were dropped.
+// push sends the ports that are due, which are written down, and takes back those that were dropped.
 func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, a *announcement) error {
-	if len(due) > 0 {
-		if err := d.recordPushed(ctx, due); err != nil {
-			return err
-		}
-	}
 	for _, p := range due {
 		d.pushed[p.name] = struct{}{}
 	}

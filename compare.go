@@ -16,7 +16,8 @@ type comparison struct {
 	rows     rows[compareRow]
 
 	next    time.Time // when the next one is due
-	waiting []*port   // to be compared
+	all     []*port   // of which the last one began with
+	waiting []*port   // to be compared: the rest of these, or others beside them
 	list    bool      // STATE_DB's entries are to be listed
 	signals bool      // PortConfigDone is to be looked for
 	repairs int       // since the last one began
@@ -66,7 +67,7 @@ func (c *comparison) wait(now time.Time) time.Duration {
 // begin has every port compared, the list of all entries, and the signals. What was left of the one before is dropped.
 func (c *comparison) begin(all func(each func(p *port))) {
 	c.endFights()
-	c.waiting = c.waiting[:0]
+	c.waiting = c.all[:0]
 	all(func(p *port) {
 		row := c.rows.of(p)
 		row.struck = false
@@ -77,6 +78,7 @@ func (c *comparison) begin(all func(each func(p *port))) {
 		c.waiting = append(c.waiting, p)
 	})
 	slices.SortFunc(c.waiting, func(a, b *port) int { return comparePorts(a.name, b.name) })
+	c.all = c.waiting
 	c.askAll()
 	c.repairs = 0
 }
@@ -126,7 +128,7 @@ func (c *comparison) askAll() { c.list, c.signals = true, true }
 // pending says that there is something to ask.
 func (c *comparison) pending() bool { return c.list || c.signals || len(c.waiting) > 0 }
 
-// take hands out the next ports to be compared.
+// take hands out the next ports to be compared, valid until the next comparison begins.
 func (c *comparison) take() []*port {
 	batch := c.waiting[:min(compareBatch, len(c.waiting))]
 	c.waiting = c.waiting[len(batch):]

@@ -437,6 +437,7 @@ func (s *mirror) compared(f *flush) {
 			}
 		}
 	}
+	f.listed = nil
 	f.found.initDone = f.found.initDone || f.initDone && f.refused == nil // it was asked for before it was sent
 	if s.start.compare(f.found) {
 		s.lostSignals()

@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The same fields of many hashes, which one script reads and packs: a port costs a few bytes of an answer that way,
-// and not a command, a list and a text for each field.
+// The same fields of many hashes, and the keys of many, which a script reads and packs: a port costs a few bytes of an
+// answer that way, and not a command, a list and a text for each field.
 
 // readHashes reads fields of hashes. KEYS: the hashes. ARGV: the fields. It returns, packed, for each key the list of
 // its fields, false for one that is not there, or the error as a text.
@@ -22,6 +22,26 @@ for i, key in ipairs(KEYS) do
 end
 return cmsgpack.pack(out)
 `
+
+// scanKeys lists some of a database's keys. ARGV: the cursor, the pattern, how many keys are looked at. It returns,
+// packed, the next cursor and the list of keys.
+const scanKeys script = `
+local found = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+return cmsgpack.pack({found[1], found[2]})
+`
+
+// keysFrom are the keys of such an answer, and the next cursor; that is empty if the answer makes no sense.
+func keysFrom(answer string) (keys []string, next string) {
+	p := packed{rest: answer}
+	_, both, list := p.next()
+	next = p.text()
+	_, items, listed := p.next()
+	keys = p.texts(items)
+	if p.bad || !list || both != 2 || !listed || p.rest != "" {
+		return nil, ""
+	}
+	return keys, next
+}
 
 // keysPerRead is how many hashes one call reads, so that nobody else waits long for the server meanwhile.
 const keysPerRead = 256

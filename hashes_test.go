@@ -99,3 +99,43 @@ func TestHashesThatMakeNoSense(t *testing.T) {
 		}
 	}
 }
+
+// TestKeysThatMakeNoSense: an answer that is cut, or something else, is no list that has ended.
+func TestKeysThatMakeNoSense(t *testing.T) {
+	d := &sonicDB{m: newMetrics(""), stateAddr: dbAddress{separator: "|"}, slow: func() {}}
+	for _, answer := range []any{pack([]any{"0"}), pack([]any{"0", "x"}), pack([]any{"0", []any{}, "x"}), pack([]any{"", []any{}}), pack([]any{nil, []any{"x"}}),
+		pack([]any{"0", []any{[]any{}}}), pack([]any{"0", []any{"x"}})[:4], pack([]any{"0", []any{"x"}}) + "x", "", "x", int64(0), io.EOF} {
+		d.state = answering{answer}
+		if ports, err := d.listState(t.Context()); err == nil || len(ports) > 0 || !strings.Contains(err.Error(), "list the entries of STATE_DB") {
+			t.Errorf("%q is a list of %q, %v", answer, ports, err)
+		}
+	}
+	d.state = answering{pack([]any{"0", []any{"PORT_TABLE|Ethernet0"}})}
+	if ports, err := d.listState(t.Context()); err != nil || !slices.Equal(ports, []string{"Ethernet0"}) {
+		t.Errorf("%q, %v", ports, err)
+	}
+}
+
+// TestKeysOfALargeDatabase: more keys than one call looks at, ours among them.
+func TestKeysOfALargeDatabase(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	var want []string
+	all := s.State.Pipeline()
+	for i := range 4 * pipelineLen {
+		name := fmt.Sprintf("Ethernet%d", i)
+		if i%4 == 0 {
+			want = append(want, name)
+			all.HSet(t.Context(), s.StateKey(name), "state", "ok")
+		}
+		all.HSet(t.Context(), "FDB_TABLE|"+name, "type", "dynamic")
+	}
+	_, err := all.Exec(t.Context())
+	s.must(err)
+	ports, err := d.listState(t.Context())
+	slices.Sort(ports)
+	slices.Sort(want)
+	if err != nil || !slices.Equal(slices.Compact(ports), want) {
+		t.Errorf("%d of %d ports are listed, %v", len(ports), len(want), err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -35,15 +36,16 @@ func (c readingConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 	return c.redisConn.Exec(ctx, commands)
 }
 
-// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts they are the
-// one that reads CONFIG_DB, and the one that reads hashes.
+// onlyReads says that a command changes nothing: it is one of those that the daemon reads with. Of scripts they are
+// those that read CONFIG_DB, hashes and keys.
 func onlyReads(args []any) bool {
 	name, _ := args[0].(string)
 	switch name {
 	case "exists", "get", "hget", "hgetall", "hkeys", "hmget", "scan":
 		return true
 	case "eval":
-		return len(args) > 1 && (args[1] == string(readConfig) || args[1] == string(readHashes))
+		reading := []any{string(readConfig), string(readHashes), string(scanKeys)}
+		return len(args) > 1 && slices.Contains(reading, args[1])
 	case "config":
 		return len(args) > 1 && args[1] == "get"
 	}

@@ -219,6 +219,9 @@ func FuzzScriptAnswers(f *testing.F) {
 				t.Errorf("%q says %q, which are %d bytes, and then %q", answer, all, said, again)
 			}
 		}
+		if keys, next := keysFrom(answer); len(keys) > len(answer) || next == "" && keys != nil {
+			t.Errorf("%q has the keys %q, and then %q", answer, keys, next)
+		}
 		d := &sonicDB{m: newMetrics("")}
 		if says, ok := d.takeConfig([]string{"digest", answer}); ok && len(says.config.ports)+len(says.config.odd) > len(answer) {
 			t.Errorf("%q has %d ports", answer, len(says.config.ports))

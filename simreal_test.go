@@ -145,7 +145,7 @@ func TestSimulatedRedis(t *testing.T) {
 		text("get", "h"), text("hget", "s", "a"), integer("hset", "s", "a", "1"), slice("hmget", "s", "a"), integer("exists", "h", "s", "none"),
 		integer("del", "h", "none"), integer("exists", "h"), integer("sadd", "set", "x"), integer("sadd", "set", "x"),
 		free("nonsense"), integer("hset", "h", "a", "1", "c", ""), free("eval", string(readHashes), 3, "h", "s", "none", "a", "b", "c"),
-		free("eval", string(readHashes), 1, "h", "a"),
+		free("eval", string(readHashes), 1, "h", "a"), free("eval", string(scanKeys), 0, "0", "h*", 100), free("eval", string(scanKeys), 0, "0", "n*", 100),
 	} {
 		both(s.StateID, d.state, c)
 	}

@@ -418,6 +418,9 @@ func init() {
 			}
 			return pack(out)
 		},
+		scanKeys: func(s *simServer, db int, _, args []string) any {
+			return pack([]any{"0", s.match(db, args[1])})
+		},
 		readConfig: func(s *simServer, db int, keys, args []string) any {
 			text := func(reply any) any {
 				if t, ok := reply.(string); ok {

@@ -73,16 +73,20 @@ type warmDecision struct {
 // handOver has a start not be a warm one: another portsyncd wrote until now.
 func (d *sonicDB) handOver() { d.follows, d.warm.handed = true, true }
 
-// connectDatabases makes the connections, each of which dials when it is first used.
+// connectDatabases makes the connections. CONFIG_DB's dials when it is first used, the others at once.
 func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d := &sonicDB{m: m, bootID: bootID()}
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
 	conns := newConns(slow)
-	conns.appl = connect(d.applAddr, m, conns.tellSlow, writeBuffer)
+	appl := connect(d.applAddr, m, conns.tellSlow, writeBuffer)
+	state := connect(d.stateAddr, m, conns.tellSlow, writeBuffer)
+	conns.appl, conns.state = appl, state
 	conns.config = connect(d.cfgAddr, m, conns.tellSlow, askBuffer)
-	conns.state = connect(d.stateAddr, m, conns.tellSlow, writeBuffer)
+	for _, later := range []*redisClient{appl, state} { // CONFIG_DB is read first
+		later.greet()
+	}
 	d.use(conns)
 	return d
 }

@@ -124,19 +124,27 @@ func stateFrom(entry *hashAnswer) (state portState, whole bool) {
 
 // listState names the ports that STATE_DB has entries of, ours or not.
 func (d *sonicDB) listState(ctx context.Context) (ports []string, err error) {
-	for cursor := uint64(0); ; {
-		if cursor != 0 { // each answer may be prompt, and there be many: STATE_DB holds more than ports
+	for cursor := "0"; ; {
+		if cursor != "0" { // each answer may be prompt, and there be many: STATE_DB holds more than ports
 			d.slow()
 		}
-		scan := redis.NewScanCmd(ctx, nil, "scan", cursor, "match", d.stateKey("*"), "count", pipelineLen)
-		if err := pipeline(ctx, d.m, d.state, []redis.Cmder{scan}); err != nil {
+		answer, err := scanKeys.run(ctx, d.m, d.state, nil, cursor, d.stateKey("*"), pipelineLen).Text()
+		keys, next := keysFrom(answer)
+		if err == nil && next == "" {
+			err = errGarbled
+		}
+		if err != nil {
 			return nil, fmt.Errorf("list the entries of STATE_DB: %w", err)
 		}
-		keys, next := scan.Val()
-		for _, key := range keys {
-			ports = append(ports, strings.TrimPrefix(key, d.stateKey("")))
+		for i, key := range keys {
+			keys[i] = strings.TrimPrefix(key, d.stateKey(""))
 		}
-		if cursor = next; cursor == 0 {
+		if ports == nil {
+			ports = keys
+		} else {
+			ports = append(ports, keys...)
+		}
+		if cursor = next; cursor == "0" {
 			return ports, nil
 		}
 	}
@@ -228,9 +236,12 @@ func (d *sonicDB) writeState(ctx context.Context, writes []*portWrite) error {
 	defer d.words.Put(slab)
 	words := slices.Grow((*slab)[:0], setWords*sets(writes))
 	*slab = words
-	commands := make([]redis.Cmder, 0, len(writes))
-	owners := make([]*portWrite, 0, len(writes))
-	for _, w := range writes {
+	var commands []redis.Cmder
+	var owners []*portWrite
+	for i, w := range writes {
+		if cap(commands) == 0 && (w.wanted() || w.del != delNone) { // most comparisons write nothing
+			commands, owners = make([]redis.Cmder, 0, len(writes)-i), make([]*portWrite, 0, len(writes)-i)
+		}
 		if w.deleted = w.err == nil && (w.deleted || w.del == delCertain); w.deleted {
 			commands = append(commands, redis.NewIntCmd(ctx, "del", d.keyInState(w)))
 			owners = append(owners, w)
@@ -279,15 +290,42 @@ const (
 func (d *sonicDB) oldKey() string    { return startRows + d.stateAddr.separator + oldRow }
 func (d *sonicDB) pushedKey() string { return startRows + d.stateAddr.separator + pushedRow }
 
-// recordOld writes the row.
-func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
+// oldWrite writes the first row.
+func (d *sonicDB) oldWrite(ctx context.Context, old leftovers) redis.Cmder {
 	words := make([]string, len(old))
 	for i, o := range old {
 		words[i] = o.String()
 	}
-	write := redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
-	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{write}); err != nil {
+	return redis.NewIntCmd(ctx, "hset", d.oldKey(), "boot_id", d.bootID, "ifindexes", strings.Join(words, " "))
+}
+
+// recordOld writes the first row alone.
+func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{d.oldWrite(ctx, old)}); err != nil {
 		return fmt.Errorf("write %s to STATE_DB: %w", d.oldKey(), err)
+	}
+	return nil
+}
+
+// recordStart writes the first row, and down which ports are about to be pushed. Which ones a run before has pushed,
+// and not taken back, in an announcement that it did not end, is read then, if it is not known.
+func (d *sonicDB) recordStart(ctx context.Context, old leftovers, ports []portConfig) error {
+	commands := []redis.Cmder{d.oldWrite(ctx, old)}
+	read := redis.NewStringSliceCmd(ctx, "hkeys", d.pushedKey())
+	if d.pushed == nil {
+		commands = append(commands, read)
+	}
+	if len(ports) > 0 {
+		commands = append(commands, d.pushedWrite(ctx, ports))
+	}
+	if err := pipeline(ctx, d.m, d.state, commands); err != nil {
+		return fmt.Errorf("write %s and %s to STATE_DB: %w", d.oldKey(), d.pushedKey(), err)
+	}
+	if d.pushed == nil {
+		d.pushed = make(map[string]struct{}, len(read.Val())+len(ports))
+		for _, name := range read.Val() {
+			d.pushed[name] = struct{}{}
+		}
 	}
 	return nil
 }
@@ -315,31 +353,21 @@ func (d *sonicDB) recalledOld(answer redis.Cmder) *recordedOld {
 	return r
 }
 
-// recordPushed writes down ports before they are pushed to APPL_DB. A row that refuses them is no reason to announce
-// nothing.
-func (d *sonicDB) recordPushed(ctx context.Context, ports []portConfig) error {
-	args := []any{"hset", d.pushedKey()}
-	for _, p := range ports {
-		args = append(args, p.name, "")
+// pushedWrite writes down ports before they are pushed to APPL_DB.
+func (d *sonicDB) pushedWrite(ctx context.Context, ports []portConfig) redis.Cmder {
+	args := append(make([]any, 0, 2+2*len(ports)), "hset", d.pushedKey())
+	for i := range ports {
+		args = append(args, &ports[i].name, "")
 	}
-	err := pipeline(ctx, d.m, d.state, []redis.Cmder{redis.NewIntCmd(ctx, args...)})
-	if unavailable(err) {
+	return redis.NewIntCmd(ctx, args...)
+}
+
+// recordPushed does that alone. A row that refuses them is no reason to announce nothing.
+func (d *sonicDB) recordPushed(ctx context.Context, ports []portConfig) error {
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{d.pushedWrite(ctx, ports)}); err != nil {
 		return fmt.Errorf("write %s to STATE_DB: %w", d.pushedKey(), err)
 	}
 	return nil
-}
-
-// recallPushed reads which ports a run before has pushed, and not taken back, in an announcement that it did not end.
-func (d *sonicDB) recallPushed(ctx context.Context) (map[string]struct{}, error) {
-	read := redis.NewStringSliceCmd(ctx, "hkeys", d.pushedKey())
-	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{read}); unavailable(err) {
-		return nil, fmt.Errorf("read %s from STATE_DB: %w", d.pushedKey(), err)
-	}
-	pushed := make(map[string]struct{}, len(read.Val()))
-	for _, name := range read.Val() {
-		pushed[name] = struct{}{}
-	}
-	return pushed, nil
 }
 
 // forgetPushed deletes the row, when it is not needed any more. One that stays does no harm: only ports that CONFIG_DB
