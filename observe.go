@@ -41,7 +41,7 @@ func (c readingConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 func onlyReads(args []any) bool {
 	name, _ := args[0].(string)
 	switch name {
-	case "exists", "get", "hget", "hgetall", "hkeys", "hmget", "scan":
+	case "exists", "get", "hget", "hgetall", "hkeys", "hmget":
 		return true
 	case "eval":
 		reading := []any{string(readConfig), string(readHashes), string(scanKeys)}

@@ -160,7 +160,7 @@ type monitored struct {
 }
 
 // harmless are commands that only read, or are about the connection itself.
-var harmless = regexp.MustCompile(`^(get|hget|hgetall|hkeys|hmget|exists|scan|select|ping|hello|psubscribe|config get|eval readConfig|eval readHashes|eval scanKeys)$`)
+var harmless = regexp.MustCompile(`^(get|hget|hgetall|hkeys|hmget|exists|select|ping|hello|psubscribe|config get|eval readConfig|eval readHashes|eval scanKeys)$`)
 
 // monitor watches a server.
 func (s *testSwitch) monitor(r *switchtest.Redis) *monitored {

@@ -266,7 +266,7 @@ type longList struct{ answers int }
 
 func (l *longList) Exec(_ context.Context, commands []redis.Cmder) error {
 	l.answers--
-	commands[0].(*redis.ScanCmd).SetVal(nil, uint64(l.answers))
+	commands[0].(*redis.Cmd).SetVal(pack([]any{strconv.Itoa(l.answers), []any{}}))
 	return nil
 }
 func (*longList) Nudge() {}

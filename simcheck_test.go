@@ -32,7 +32,7 @@ func (w *world) judge(who *simDaemon, db int, name string, args []string) {
 		case "del":
 			w.judgeDel(port)
 		}
-	case db == simState && name == "scan":
+	case db == simState && name == "eval" && args[0] == string(scanKeys):
 		w.daemon.publishing = true
 	case db == simState && name == "hset" && args[0] == simFeature:
 		w.judgeReady(args[1:])

@@ -469,7 +469,7 @@ func (w *world) allowed(who *simDaemon, db int, name string, args []string) bool
 		words = append(words, a)
 	}
 	if onlyReads(words) {
-		if name == "scan" && who == w.daemon {
+		if name == "eval" && args[0] == string(scanKeys) && who == w.daemon {
 			who.publishing = true
 		}
 		return false

@@ -196,12 +196,6 @@ func (c *simConn) answer(command redis.Cmder, reply any) {
 			texts = append(texts, v.(string))
 		}
 		command.SetVal(texts)
-	case *redis.ScanCmd:
-		var texts []string
-		for _, v := range reply.([]any) {
-			texts = append(texts, v.(string))
-		}
-		command.SetVal(texts, 0)
 	case *redis.Cmd:
 		command.SetVal(reply)
 	default:
@@ -297,8 +291,6 @@ func (s *simServer) command(db int, name string, args []string) any {
 		return n
 	case "keys":
 		return s.match(db, args[0])
-	case "scan": // cursor match pattern count n
-		return s.match(db, args[2])
 	case "sadd":
 		if set := s.members(db, args[0]); !set[args[1]] {
 			set[args[1]] = true
