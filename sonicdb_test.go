@@ -265,8 +265,8 @@ func TestNothingPassesForWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwitch(t, switchtest.Options{})
-			d, _ := s.openDB()
 			harm(s)
+			d, _ := s.openDB()
 			f := &flush{initDone: true, list: true, signals: true}
 			for _, w := range []portWrite{{set: true, ask: true}, {set: true}, {set: true, check: true}, {del: delCertain}, {del: delIfOurs}, {del: delCertain, set: true}} {
 				w.port = "Ethernet0"
