@@ -200,6 +200,11 @@ func (a *announcement) took(ports []portConfig) {
 // that ends amid it leaves that to the next one.
 func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
 	err error) {
+	if d.pushed == nil {
+		if err := d.recallPushed(ctx); err != nil {
+			return a, err
+		}
+	}
 	if err := d.recordStart(ctx, old, recent); err != nil {
 		return a, err
 	}

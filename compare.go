@@ -79,6 +79,7 @@ func (c *comparison) begin(all func(each func(p *port))) {
 	})
 	slices.SortFunc(c.waiting, func(a, b *port) int { return comparePorts(a.name, b.name) })
 	c.all = c.waiting
+	clear(c.all[len(c.all):cap(c.all)]) // ports that are gone
 	c.askAll()
 	c.repairs = 0
 }

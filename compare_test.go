@@ -2,10 +2,13 @@ package main
 
 import (
 	"errors"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 )
 
 // reconciling is a bench in step with two ports, whose reconciliation comes every 60 s.
@@ -251,4 +254,47 @@ func TestFightEndsWhenNothingIsFound(t *testing.T) {
 func (h *health) reconcileReason() string {
 	_, why := h.reconcile()
 	return why
+}
+
+// TestComparisonLetsPortsGo: a port that everybody has forgotten is not kept by the list of the comparison before.
+func TestComparisonLetsPortsGo(t *testing.T) {
+	c := new(comparison)
+	const many = 512
+	gone := make([]weak.Pointer[port], 0, many)
+	ended := make(chan struct{})
+	compare := func(ports []*port) {
+		c.begin(func(each func(*port)) {
+			for _, p := range ports {
+				each(p)
+			}
+		})
+		for len(c.take()) > 0 {
+		}
+	}
+	go func() { // whose stack holds nothing afterwards
+		defer close(ended)
+		var ports []*port
+		for i := range many {
+			p := &port{name: "Ethernet" + strconv.Itoa(4*i), slot: i}
+			ports, gone = append(ports, p), append(gone, weak.Make(p))
+		}
+		compare(ports)
+		for _, p := range ports {
+			c.forget(p)
+		}
+	}()
+	<-ended
+	compare([]*port{{name: "Ethernet0"}})
+	runtime.GC()
+	runtime.GC()
+	kept := 0
+	for _, w := range gone {
+		if w.Value() != nil {
+			kept++
+		}
+	}
+	if kept > 1 { // the one whose place the last one has
+		t.Errorf("%d of %d ports that are gone are still held", kept, many)
+	}
+	runtime.KeepAlive(c)
 }

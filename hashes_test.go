@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -138,4 +141,32 @@ func TestKeysOfALargeDatabase(t *testing.T) {
 	if err != nil || !slices.Equal(slices.Compact(ports), want) {
 		t.Errorf("%d of %d ports are listed, %v", len(ports), len(want), err)
 	}
+}
+
+// TestListedNameIsAllThatIsKept: a port that is known from STATE_DB's list does not keep the list.
+func TestListedNameIsAllThatIsKept(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	const ports, lists = 512, 200
+	all := s.State.Pipeline()
+	for i := range ports {
+		all.HSet(t.Context(), s.StateKey(switchtest.PortName(i)), "host_tx_ready", "true")
+	}
+	_, err := all.Exec(t.Context())
+	s.must(err)
+	loop := newSyncer(syncOptions{eoiu: time.Minute}, &crowd{wake: make(chan struct{}, 1)}, nil, newMetrics("x"), new(health), slog.New(slog.DiscardHandler), time.Now)
+	list := func() []string {
+		names, err := d.listState(t.Context())
+		s.must(err)
+		return names
+	}
+	list()
+	before := heapInUse()
+	for i := range lists { // each time one name is new
+		loop.links.named(list()[i])
+	}
+	if grown := int(heapInUse()-before) / lists; grown > 4096 {
+		t.Errorf("each port that was listed keeps %d bytes", grown)
+	}
+	runtime.KeepAlive(loop)
 }

@@ -249,11 +249,11 @@ func (t *linkTable) unlink(p *port) {
 
 // port returns the port of a name, which is made if it is new.
 func (t *linkTable) port(name string) *port {
-	p := t.ports[name]
-	if p != nil {
+	if p := t.ports[name]; p != nil {
 		return p
 	}
-	p = &port{name: name, series: t.m.newPort(name, t.flaps[name])}
+	name = strings.Clone(name) // it may be part of an answer
+	p := &port{name: name, series: t.m.newPort(name, t.flaps[name])}
 	delete(t.flaps, name)
 	t.ports[name] = p
 	if n := len(t.free); n > 0 {

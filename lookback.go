@@ -49,11 +49,15 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 	}
 	entries := entryCommands(ctx, d.stateKeys(namesOf(ports)))
 	warm = d.warmCommands(ctx)
-	held := slices.Concat(entries, warm, []redis.Cmder{d.oldCommand(ctx)})
+	old, pushed := d.oldCommand(ctx), d.pushedCommand(ctx)
+	held := slices.Concat(entries, warm, []redis.Cmder{old, pushed})
 	if err := pipeline(ctx, d.m, d.state, held); err != nil {
 		return f, nil, fmt.Errorf("read what the run before left in STATE_DB: %w", err)
 	}
-	f.held, f.old = make(map[string]portState), d.recalledOld(held[len(held)-1])
+	f.held, f.old = make(map[string]portState), d.recalledOld(old)
+	if d.pushed == nil {
+		d.recalledPushed(pushed)
+	}
 	err = entriesFrom(entries, len(ports), func(i int, entry *hashAnswer) {
 		if state, whole := stateFrom(entry); whole { // of another type, or not whole, it is not ours
 			f.held[ports[i].name] = state

@@ -198,10 +198,11 @@ func (m *monitored) take(line string) {
 	switch {
 	case command == "config":
 		command += " " + strings.ToLower(args[1])
-	case command == "eval" && !regexp.MustCompile(`HSET|SADD|PUBLISH|DEL|'SET`).MatchString(words):
-		for call, script := range map[string]string{"'HGETALL'": " readConfig", "'HMGET'": " readHashes", "'SCAN'": " scanKeys"} {
-			if strings.Contains(words, call) {
-				command += script
+	case command == "eval":
+		shown := strings.NewReplacer("\n", `\n`, "\t", `\t`, `"`, `\"`)
+		for name, text := range map[string]script{" readConfig": readConfig, " readHashes": readHashes, " scanKeys": scanKeys} {
+			if args[1] == shown.Replace(string(text)) {
+				command += name
 			}
 		}
 	}

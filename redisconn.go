@@ -32,32 +32,10 @@ type redisClient struct {
 	m         *metrics
 	server    dbAddress
 	listening atomic.Pointer[promptConn] // the subscription's connection, nil: there was none yet
-	greeted   chan struct{}              // closed when the first connection is made, or not by greet
-}
-
-// greetTime is how long the first connection may take where nobody has asked for it yet.
-const greetTime = 100 * time.Millisecond
-
-// greet makes the first connection beside whoever is about to use another server first. What comes of it is for the
-// first command to say.
-func (c *redisClient) greet() {
-	c.greeted = make(chan struct{})
-	go func() {
-		defer close(c.greeted)
-		ctx, cancel := context.WithTimeout(context.Background(), greetTime)
-		defer cancel()
-		_ = c.Client.Ping(ctx)
-	}()
 }
 
 // Exec sends commands as one pipeline.
 func (c *redisClient) Exec(ctx context.Context, commands []redis.Cmder) error {
-	if c.greeted != nil {
-		select {
-		case <-c.greeted:
-		case <-ctx.Done():
-		}
-	}
 	pipe := c.Pipeline()
 	for _, command := range commands {
 		_ = pipe.Process(ctx, command)
@@ -108,7 +86,7 @@ const (
 // connect makes a client; it dials when first used. Handshakes that SONiC's Redis does not know are off, and
 // so are the client's own retries: they would hide an outage from the metrics. slow is told, from any goroutine, before
 // a round trip waits for longer than a moment. So much is written at once as buffer has.
-func connect(a dbAddress, m *metrics, slow func(), buffer int) *redisClient {
+func connect(a dbAddress, m *metrics, slow func(), buffer int) redisConn {
 	var connected atomic.Bool
 	client := redis.NewClient(&redis.Options{
 		Dialer: dialPrompt(dbDialTimeout, promptTime, slow), Network: a.network, Addr: a.address, DB: a.id,

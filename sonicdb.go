@@ -73,20 +73,16 @@ type warmDecision struct {
 // handOver has a start not be a warm one: another portsyncd wrote until now.
 func (d *sonicDB) handOver() { d.follows, d.warm.handed = true, true }
 
-// connectDatabases makes the connections. CONFIG_DB's dials when it is first used, the others at once.
+// connectDatabases makes the connections, each of which dials when it is first used.
 func connectDatabases(c *dbConfig, m *metrics, slow func()) *sonicDB {
 	d := &sonicDB{m: m, bootID: bootID()}
 	d.applAddr, _ = c.address("APPL_DB")
 	d.cfgAddr, _ = c.address("CONFIG_DB")
 	d.stateAddr, _ = c.address("STATE_DB")
 	conns := newConns(slow)
-	appl := connect(d.applAddr, m, conns.tellSlow, writeBuffer)
-	state := connect(d.stateAddr, m, conns.tellSlow, writeBuffer)
-	conns.appl, conns.state = appl, state
+	conns.appl = connect(d.applAddr, m, conns.tellSlow, writeBuffer)
 	conns.config = connect(d.cfgAddr, m, conns.tellSlow, askBuffer)
-	for _, later := range []*redisClient{appl, state} { // CONFIG_DB is read first
-		later.greet()
-	}
+	conns.state = connect(d.stateAddr, m, conns.tellSlow, writeBuffer)
 	d.use(conns)
 	return d
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,49 +30,6 @@ func (s *testSwitch) openDB() (*sonicDB, *metrics) {
 	s.must(err)
 	s.t.Cleanup(d.Close)
 	return d, m
-}
-
-// TestConnectionsThatAreMadeAhead: APPL_DB's and STATE_DB's are made before anybody asks, and are those that are asked.
-func TestConnectionsThatAreMadeAhead(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
-	ctx := t.Context()
-	made := func() string {
-		info, err := s.Appl.Info(ctx, "stats").Result()
-		s.must(err)
-		return sample(strings.ReplaceAll(strings.ReplaceAll(info, ":", " "), "\r", ""), "total_connections_received")
-	}
-	before, err := strconv.Atoi(made())
-	s.must(err)
-	want := strconv.Itoa(before + 2)
-	d, m := s.openDB()
-	s.waitFor("two connections", func() bool { return made() == want })
-	for range 3 {
-		s.must(d.Flush(ctx, &flush{writes: []*portWrite{{port: "Ethernet0", set: true, check: true, ask: true}}, signals: true}))
-		_, err := d.listState(ctx)
-		s.must(err)
-	}
-	if got := made(); got != want || m.redisReconnects.Load() != 0 {
-		t.Errorf("%s connections were made instead of %s, and %d made anew", got, want, m.redisReconnects.Load())
-	}
-}
-
-// TestConnectionThatIsMadeAheadHoldsNobodyUp: the server takes it and says nothing.
-func TestConnectionThatIsMadeAheadHoldsNobodyUp(t *testing.T) {
-	t.Parallel()
-	hushRedis()
-	d, err := openSonicDB(hangingRedis(t), newMetrics("test"), func() {})
-	must(t, err)
-	defer d.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), greetTime/10)
-	defer cancel()
-	begun := time.Now()
-	if _, err := d.listState(ctx); err == nil || time.Since(begun) > dbTimeout {
-		t.Errorf("%v after %v", err, time.Since(begun))
-	}
-	begun = time.Now()
-	if _, err := d.listState(t.Context()); err == nil || time.Since(begun) < dbTimeout || time.Since(begun) > 2*dbTimeout {
-		t.Errorf("%v after %v", err, time.Since(begun))
-	}
 }
 
 // TestProducerProtocol looks at what a consumer sees, between the producer's write and the consumer's pop.

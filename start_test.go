@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"portsyncd/internal/switchtest"
 )
@@ -617,5 +621,61 @@ func (r *creations) live(m *linkMessage) {
 		r.deleted = true
 	default:
 		r.others++
+	}
+}
+
+// losing carries out what writes down the pushed ports, and loses the answer, once.
+type losing struct {
+	redisConn
+	key  string
+	lost bool
+}
+
+func (l *losing) Exec(ctx context.Context, commands []redis.Cmder) error {
+	err := l.redisConn.Exec(ctx, commands)
+	last := commands[len(commands)-1].Args()
+	if key, _ := last[1].(string); !l.lost && last[0] == "hset" && key == l.key {
+		l.lost = true
+		for _, c := range commands {
+			c.SetErr(io.EOF)
+		}
+		return io.EOF
+	}
+	return err
+}
+
+// TestPortThatWasNeverPushedIsNotTakenBack: the answer was lost to what writes down the ports, before any was pushed.
+func TestPortThatWasNeverPushedIsNotTakenBack(t *testing.T) {
+	for _, again := range []bool{false, true} { // an announcement was complete before
+		s := newSwitch(t, switchtest.Options{})
+		ctx := t.Context()
+		d, _ := s.openDB()
+		s.must(s.Configure(ctx, 4))
+		s.must(s.Config.Set(ctx, configReady, "1", 0).Err())
+		c, err := d.Load(ctx)
+		s.must(err)
+		_, err = d.LookBack(ctx, c.ports)
+		s.must(err)
+		if again {
+			_, err = d.Announce(ctx, c.ports, nil, nil)
+			s.must(err)
+			s.must(s.Appl.FlushDB(ctx).Err())
+		}
+		d.state = &losing{redisConn: d.state, key: d.pushedKey()}
+		if _, err := d.Announce(ctx, c.ports, nil, nil); err == nil {
+			t.Fatal("no answer was lost")
+		}
+		if n := s.Appl.Exists(ctx, "PORT_TABLE_KEY_SET").Val(); n != 0 {
+			t.Fatal("ports were pushed")
+		}
+		s.must(s.Config.Del(ctx, "PORT|"+c.ports[3].name).Err())
+		if c, err = d.Load(ctx); err != nil || len(c.ports) != 3 {
+			t.Fatal(c, err)
+		}
+		_, err = d.Announce(ctx, c.ports, nil, nil)
+		s.must(err)
+		if names := s.Appl.SMembers(ctx, "PORT_TABLE_DEL_SET").Val(); len(names) > 0 {
+			t.Errorf("%q, which no portsyncd has pushed, are deleted", names)
+		}
 	}
 }

@@ -307,26 +307,40 @@ func (d *sonicDB) recordOld(ctx context.Context, old leftovers) error {
 	return nil
 }
 
-// recordStart writes the first row, and down which ports are about to be pushed. Which ones a run before has pushed,
-// and not taken back, in an announcement that it did not end, is read then, if it is not known.
+// recordStart writes the first row, and down which ports are about to be pushed.
 func (d *sonicDB) recordStart(ctx context.Context, old leftovers, ports []portConfig) error {
 	commands := []redis.Cmder{d.oldWrite(ctx, old)}
-	read := redis.NewStringSliceCmd(ctx, "hkeys", d.pushedKey())
-	if d.pushed == nil {
-		commands = append(commands, read)
-	}
 	if len(ports) > 0 {
 		commands = append(commands, d.pushedWrite(ctx, ports))
 	}
 	if err := pipeline(ctx, d.m, d.state, commands); err != nil {
 		return fmt.Errorf("write %s and %s to STATE_DB: %w", d.oldKey(), d.pushedKey(), err)
 	}
-	if d.pushed == nil {
-		d.pushed = make(map[string]struct{}, len(read.Val())+len(ports))
-		for _, name := range read.Val() {
-			d.pushed[name] = struct{}{}
-		}
+	return nil
+}
+
+// pushedCommand asks which ports a run before has pushed, and not taken back, in an announcement that it did not end,
+// and recalledPushed reads the answer. It is asked before anything is written there: our own words would pass for that
+// run's if the answer to them were lost.
+func (d *sonicDB) pushedCommand(ctx context.Context) redis.Cmder {
+	return redis.NewStringSliceCmd(ctx, "hkeys", d.pushedKey())
+}
+
+func (d *sonicDB) recalledPushed(answer redis.Cmder) {
+	names := answer.(*redis.StringSliceCmd).Val()
+	d.pushed = make(map[string]struct{}, len(names))
+	for _, name := range names {
+		d.pushed[name] = struct{}{}
 	}
+}
+
+// recallPushed does that alone, where it was not asked at the start.
+func (d *sonicDB) recallPushed(ctx context.Context) error {
+	read := d.pushedCommand(ctx)
+	if err := pipeline(ctx, d.m, d.state, []redis.Cmder{read}); err != nil {
+		return fmt.Errorf("read %s from STATE_DB: %w", d.pushedKey(), err)
+	}
+	d.recalledPushed(read)
 	return nil
 }
 
