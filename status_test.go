@@ -34,6 +34,20 @@ func statusOf(t testing.TB, socket string, args ...string) (code int, stdout, st
 	return cmd.ProcessState.ExitCode(), out.String(), said.String()
 }
 
+// statusOf asks until the daemon answers: a machine that has much else to do does not make it do so in time.
+func (s *testSwitch) statusOf(d *switchtest.Daemon, args ...string) (code int, out string) {
+	s.t.Helper()
+	var said string
+	err := switchtest.WaitFor(patience, "an answer", func() bool {
+		code, out, said = statusOf(s.t, d.Control, args...)
+		return code != exitUnsure
+	})
+	if err != nil {
+		s.t.Fatalf("%v: %s", err, said)
+	}
+	return code, out
+}
+
 // waitStatus waits until the status has all of the words, and returns it with its exit code.
 func (s *testSwitch) waitStatus(d *switchtest.Daemon, words ...string) (code int, out string) {
 	s.t.Helper()
@@ -74,14 +88,14 @@ func TestStatus(t *testing.T) {
 		s.waitEntry("Ethernet4", fields("down", "up", 1500))
 	}
 	s.waitStatus(d, "Ethernet4  Eth2  flapping  2")
-	code, out, _ = statusOf(t, d.Control, "-ports")
+	code, out = s.statusOf(d, "-ports")
 	if code != exitOK || strings.Count(out, "\n") != 5 || !regexp.MustCompile(`Ethernet8 +Eth3 +up +down +1500 +\S+Z +1 +1 +carrier lost\n`).MatchString(out) {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	s.must(s.Redis[0].Process().Kill())
 	_, out = s.waitStatus(d, "degraded\n  redis: ", "databases      do not answer")
 	begun := time.Now()
-	if code, _, _ = statusOf(t, d.Control); code != exitNotWell {
+	if code, _ = s.statusOf(d); code != exitNotWell {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	t.Logf("answered in %v without Redis", time.Since(begun))
@@ -116,7 +130,7 @@ func TestStatusOfManyPorts(t *testing.T) {
 	if code != exitNotWell {
 		t.Errorf("exit code %d", code)
 	}
-	if code, out, _ := statusOf(t, d.Control, "-ports"); code != exitNotWell || strings.Count(out, "\n") != 513 {
+	if code, out := s.statusOf(d, "-ports"); code != exitNotWell || strings.Count(out, "\n") != 513 {
 		t.Errorf("exit code %d, and:\n%s", code, out)
 	}
 }
