@@ -134,10 +134,11 @@ func (m *machine) patientDump() string {
 	script, err := os.ReadFile(techsupport)
 	must(m.t, err)
 	patient := string(script)
-	if short := "\npatience=3 "; strings.Contains(patient, short) {
-		patient = strings.Replace(patient, short, "\npatience=8 ", 1)
-	} else {
-		m.t.Fatalf("the script says %q no more", short)
+	for short, long := range map[string]string{"\npatience=3 ": "\npatience=8 ", "\ngrace=60 ": "\ngrace=500 "} {
+		if !strings.Contains(patient, short) {
+			m.t.Fatalf("the script says %q no more", short)
+		}
+		patient = strings.Replace(patient, short, long, 1)
 	}
 	m.write("dump", patient)
 	return m.run(filepath.Join(m.dir, "dump"), "20")
