@@ -33,7 +33,11 @@ func TestSweep(t *testing.T) {
 			t.Errorf("%s never came", f.Name)
 			continue
 		}
-		if value[f.Name] = *f.Value; *f.Value < 0 {
+		least := 0.0
+		if f.Name == "last interface to PortInitDone" { // from a message that a busy machine lets the benchmark see late
+			least = -100
+		}
+		if value[f.Name] = *f.Value; *f.Value < least {
 			t.Errorf("%s is %v", f.Name, *f.Value)
 		}
 		if !strings.Contains(table.String(), f.Name) {
