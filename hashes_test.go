@@ -170,3 +170,15 @@ func TestListedNameIsAllThatIsKept(t *testing.T) {
 	}
 	runtime.KeepAlive(loop)
 }
+
+// TestEntryOfAnotherTypeIsCounted: the script that reads it is answered, and an operator who watches portsyncd_redis_errors_total is told nevertheless.
+func TestEntryOfAnotherTypeIsCounted(t *testing.T) {
+	s := newSwitch(t, switchtest.Options{})
+	d, m := s.openDB()
+	s.must(s.State.Set(t.Context(), s.StateKey("Ethernet0"), "text", 0).Err())
+	f := &flush{writes: []*portWrite{{port: "Ethernet0", set: true, check: true}, {port: "Ethernet4", set: true, check: true}}}
+	s.must(d.Flush(t.Context(), f))
+	if n := m.redisErrors.Load(); n != 1 || f.writes[0].err == nil || f.writes[1].err != nil {
+		t.Errorf("%d errors are counted, and the writes' are %v and %v", n, f.writes[0].err, f.writes[1].err)
+	}
+}

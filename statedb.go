@@ -182,7 +182,14 @@ func (d *sonicDB) readState(ctx context.Context, ports []*portWrite, each func(w
 	}
 	commands := entryCommands(ctx, keys)
 	err := pipeline(ctx, d.m, d.state, commands)
-	said := entriesFrom(commands, len(ports), func(i int, entry *hashAnswer) { each(ports[i], entry) })
+	refused := false
+	said := entriesFrom(commands, len(ports), func(i int, entry *hashAnswer) {
+		refused = refused || entry.err != nil
+		each(ports[i], entry)
+	})
+	if refused && err == nil { // the script was answered
+		d.m.redisErrors.Inc()
+	}
 	return cmp.Or(err, said)
 }
 

@@ -20,10 +20,21 @@ func TestSweep(t *testing.T) {
 	o := options{ports: 4, runs: 1, rounds: 1, changes: 4, idle: time.Second, limit: 30 * time.Second, quietTime: 200 * time.Millisecond,
 		sweepOptions: sweepOptions{rates: []rate{20, asFast}, sweepTime: time.Second, sweepChanges: 5, svg: svg, calls: true}}
 	var table bytes.Buffer
-	if err := run(t.Context(), o, [2]string{binary, ""}, file, &table); err != nil {
-		t.Fatal(err)
+	measure := func() report {
+		table.Reset()
+		if err := run(t.Context(), o, [2]string{binary, ""}, file, &table); err != nil {
+			t.Fatal(err)
+		}
+		return readReport(t, file)
 	}
-	r := readReport(t, file)
+	r := measure()
+	for range 2 { // a busy machine may let the benchmark see the last interface late, but not each time
+		if slices.ContainsFunc(r.Daemons[0].Runs[0], func(f figure) bool {
+			return f.Name == "last interface to PortInitDone" && f.Value != nil && *f.Value < 0
+		}) {
+			r = measure()
+		}
+	}
 	value := map[string]float64{}
 	for _, f := range r.Daemons[0].Runs[0] {
 		if _, twice := value[f.Name]; twice {
@@ -33,11 +44,7 @@ func TestSweep(t *testing.T) {
 			t.Errorf("%s never came", f.Name)
 			continue
 		}
-		least := 0.0
-		if f.Name == "last interface to PortInitDone" { // from a message that a busy machine lets the benchmark see late
-			least = -100
-		}
-		if value[f.Name] = *f.Value; *f.Value < least {
+		if value[f.Name] = *f.Value; *f.Value < 0 {
 			t.Errorf("%s is %v", f.Name, *f.Value)
 		}
 		if !strings.Contains(table.String(), f.Name) {
