@@ -92,7 +92,7 @@ func (d *sonicDB) readEntries(ctx context.Context, ports map[string]*sides) (old
 	entries := entryCommands(ctx, d.stateKeys(names))
 	oldRow := d.oldCommand(ctx)
 	err = pipeline(ctx, d.m, d.state, append(slices.Clone(entries), oldRow))
-	said := entriesFrom(entries, len(names), func(i int, entry *hashAnswer) {
+	said := entriesFrom(d.m, entries, len(names), func(i int, entry *hashAnswer) {
 		there := func(f hashField) bool { return f.text != "" }
 		if f := entry.fields; slices.ContainsFunc(f, there) {
 			ports[names[i]].State = &side{State: f[0].text, Oper: f[1].text, Admin: f[2].text, MTU: f[3].text}
@@ -103,7 +103,7 @@ func (d *sonicDB) readEntries(ctx context.Context, ports map[string]*sides) (old
 	}
 	entries = hashCommands(ctx, applKeys, "oper_status", "admin_status", "mtu")
 	err = pipeline(ctx, d.m, d.appl, append(slices.Clone(entries), appl...))
-	said = hashesFrom(entries, len(names), 3, func(i int, entry *hashAnswer) {
+	said = hashesFrom(d.m, entries, len(names), 3, func(i int, entry *hashAnswer) {
 		if intOf(appl[i]) != 1 {
 			return
 		}

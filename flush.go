@@ -85,7 +85,7 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		answer := answers[min(i, len(answers)-1)]
 		w.exists, w.err = intOf(answer) > 0, answer.Err()
 	}
-	said := hashesFrom(opers, len(heard), 1, func(i int, entry *hashAnswer) {
+	said := hashesFrom(d.m, opers, len(heard), 1, func(i int, entry *hashAnswer) {
 		if w := heard[i]; entry.err == nil {
 			w.heard, w.applUp = true, strings.Clone(entry.fields[0].text)
 		}

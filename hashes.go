@@ -92,9 +92,10 @@ func hashCommands(ctx context.Context, keys []*string, fields ...any) (commands 
 
 // hashesFrom hands out what the answers say of each of so many keys, of which so many fields were asked for. Where
 // nothing was said, or it makes no sense, each has that as its error. The fields are valid until each returns. The
-// error is the first that concerns the server, or the way to it.
-func hashesFrom(answers []redis.Cmder, keys, fields int, each func(key int, h *hashAnswer)) (first error) {
-	h := hashAnswer{fields: make([]hashField, fields)}
+// error is the first that concerns the server, or the way to it. A script in which a key was refused is answered, and
+// counts as a round trip that failed, as it would have with a command for each key.
+func hashesFrom(m *metrics, answers []redis.Cmder, keys, fields int, each func(key int, h *hashAnswer)) (first error) {
+	h, refused := hashAnswer{fields: make([]hashField, fields)}, false
 	said := h.fields
 	for key := 0; key < keys; {
 		answer := answers[key/keysPerRead].(*redis.Cmd)
@@ -111,13 +112,16 @@ func hashesFrom(answers []redis.Cmder, keys, fields int, each func(key int, h *h
 				}
 			}
 			if h.err != nil {
-				h.fields = nil
+				h.fields, refused = nil, refused || err == nil
 			}
 			if first == nil && unavailable(h.err) {
 				first = h.err
 			}
 			each(key, &h)
 		}
+	}
+	if refused {
+		m.redisErrors.Inc()
 	}
 	return first
 }

@@ -25,7 +25,7 @@ func readAll(t *testing.T, d *sonicDB, keys []string) (says []string, err error)
 	}
 	commands := hashCommands(t.Context(), pointers, "a", "b")
 	lost := pipeline(t.Context(), d.m, d.state, commands)
-	err = hashesFrom(commands, len(keys), 2, func(i int, h *hashAnswer) {
+	err = hashesFrom(d.m, commands, len(keys), 2, func(i int, h *hashAnswer) {
 		if i != len(says) {
 			t.Errorf("key %d is handed out after %d others", i, len(says))
 		}
@@ -171,14 +171,33 @@ func TestListedNameIsAllThatIsKept(t *testing.T) {
 	runtime.KeepAlive(loop)
 }
 
-// TestEntryOfAnotherTypeIsCounted: the script that reads it is answered, and an operator who watches portsyncd_redis_errors_total is told nevertheless.
+// TestEntryOfAnotherTypeIsCounted: the script that reads it is answered, and an operator who watches portsyncd_redis_errors_total is told nevertheless, once for each
+// round trip: by a start, before a write, and when orchagent's word is asked for.
 func TestEntryOfAnotherTypeIsCounted(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{})
 	d, m := s.openDB()
 	s.must(s.State.Set(t.Context(), s.StateKey("Ethernet0"), "text", 0).Err())
+	s.must(s.Appl.Set(t.Context(), "PORT_TABLE:Ethernet8", "text", 0).Err())
+	counted := func(what string, do func() error) {
+		t.Helper()
+		before := m.redisErrors.Load()
+		s.must(do())
+		if n := m.redisErrors.Load() - before; n != 1 {
+			t.Errorf("%s counts %d errors", what, n)
+		}
+	}
+	counted("a start", func() error {
+		_, err := d.LookBack(t.Context(), []portConfig{{name: "Ethernet0"}, {name: "Ethernet4"}})
+		return err
+	})
 	f := &flush{writes: []*portWrite{{port: "Ethernet0", set: true, check: true}, {port: "Ethernet4", set: true, check: true}}}
-	s.must(d.Flush(t.Context(), f))
-	if n := m.redisErrors.Load(); n != 1 || f.writes[0].err == nil || f.writes[1].err != nil {
-		t.Errorf("%d errors are counted, and the writes' are %v and %v", n, f.writes[0].err, f.writes[1].err)
+	counted("a flush", func() error { return d.Flush(t.Context(), f) })
+	if f.writes[0].err == nil || f.writes[1].err != nil {
+		t.Errorf("the writes' errors are %v and %v", f.writes[0].err, f.writes[1].err)
+	}
+	f = &flush{writes: []*portWrite{{port: "Ethernet8", oper: true}}}
+	counted("orchagent's word", func() error { return d.Flush(t.Context(), f) })
+	if f.writes[0].err != nil || f.writes[0].heard {
+		t.Errorf("a key that is no hash: %+v", f.writes[0].outcome)
 	}
 }

@@ -58,7 +58,7 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 	if d.pushed == nil {
 		d.recalledPushed(pushed)
 	}
-	err = entriesFrom(entries, len(ports), func(i int, entry *hashAnswer) {
+	err = entriesFrom(d.m, entries, len(ports), func(i int, entry *hashAnswer) {
 		if state, whole := stateFrom(entry); whole { // of another type, or not whole, it is not ours
 			f.held[ports[i].name] = state
 		}

@@ -182,7 +182,7 @@ func packedHashes(t *testing.T, answer string, keys, fields int) (all []any, sai
 	command := redis.NewCmd(t.Context())
 	command.SetVal(answer)
 	sense = true
-	_ = hashesFrom([]redis.Cmder{command}, keys, fields, func(key int, h *hashAnswer) {
+	_ = hashesFrom(newMetrics(""), []redis.Cmder{command}, keys, fields, func(key int, h *hashAnswer) {
 		if key != len(all) || (h.err == nil) != (len(h.fields) == fields) {
 			t.Fatalf("key %d after %d: %+v", key, len(all), h)
 		}

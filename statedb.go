@@ -106,8 +106,8 @@ func entryCommands(ctx context.Context, keys []*string) []redis.Cmder {
 	return hashCommands(ctx, keys, "state", "netdev_oper_status", "admin_status", "mtu")
 }
 
-func entriesFrom(answers []redis.Cmder, keys int, each func(key int, entry *hashAnswer)) error {
-	return hashesFrom(answers, keys, 4, each)
+func entriesFrom(m *metrics, answers []redis.Cmder, keys int, each func(key int, entry *hashAnswer)) error {
+	return hashesFrom(m, answers, keys, 4, each)
 }
 
 // stateFrom reads a state from our four fields; whole says that all of them are there and make sense.
@@ -182,14 +182,7 @@ func (d *sonicDB) readState(ctx context.Context, ports []*portWrite, each func(w
 	}
 	commands := entryCommands(ctx, keys)
 	err := pipeline(ctx, d.m, d.state, commands)
-	refused := false
-	said := entriesFrom(commands, len(ports), func(i int, entry *hashAnswer) {
-		refused = refused || entry.err != nil
-		each(ports[i], entry)
-	})
-	if refused && err == nil { // the script was answered
-		d.m.redisErrors.Inc()
-	}
+	said := entriesFrom(d.m, commands, len(ports), func(i int, entry *hashAnswer) { each(ports[i], entry) })
 	return cmp.Or(err, said)
 }
 
