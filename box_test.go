@@ -443,7 +443,7 @@ func TestEventsOfABoxOneOfWhoseFilesIsBroken(t *testing.T) {
 	must(t, err)
 	defer files.close()
 	must(t, os.Truncate(recorderOf(path, "asic1"), 4096))
-	all, _, err := files.read(nil, time.Time{})
+	all, _, err := files.read(nil, cutoff{})
 	if err != nil || !slices.ContainsFunc(all, func(h happened) bool { return h.Port == "Ethernet0" && h.Namespace == "asic0" }) {
 		t.Errorf("%+v, %v", all, err)
 	}
@@ -453,7 +453,7 @@ func TestEventsOfABoxOneOfWhoseFilesIsBroken(t *testing.T) {
 	}
 	out.Reset()
 	must(t, os.Truncate(recorderOf(path, "asic0"), 4096))
-	if _, _, err := files.read(nil, time.Time{}); err == nil || !strings.Contains(err.Error(), "recorder.asic") {
+	if _, _, err := files.read(nil, cutoff{}); err == nil || !strings.Contains(err.Error(), "recorder.asic") {
 		t.Errorf("nothing can be read, and the error is %v", err)
 	}
 	if err := files.know([]string{"Ethernet0"}); err == nil {
@@ -548,4 +548,38 @@ func TestUnitsShareNothing(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestHealthOfABoxDoesNotFlicker: a scrape beside a beat does not find the box well while a namespace is not.
+func TestHealthOfABoxDoesNotFlicker(t *testing.T) {
+	b := newSeveral(newProcessMetrics("test"), new(health))
+	var units []*unit
+	for n := range 4 { // their first listing is not complete
+		namespace := fmt.Sprintf("asic%d", n)
+		units = append(units, &unit{namespace: namespace, m: newUnitMetrics(b.m, namespace), health: new(health), log: discard()})
+	}
+	b.put(units)
+	b.Update(time.Now(), discard())
+	if got := b.m.health.Load(); got != 0.5 {
+		t.Fatal(got)
+	}
+	stop := make(chan struct{})
+	var beats sync.WaitGroup
+	beats.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.Update(time.Now(), discard())
+			}
+		}
+	})
+	defer beats.Wait()
+	defer close(stop)
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		if got := b.m.health.Load(); got != 0.5 {
+			t.Fatalf("portsyncd_health_status is %v for a moment, and all namespaces are degraded", got)
+		}
+	}
 }

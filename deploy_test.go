@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -457,4 +458,53 @@ func confine(allowed string, args []string) error {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
 	return unix.Exec(args[0], args, os.Environ())
+}
+
+const insideUnit = "PORTSYNCD_INNER"
+
+// TestUnitLeavesTheBootID: what the daemon reads of /proc is there under the unit's ProcSubset=. Without the name of the boot a daemon that was killed between
+// PortConfigDone and the first entry sets down, after its restart, what orchagent has made meanwhile.
+func TestUnitLeavesTheBootID(t *testing.T) {
+	if os.Getenv(insideUnit) != "" {
+		if bootID() == "" {
+			t.Error("the boot has no name")
+		}
+		if at := startTime(); math.IsNaN(at) {
+			t.Errorf("the process started at %v, which status prints as %s", at, utc(seconds(at)))
+		}
+		return
+	}
+	for _, unit := range []string{"deploy/systemd/portsyncd.service", "deploy/systemd/portsyncd@.service"} {
+		text, err := os.ReadFile(unit)
+		must(t, err)
+		mount := "true"
+		if strings.Contains(string(text), "\nProcSubset=pid\n") {
+			mount = "mount -t proc -o subset=pid proc /proc"
+		}
+		cmd := exec.Command("unshare", "-m", "sh", "-c", mount+` && exec "$0" -test.run '^TestUnitLeavesTheBootID$'`, os.Args[0])
+		cmd.Env = append(os.Environ(), insideUnit+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+	}
+}
+
+// TestRemovalEndsInstances: prerm ends and disables the instances of portsyncd@.service, too.
+func TestRemovalEndsInstances(t *testing.T) {
+	needTool(t, "unshare")
+	dir := t.TempDir()
+	calls := filepath.Join(dir, "calls")
+	must(t, os.WriteFile(filepath.Join(dir, "systemctl"), []byte("#!/bin/sh\nprintf '%s\\n' \"$*\" >>"+calls+"\n"), 0o755))
+	script, err := filepath.Abs("deploy/debian/prerm")
+	must(t, err)
+	cmd := exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && exec sh "+script+" remove")
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	said, err := os.ReadFile(calls)
+	must(t, err)
+	if !strings.Contains(string(said), "portsyncd@") {
+		t.Errorf("instances go on with a binary that is gone; systemctl was called with:\n%s", said)
+	}
 }

@@ -74,9 +74,9 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 	if err := files.know(o.ports); err != nil {
 		return err
 	}
-	after := time.Time{}
+	var after cutoff
 	if o.since > 0 {
-		after = time.Now().Add(-o.since)
+		after = younger(o.since)
 	}
 	out := eventPrinter{w: bufio.NewWriterSize(w, 64<<10), json: o.json, told: map[[2]string]toldEvent{}}
 	for {

@@ -23,7 +23,7 @@ const eventsMost = 4096
 // events are what happened, in order: to the ports that are asked for, or to all and the daemon; younger than since,
 // and after a time of the machine's clock, if that is not 0. Where one of several namespaces has no recorder, the
 // others' are told.
-func (a *api) events(ports []string, since time.Time, after time.Duration, most int) (all []happened, err error) {
+func (a *api) events(ports []string, since cutoff, after time.Duration, most int) (all []happened, err error) {
 	units := a.box.units()
 	for _, u := range units {
 		of, failed := u.events(ports, since, after, most)
@@ -41,7 +41,7 @@ func (a *api) events(ports []string, since time.Time, after time.Duration, most 
 	return all, err
 }
 
-func (u *unit) events(ports []string, since time.Time, after time.Duration, most int) ([]happened, error) {
+func (u *unit) events(ports []string, since cutoff, after time.Duration, most int) ([]happened, error) {
 	reader, err := u.record.reader()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (a *api) changed() (n uint64) {
 // before, follow=1 waits for something newer than that.
 func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	var since time.Time
+	var since cutoff
 	var after int64
 	if text := q.Get("since"); text != "" {
 		d, err := time.ParseDuration(text)
@@ -81,7 +81,7 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			refuse(w, fmt.Sprintf("since=%q: give a duration, such as 90s or 1h", text))
 			return
 		}
-		since = time.Now().Add(-d)
+		since = younger(d)
 	}
 	if text := q.Get("after"); text != "" {
 		var err error
@@ -109,7 +109,7 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			all = final(recent, machineClock(), arrivalTime)
 			read, held = changes, len(all) < len(recent)
 		}
-		if len(all) > 0 || q.Get("follow") == "" || time.Now().After(limit) {
+		if len(all) > 0 || q.Get("follow") != "1" || time.Now().After(limit) {
 			answer := eventsAnswer{Events: append([]happened{}, all...), Next: after}
 			if len(all) > 0 {
 				answer.Next = int64(all[len(all)-1].Since)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
 // The files that portsyncd events reads: the recorder's, or with -db.global one for each namespace.
@@ -81,7 +80,7 @@ func (f recordFiles) close() {
 
 // read returns what happened to the ports that are asked for, or to all and the daemon, in order, and how many records
 // are only half written. Where one of several files cannot be read the others' are told.
-func (f recordFiles) read(asked []string, after time.Time) (all []happened, torn int, err error) {
+func (f recordFiles) read(asked []string, after cutoff) (all []happened, torn int, err error) {
 	wanted := func(port string) bool { return len(asked) == 0 || slices.Contains(asked, port) }
 	broken := 0
 	for _, o := range f {

@@ -207,7 +207,7 @@ func FuzzRecorderFile(f *testing.F) {
 			}
 			_, err = reader.ports()
 			must(t, err)
-			all, err := reader.read(func(string) bool { return true }, true, time.Time{}, 0)
+			all, err := reader.read(func(string) bool { return true }, true, cutoff{}, 0)
 			must(t, err)
 			for _, asJSON := range kinds {
 				var out bytes.Buffer

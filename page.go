@@ -56,7 +56,7 @@ func (a *api) servePage(w http.ResponseWriter, r *http.Request) {
 	if asked != "" {
 		of, most = []string{asked}, 0
 	}
-	all, _ := a.events(of, time.Time{}, 0, most) // without a recorder there are none
+	all, _ := a.events(of, cutoff{}, 0, most) // without a recorder there are none
 	parts := pageParts()
 	status := a.status(now)
 	var b bytes.Buffer

@@ -8,6 +8,7 @@ import (
 	runtimemetrics "runtime/metrics"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,7 +96,8 @@ func (p *process) readMemory() {
 }
 
 // startTime is when the process started, in seconds since the epoch: field 22 of /proc/self/stat, counted from the
-// boot. Fields are counted after the name in parentheses, which may hold anything.
+// boot by the same clock as machineClock. Fields are counted after the name in parentheses, which may hold anything.
+// /proc/stat, which has the boot's own time, is hidden from some services (systemd's ProcSubset=pid).
 func startTime() float64 {
 	text, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
@@ -105,7 +107,17 @@ func startTime() float64 {
 	if len(fields) < 20 {
 		return math.NaN()
 	}
-	return bootTime() + float64(parseUint(fields[22-3]))/clockTicks
+	age := machineClock().Seconds() - float64(parseUint(fields[22-3]))/clockTicks
+	return float64(time.Now().UnixMilli())/1000 - age
+}
+
+// machineClock is the time since the machine was booted, 0: not known.
+func machineClock() time.Duration {
+	var clock unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) != nil {
+		return 0
+	}
+	return time.Duration(clock.Nano())
 }
 
 // parseUint reads leading decimal digits.
@@ -117,15 +129,6 @@ func parseUint(b []byte) (n uint64) {
 		n = n*10 + uint64(c-'0')
 	}
 	return n
-}
-
-// bootTime is the line btime of /proc/stat, in seconds since the epoch.
-func bootTime() float64 {
-	text, err := os.ReadFile("/proc/stat")
-	if _, rest, found := bytes.Cut(text, []byte("\nbtime ")); err == nil && found {
-		return float64(parseUint(rest))
-	}
-	return math.NaN()
 }
 
 // countFDs counts the entries of /proc/self/fd but . and ..; the descriptor it reads by is open and counts.

@@ -31,7 +31,7 @@ func tookDown(t testing.TB, path, port string) []happened {
 	reader, file, err := openRecordReader(path)
 	must(t, err)
 	defer file.Close()
-	all, err := reader.read(func(name string) bool { return name == port }, port == "", time.Time{}, 0)
+	all, err := reader.read(func(name string) bool { return name == port }, port == "", cutoff{}, 0)
 	must(t, err)
 	return all
 }
@@ -368,6 +368,34 @@ func TestEventsAsText(t *testing.T) {
 		"3 more losses of carrier in between", fmt.Sprint(at.Local().Format("2006-01-02 15:04:05"))} {
 		if !strings.Contains(out.String(), words) {
 			t.Errorf("no %q in\n%s", words, &out)
+		}
+	}
+}
+
+// TestSinceAfterTheClockWasSet: the switch booted with a clock of years ago, and NTP has set it since; what happened a minute ago is younger than an hour.
+func TestSinceAfterTheClockWasSet(t *testing.T) {
+	const years = 6 * 365 * 24 * time.Hour
+	for name, wrong := range map[string]time.Duration{"behind": -years, "ahead": years} {
+		r, path := testRecorder(t, 2)
+		age := time.Minute
+		if name == "ahead" {
+			age = 2 * time.Hour
+		}
+		r.booted -= wrong // the machine's clock does not go with the other one
+		if machineClock() < 3*time.Hour && name == "ahead" {
+			age = machineClock() / 2 // a machine that has booted lately
+		}
+		r.link(&port{name: "Ethernet0"}, &linkMessage{index: 5, flags: upRunning, mtu: 9100}, false, time.Now().Add(wrong-age))
+		var out, errs bytes.Buffer
+		since := "1h"
+		if name == "ahead" {
+			since = (age / 2).String()
+		}
+		if code := runEvents([]string{"-recorder.file", path, "-since", since}, &out, &errs); code != exitOK {
+			t.Fatal(errs.String())
+		}
+		if got := strings.Contains(out.String(), "Ethernet0"); got != (name == "behind") {
+			t.Errorf("the clock was %s; of what happened %v ago, -since %s prints:\n%s", name, age, since, &out)
 		}
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The flight recorder as whoever asks reads it: by the file, never by the loop, so that it answers whatever the daemon
@@ -141,12 +139,43 @@ func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
 	return nil
 }
 
-// read returns what happened to the ports that are wanted, and to the daemon, after a time and in order, at most the
+// cutoff is the moment after which what happened is asked for, by both clocks; the zero value asks for all.
+type cutoff struct {
+	wall    time.Time
+	machine time.Duration // since the boot
+}
+
+// younger is the cutoff for what happened less than age ago.
+func younger(age time.Duration) cutoff { return cutoff{time.Now().Add(-age), machineClock() - age} }
+
+// passes says that something happened after the moment. In the present boot of the machine that goes by its own clock:
+// the other one may have been set since, by years where a switch boots without a battery.
+func (c cutoff) passes(h *happened, present bool) bool {
+	switch {
+	case c.wall.IsZero():
+		return true
+	case present:
+		return h.Since > c.machine
+	}
+	return h.Time.After(c.wall)
+}
+
+// present is the number of the machine's present boot, if the file knows of it.
+func (r *recordReader) present() (boot byte, known bool) {
+	head, id := make([]byte, recordHead), bootID()
+	if _, err := r.from.ReadAt(head, 0); err != nil {
+		return 0, false
+	}
+	return head[headBoots], id != "" && string(text(head[headBootID:headSum])) == id
+}
+
+// read returns what happened to the ports that are wanted, and to the daemon, after a moment and in order, at most the
 // last so many; 0: all.
 func (r *recordReader) read(
-	wanted func(port string) bool, daemon bool, after time.Time, most int) (all []happened, err error) {
+	wanted func(port string) bool, daemon bool, after cutoff, most int) (all []happened, err error) {
+	boot, known := r.present()
 	keep := func(h happened) {
-		if h.Time.After(after) {
+		if after.passes(&h, known && h.boot == boot) {
 			all = append(all, h)
 		}
 		if most > 0 && len(all) > 4*most {
@@ -200,15 +229,6 @@ func final(all []happened, now, arrival time.Duration) []happened {
 		}
 	}
 	return all
-}
-
-// machineClock is the time since the machine was booted, 0: not known.
-func machineClock() time.Duration {
-	var clock unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &clock) != nil {
-		return 0
-	}
-	return time.Duration(clock.Nano())
 }
 
 // ports names the ports that the recorder knows.

@@ -86,7 +86,7 @@ func TestRecorderWhoseFileIsNotLeft(t *testing.T) {
 	r.mended()
 	reader, err := r.reader()
 	must(t, err)
-	all, err := reader.read(func(name string) bool { return name == "Ethernet0" }, false, time.Time{}, 0)
+	all, err := reader.read(func(name string) bool { return name == "Ethernet0" }, false, cutoff{}, 0)
 	must(t, err)
 	if len(all) != 1 || !strings.Contains(said.String(), "in memory until it can have its file") {
 		t.Errorf("in memory are %v, the log says %q", whats(all), &said)
@@ -192,7 +192,7 @@ func TestFailingRecorderForgetsThePortsOfTheLoopBefore(t *testing.T) {
 		r.link(named("Ethernet12", 1), &linkMessage{index: 9, flags: upRunning, mtu: 1500}, false, now.Add(2*time.Hour))
 		reader, err := r.reader()
 		must(t, err)
-		all, err := reader.read(func(name string) bool { return name == "Ethernet12" }, false, time.Time{}, 0)
+		all, err := reader.read(func(name string) bool { return name == "Ethernet12" }, false, cutoff{}, 0)
 		must(t, err)
 		if len(all) != 1 || r.failing() != "" {
 			t.Errorf("taking over: %v; Ethernet12 has %v, failing %q", over, whats(all), r.failing())
