@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -54,5 +55,97 @@ func needTool(t *testing.T, tools ...string) {
 			}
 			t.Skip(err)
 		}
+	}
+}
+
+// TestRecordingRulesCountAPortOnce: writer and standby of one switch are both scraped; each port counts once.
+func TestRecordingRulesCountAPortOnce(t *testing.T) {
+	needTool(t, "promtool")
+	dir := t.TempDir()
+	rules, err := os.ReadFile("deploy/prometheus/portsyncd.recording.yml")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "recording.yml"), rules, 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
+rule_files: [recording.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'portsyncd_port_oper_up{switch="leaf1",site="fra",role="leaf",instance="leaf1:9090",port="Ethernet0"}', values: '1x20'}
+      - {series: 'portsyncd_port_oper_up{switch="leaf1",site="fra",role="leaf",instance="leaf1:9091",port="Ethernet0"}', values: '1x20'}
+      - {series: 'portsyncd_port_flaps_total{switch="leaf1",site="fra",role="leaf",instance="leaf1:9090",port="Ethernet0"}', values: '0+60x20'}
+      - {series: 'portsyncd_port_flaps_total{switch="leaf1",site="fra",role="leaf",instance="leaf1:9091",port="Ethernet0"}', values: '0+60x20'}
+    promql_expr_test:
+      - expr: 'switch:portsyncd_ports_up:count'
+        eval_time: 10m
+        exp_samples: [{labels: 'switch:portsyncd_ports_up:count{switch="leaf1",site="fra",role="leaf"}', value: 1}]
+      - expr: 'switch:portsyncd_port_flaps:rate5m'
+        eval_time: 10m
+        exp_samples: [{labels: 'switch:portsyncd_port_flaps:rate5m{switch="leaf1",site="fra",role="leaf"}', value: 1}]
+`), 0o644))
+	cmd := exec.Command("promtool", "test", "rules", "test.yml")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestAlertBeforePortConfigDone: CONFIG_DB_INITIALIZED never becomes 1, Redis answers, every check is ok: orchagent does nothing, and an alert has to fire.
+func TestAlertBeforePortConfigDone(t *testing.T) {
+	needTool(t, "promtool")
+	dir := t.TempDir()
+	rules, err := os.ReadFile("deploy/prometheus/portsyncd.rules.yml")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "rules.yml"), rules, 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
+rule_files: [rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'up{job="portsyncd",instance="a"}', values: '1x60'}
+      - {series: 'portsyncd_health_status{instance="a"}', values: '1x60'}
+      - {series: 'portsyncd_health_check{instance="a",check="redis"}', values: '1x60'}
+      - {series: 'portsyncd_redis_connected{instance="a"}', values: '1x60'}
+      - {series: 'portsyncd_port_config_done{instance="a"}', values: '0x60'}
+      - {series: 'portsyncd_port_init_done{instance="a"}', values: '0x60'}
+    promql_expr_test:
+      - expr: 'count(ALERTS{alertstate="firing"})'
+        eval_time: 50m
+        exp_samples: [{labels: '{}', value: 1}]
+`), 0o644))
+	cmd := exec.Command("promtool", "test", "rules", "test.yml")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestDocumentedWarmQuery: of two namespaces the one that is not reconciled is found.
+func TestDocumentedWarmQuery(t *testing.T) {
+	needTool(t, "promtool")
+	doc, err := os.ReadFile("docs/metrics.md")
+	must(t, err)
+	query := regexp.MustCompile("`(portsyncd_warm_start == 1 unless [^`]+)`").FindStringSubmatch(string(doc))
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
+rule_files: []
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'portsyncd_warm_start{instance="a",namespace="asic0"}', values: '1x20'}
+      - {series: 'portsyncd_warm_start{instance="a",namespace="asic1"}', values: '1x20'}
+      - {series: 'portsyncd_warm_restart_state{instance="a",namespace="asic0",state="reconciled"}', values: '1x20'}
+      - {series: 'portsyncd_warm_restart_state{instance="a",namespace="asic1",state="reconciled"}', values: '0x20'}
+    promql_expr_test:
+      - expr: '`+query[1]+`'
+        eval_time: 10m
+        exp_samples: [{labels: 'portsyncd_warm_start{instance="a",namespace="asic1"}', value: 1}]
+`), 0o644))
+	cmd := exec.Command("promtool", "test", "rules", "test.yml")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }

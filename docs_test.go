@@ -350,3 +350,48 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Errorf("only %d commands were run", n)
 	}
 }
+
+// TestQuotedLogLines: what a document or an alert says is in the log can be found there.
+func TestQuotedLogLines(t *testing.T) {
+	var source strings.Builder
+	files, err := filepath.Glob("*.go")
+	must(t, err)
+	for _, f := range files {
+		if !strings.HasSuffix(f, "_test.go") {
+			text, err := os.ReadFile(f)
+			must(t, err)
+			source.Write(regexp.MustCompile(`//.*`).ReplaceAll(text, nil))
+		}
+	}
+	code := regexp.MustCompile(`" \+\s*"`).ReplaceAllString(source.String(), "")
+	rules, err := os.ReadFile("deploy/prometheus/portsyncd.rules.yml")
+	must(t, err)
+	for _, q := range regexp.MustCompile(`log lines? ''([^']+)''|line ''([^']+)''`).FindAllStringSubmatch(string(rules), -1) {
+		if line := q[1] + q[2]; !strings.Contains(code, line) {
+			t.Errorf("portsyncd.rules.yml sends the operator to the log line %q, which there is not", line)
+		}
+	}
+	doc, err := os.ReadFile("docs/tls.md")
+	must(t, err)
+	for _, q := range regexp.MustCompile("(?m)^\\| `([^`…]+) …").FindAllStringSubmatch(string(doc), -1) {
+		if line := q[1]; !strings.HasPrefix(line, "-") && !strings.Contains(code, line) && !strings.Contains(line, "TLS client refused") {
+			t.Errorf("docs/tls.md names the message %q, which there is not", line)
+		}
+	}
+}
+
+// TestManPageHasTheCommands: all that run knows.
+func TestManPageHasTheCommands(t *testing.T) {
+	page, err := os.ReadFile("deploy/debian/portsyncd.8")
+	must(t, err)
+	for _, command := range []string{"status", "diff", "events", "handover"} {
+		if !strings.Contains(string(page), ".B portsyncd "+command+"\n") {
+			t.Errorf("the man page does not tell of portsyncd %s", command)
+		}
+	}
+	for _, word := range []string{`\-force`, "/api/v1/events"} {
+		if !strings.Contains(string(page), word) {
+			t.Errorf("the man page does not tell of %s", word)
+		}
+	}
+}
