@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
@@ -173,9 +174,9 @@ func TestProbes(t *testing.T) {
 	s.pending.Set(0)
 	w.box.health.initDone.Store(true)
 	check("/readyz", 200, "ok")
-	w.box.health.database(errors.New("connection refused"), time.Now().Add(-time.Second))
+	w.box.health.database(errors.New("connection refused"), nil, time.Now().Add(-time.Second))
 	check("/readyz", 503, "redis: connection refused")
-	w.box.health.database(nil, time.Now())
+	w.box.health.database(nil, nil, time.Now())
 	w.box.health.turn(time.Now(), time.Now().Add(-3*time.Second))
 	check("/readyz", 503, "wait to be written")
 	w.box.health.turn(time.Now(), time.Time{})
@@ -872,4 +873,59 @@ func TestConcurrentScrapes(t *testing.T) {
 		w.box.m.hideLink(s)
 	}
 	clients.Wait()
+}
+
+// TestCAThatBecomesValid: one of two client CAs is not valid yet when the files are read; when it is, its clients get in.
+func TestCAThatBecomesValid(t *testing.T) {
+	dir, dir2 := t.TempDir(), t.TempDir()
+	now := time.Now()
+	old := func(c *x509.Certificate) *x509.Certificate {
+		c.NotBefore, c.NotAfter = now.Add(-72*time.Hour), now.Add(72*time.Hour)
+		return c
+	}
+	ca := &authority{t: t, dir: dir}
+	ca.cert, ca.key = ca.issue("ca", old(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}))
+	ca.issue("server", old(serverTemplate()))
+	next := newAuthority(t, dir2, "ca") // valid since an hour
+	next.issue("client", clientTemplate("prometheus"))
+	a, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	must(t, err)
+	b, err := os.ReadFile(filepath.Join(dir2, "ca.crt"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "both.crt"), append(a, b...), 0o644))
+	files := tlsFiles{cert: filepath.Join(dir, "server.crt"), key: filepath.Join(dir, "server.key"), clientCA: filepath.Join(dir, "both.crt")}
+	var k *keeper
+	w := newWebTest(t, func(m *metrics, log *slog.Logger) *keeper {
+		k = newKeeper(files, m, log)
+		must(t, k.Load(now.Add(-48*time.Hour))) // the switch's clock is two days behind
+		return k
+	})
+	k.reload(now, true) // it is right by now, and SIGHUP came
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir2, "client.crt"), filepath.Join(dir2, "client.key"))
+	must(t, err)
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true,
+		Certificates: []tls.Certificate{pair}}}}
+	response, err := client.Get("https://" + w.address + "/healthz")
+	if err != nil {
+		t.Fatalf("a client of the CA that is valid by now is refused: %v\n%s", err, w.log)
+	}
+	response.Body.Close()
+}
+
+// TestBundleCutOff: a file that is cut off in its second certificate is not usable (docs/tls.md, "a file is cut off").
+func TestBundleCutOff(t *testing.T) {
+	dir, dir2 := t.TempDir(), t.TempDir()
+	newAuthority(t, dir, "ca")
+	newAuthority(t, dir2, "ca")
+	a, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	must(t, err)
+	b, err := os.ReadFile(filepath.Join(dir2, "ca.crt"))
+	must(t, err)
+	whole := append(bytes.Clone(a), b...)
+	if certs, err := parseCertificates(whole); err != nil || len(certs) != 2 {
+		t.Fatalf("%d certificates, %v", len(certs), err)
+	}
+	if certs, err := parseCertificates(whole[:len(a)+len(b)/2]); err == nil {
+		t.Errorf("a bundle of 2 that is cut off counts as one of %d", len(certs))
+	}
 }

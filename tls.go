@@ -111,12 +111,12 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter t
 	var invalid error
 	valid := 0
 	for _, authority := range authorities {
+		pool.AddCert(authority) // one that is not valid now may be so later: it is looked at with each client
 		if err := validAt(authority, now); err != nil {
 			invalid = err
 			continue
 		}
 		valid++
-		pool.AddCert(authority)
 	}
 	if valid == 0 {
 		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, invalid)
@@ -132,10 +132,14 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter t
 	}, certs[0].NotAfter, nil
 }
 
-// parseCertificates reads every certificate of a PEM file; there has to be one.
+// parseCertificates reads every certificate of a PEM file; there has to be one. A file that is cut off in a later one
+// is none: what it lacks would be missed only by its clients.
 func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
 	if block, _ := pem.Decode(text); block == nil {
 		return nil, errors.New("no PEM data in it")
+	}
+	if bytes.Count(text, []byte("-----BEGIN ")) != bytes.Count(text, []byte("-----END ")) {
+		return nil, errors.New("a certificate in it is cut off")
 	}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
