@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -88,6 +86,8 @@ type namespaceAnswer struct {
 	PortInitDone   bool        `json:"port_init_done"`
 	Connected      bool        `json:"databases_connected"`
 	Ports          countAnswer `json:"ports"`
+	Role           string      `json:"role"`
+	Holder         string      `json:"holder"`
 }
 
 // reasonAnswer is a check that is not ok.
@@ -153,11 +153,6 @@ type portsAnswer struct {
 	Ports []portAnswer `json:"ports"`
 }
 
-// errorAnswer is the answer to what cannot be answered.
-type errorAnswer struct {
-	Error string `json:"error"`
-}
-
 // portInitCheck is a check of the API's own: the switch waits, and the daemon is well.
 const portInitCheck = "port_init_done"
 
@@ -215,7 +210,8 @@ func (s *statusAnswer) join(u *statusAnswer, namespace string) {
 	s.Reasons = append(s.Reasons, u.Reasons...)
 	s.WaitingFor = append(s.WaitingFor, u.WaitingFor...)
 	s.Worst = append(s.Worst, u.Worst...)
-	s.Role, s.Differs = u.Role, append(s.Differs, u.Differs...)
+	s.joinRole(u)
+	s.Differs = append(s.Differs, u.Differs...)
 	for _, w := range u.Writers { // one process may write in several namespaces
 		if !slices.Contains(s.Writers, w) {
 			s.Writers = append(s.Writers, w)
@@ -234,7 +230,14 @@ func (s *statusAnswer) join(u *statusAnswer, namespace string) {
 		s.Databases.Error += namespace + ": " + why
 	}
 	s.Namespaces = append(s.Namespaces, namespaceAnswer{namespace, u.Verdict, u.PortConfigDone, u.PortInitDone,
-		u.Databases.Connected, u.Ports})
+		u.Databases.Connected, u.Ports, u.Role, u.Holder})
+}
+
+// joinRole takes up one namespace's role: who writes in any is a writer.
+func (s *statusAnswer) joinRole(u *statusAnswer) {
+	if len(s.Namespaces) == 0 || u.Role == roleWriter {
+		s.Role, s.Holder = u.Role, u.Holder
+	}
 }
 
 func (s *statusAnswer) orderWorst() {
@@ -254,7 +257,7 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 		s.Writers = append(s.Writers, u.daemons.find(now)...)
 	}
 	for _, d := range u.health.differ.lasting(now) {
-		s.Differs = append(s.Differs, differAnswer{u.namespace, d.port, d.says, utc(d.since)})
+		s.Differs = append(s.Differs, differAnswer{u.namespace, readable(d.port), d.says, utc(d.since)})
 	}
 	s.Databases.Connected = u.m.redisConnected.Load() == 1
 	s.Databases.Error = u.health.databaseError()
@@ -272,7 +275,7 @@ func (u *unit) status(now time.Time, standalone bool) *statusAnswer {
 	s.orderWorst()
 	s.judge(u.health, u.namespace, now, u.m.process.ReadMemory())
 	if !s.PortInitDone && !standalone {
-		reason := "PortInitDone is not sent yet"
+		reason := "PortInitDone is " + u.health.notSent()
 		if n := len(s.WaitingFor); n > 0 {
 			reason = fmt.Sprintf("PortInitDone waits for the interfaces of %d ports", n)
 		}
@@ -429,19 +432,4 @@ func (a *api) serveDiff(w http.ResponseWriter, r *http.Request) {
 	default:
 		answerJSON(w, http.StatusOK, report)
 	}
-}
-
-// answerJSON sends v, indented: it is also read by people.
-func answerJSON(w http.ResponseWriter, code int, v any) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_, _ = w.Write(b.Bytes())
 }

@@ -2,11 +2,15 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"portsyncd/internal/switchtest"
 )
@@ -86,3 +90,22 @@ func TestControlSocketOfALiveDaemonIsNotTaken(t *testing.T) {
 }
 
 func pidField(d *switchtest.Daemon) string { return fmt.Sprintf("\"pid\": %d,", d.PID()) }
+
+// TestValuesOfSwitches: force=0 and follow=0 are a no.
+func TestValuesOfSwitches(t *testing.T) {
+	r, _ := testRecorder(t, 1)
+	a := newAPI(newBox(&unit{m: newMetrics("test"), health: new(health), record: r}), true)
+	s := newServer(a, discard(), nil, newSlots(a.box.m))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	go func() { _ = s.Serve(l) }()
+	defer s.Drain()
+	begun := time.Now()
+	response, err := http.Get("http://" + l.Addr().String() + "/api/v1/events?follow=0")
+	must(t, err)
+	_, _ = io.Copy(io.Discard, response.Body)
+	response.Body.Close()
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("follow=0 waited %v", took)
+	}
+}

@@ -115,6 +115,10 @@ func (o *diffOptions) each() ([]diffOptions, error) {
 // diffAll is diff for each namespace, at the same time, in one report; errNoPort: a port that is asked for is in none.
 // An error is one of all.
 func diffAll(ctx context.Context, looks []diffOptions, ports []string, m *metrics, over func()) (*diffReport, error) {
+	if len(looks) == 0 {
+		over()
+		return nil, errors.New("no namespace is looked after yet")
+	}
 	reports, errs := make([]*diffReport, len(looks)), make([]error, len(looks))
 	var done, left sync.WaitGroup
 	left.Add(len(looks))
@@ -192,7 +196,7 @@ func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffRe
 	seen := time.Now()
 	report := &diffReport{Ports: []portDiff{}}
 	for _, name := range o.ports {
-		if ports[name] == nil {
+		if !knows(ports, name) {
 			report.unknown = append(report.unknown, name)
 		}
 	}
@@ -218,6 +222,7 @@ func diff(ctx context.Context, o *diffOptions, m *metrics, over func()) (*diffRe
 func (r *diffReport) take(ports map[string]*sides, asked []string) {
 	r.Checked, r.Ports = 0, []portDiff{}
 	for name, s := range ports {
+		name = readable(name) // as the metrics and the rest of the API have it
 		if len(asked) > 0 && !slices.Contains(asked, name) {
 			continue
 		}
@@ -227,6 +232,16 @@ func (r *diffReport) take(ports map[string]*sides, asked []string) {
 		}
 	}
 	sort.SliceStable(r.Ports, func(i, j int) bool { return comparePorts(r.Ports[i].Port, r.Ports[j].Port) < 0 })
+}
+
+// knows says that a port was seen somewhere.
+func knows(ports map[string]*sides, asked string) bool {
+	for name := range ports {
+		if readable(name) == asked {
+			return true
+		}
+	}
+	return false
 }
 
 // keep leaves those differences that an earlier look has found, too. The others are of a change that is under way.

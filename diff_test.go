@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http/httptest"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -309,4 +311,32 @@ func TestDiffInAStorm(t *testing.T) {
 	}
 	stop()
 	s.must(<-storm)
+}
+
+// TestNamesInJSON: docs/api.md: names of ports that are not UTF-8 are written as in the metrics.
+func TestNamesInJSON(t *testing.T) {
+	u := &unit{m: newMetrics("test"), health: new(health)}
+	u.health.differ.tell(operDisagrees, []disagreement{{"Ethernet\xff", "x", time.Now().Add(-time.Minute)}})
+	text, err := json.Marshal(newAPI(newBox(u), false).status(time.Now()))
+	must(t, err)
+	if !strings.Contains(string(text), `"port":"Ethernet/ff"`) {
+		t.Errorf("%s", regexp.MustCompile(`"differs":\[[^]]*\]`).Find(text))
+	}
+	report := &diffReport{Ports: []portDiff{}}
+	report.take(map[string]*sides{"Ethernet\xff": {State: &side{State: "ok"}}}, nil)
+	text, err = json.Marshal(report)
+	must(t, err)
+	if !strings.Contains(string(text), `"port":"Ethernet/ff"`) {
+		t.Errorf("%s", text)
+	}
+}
+
+// TestDiffOfNoNamespaces: with -db.global whose file is not there yet, 503 says why.
+func TestDiffOfNoNamespaces(t *testing.T) {
+	b := newSeveral(newProcessMetrics("test"), new(health))
+	w := httptest.NewRecorder()
+	newAPI(b, false).serveDiff(w, httptest.NewRequest("GET", diffPath, nil))
+	if strings.Contains(w.Body.String(), `"error": ""`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 }

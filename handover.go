@@ -113,6 +113,7 @@ func (b *box) handOver(force bool) (a handoverAnswer) {
 	}
 	var mu sync.Mutex
 	var all sync.WaitGroup
+	var nothing []string // of the errors
 	for _, u := range b.units() {
 		all.Go(func() {
 			err := order(u)
@@ -122,15 +123,22 @@ func (b *box) handOver(force bool) (a handoverAnswer) {
 				*done = append(*done, u.namespace)
 				return
 			}
-			a.Errors = append(a.Errors, strings.TrimPrefix(u.namespace+": "+err.Error(), ": "))
+			idle := errors.Is(err, errNotWriting) || errors.Is(err, errNotBeside)
+			text := strings.TrimPrefix(u.namespace+": "+err.Error(), ": ")
+			if a.Errors = append(a.Errors, text); idle {
+				nothing = append(nothing, text)
+			}
 		})
 	}
 	all.Wait()
+	if len(*done) > 0 { // of a box that is shared with others: there was nothing to be done to the rest
+		a.Errors = slices.DeleteFunc(a.Errors, func(text string) bool { return slices.Contains(nothing, text) })
+	}
 	return a
 }
 
 func (a *api) serveHandover(w http.ResponseWriter, r *http.Request) {
-	done, code := a.box.handOver(r.URL.Query().Has("force")), http.StatusOK
+	done, code := a.box.handOver(r.URL.Query().Get("force") == "1"), http.StatusOK
 	if len(done.Errors) > 0 {
 		code = http.StatusConflict
 	}

@@ -367,3 +367,13 @@ func TestReadingConnRefusesEveryWrite(t *testing.T) {
 		}
 	})
 }
+
+// TestFlagsThatAreFalse: a daemon with -observe=false writes.
+func TestFlagsThatAreFalse(t *testing.T) {
+	if !mirrors([]string{"/usr/sbin/portsyncd", "-observe=false"}) {
+		t.Error("a daemon with -observe=false counts as none that writes")
+	}
+	if mirrors([]string{"/usr/sbin/portsyncd", "-observe"}) {
+		t.Error("an observer counts as one that writes")
+	}
+}

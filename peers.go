@@ -99,6 +99,18 @@ func (b *peerBook) take(namespace string, peers []peer, now time.Time) {
 	b.publish(now)
 }
 
+// keep forgets what was read where nobody looks any more: of namespaces that are not among these.
+func (b *peerBook) keep(namespaces []string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for namespace := range b.rows {
+		if !slices.Contains(namespaces, namespace) {
+			delete(b.rows, namespace)
+		}
+	}
+	b.publish(now)
+}
+
 // miss is for a STATE_DB that does not answer: what it had grows old.
 func (b *peerBook) miss(now time.Time) {
 	b.mu.Lock()

@@ -150,3 +150,26 @@ w{instance="old",namespace="asic1"} 1
 		t.Errorf("series are left:\n%s", text)
 	}
 }
+
+// TestSeriesOfANamespaceThatIsGone: nobody writes to it, and no alert may be fired for that.
+func TestSeriesOfANamespaceThatIsGone(t *testing.T) {
+	s := &several{daemon: &daemon{box: newSeveral(newProcessMetrics("test"), new(health))}, running: map[string]*runningUnit{}, now: time.Now}
+	s.box.book = newPeerBook(s.box.m, "a")
+	now := time.Now()
+	row := func(namespaces ...string) []peer {
+		return []peer{readPeer("a", (&peer{role: roleWriter, namespaces: namespaces, heartbeat: utc(now)}).fields())}
+	}
+	fabric := &runningUnit{published: &unit{namespace: "asic1"}}
+	s.running["asic0"] = &runningUnit{published: &unit{namespace: "asic0"}}
+	s.running["asic1"] = fabric
+	s.publish()
+	s.box.book.take("asic0", row("asic0"), now)
+	s.box.book.take("asic1", row("asic0"), now) // its CONFIG_DB is still being loaded
+	s.hide(fabric)                              // and says now that it is a fabric ASIC's
+	s.publish()
+	now = now.Add(beatInterval)
+	s.box.book.take("asic0", row("asic0"), now)
+	if text := string(s.box.m.instanceWriter.appendSamples(nil, "portsyncd_instance_writer", "")); strings.Contains(text, "asic1") {
+		t.Errorf("nobody looks after asic1, and PortsyncdNotOneWriter fires for ever for\n%s", text)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -250,5 +251,60 @@ func TestSharerLooksAtNamespacesThatWereNotPublishedYet(t *testing.T) {
 	delete(s.running, "asic0")
 	if s.publish(); !told() {
 		t.Error("the sharer is not told that a namespace has gone")
+	}
+}
+
+func sharedBox(t *testing.T) (*box, *unit, *unit) {
+	t.Helper()
+	b := newSeveral(newProcessMetrics("test"), new(health))
+	make := func(namespace string, writes bool) *unit {
+		i := &instance{lock: newWriterLock(lockHolder{Instance: "a", PID: 1}, time.Now), log: discard()}
+		i.ready.lock = i.lock
+		i.lock.namespace = namespace
+		i.standby.Store(true)
+		i.writing.Store(writes)
+		return &unit{namespace: namespace, m: newUnitMetrics(b.m, namespace), health: new(health), log: discard(), instance: i}
+	}
+	first, second := make("asic0", true), make("asic1", false)
+	b.put([]*unit{first, second})
+	return b, first, second
+}
+
+// TestRoleOfSharedNamespaces: one that writes to asic0 and stands by for asic1 is no standby "which writes nothing".
+func TestRoleOfSharedNamespaces(t *testing.T) {
+	b, _, _ := sharedBox(t)
+	s := newAPI(b, false).status(time.Now())
+	text := s.text(false)
+	if strings.Contains(text, "writes nothing") {
+		t.Errorf("it writes to asic0, its role is %q, and status says:\n%s", s.Role, text)
+	}
+	if strings.Contains(text, "held by \n") {
+		t.Errorf("the holder is left out:\n%s", text)
+	}
+}
+
+// TestHandOverOfSharedNamespaces: all that it writes to is handed over, and that is no failure.
+func TestHandOverOfSharedNamespaces(t *testing.T) {
+	b, first, _ := sharedBox(t)
+	dir := t.TempDir()
+	i := first.instance
+	i.lock.flag = dir
+	must(t, i.lock.take(dir))
+	defer i.lock.release()
+	i.enterFolder(dir)
+	other := newWriterLock(lockHolder{Instance: "b", PID: 2}, time.Now)
+	other.flag, other.namespace = dir, "asic0"
+	claim := readyClaim{lock: other}
+	must(t, claim.set(dir, true))
+	i.endTurn = func() {
+		go func() {
+			i.mu.Lock()
+			defer i.mu.Unlock()
+			i.asked <- nil
+		}()
+	}
+	done := b.handOver(false)
+	if len(done.HandedOver) != 1 || len(done.Errors) != 0 {
+		t.Errorf("asic0 was all that it wrote to: %+v, so the command ends with %d", done, exitNotWell)
 	}
 }

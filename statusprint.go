@@ -84,7 +84,7 @@ func (s *statusAnswer) text(colours bool) string {
 	}
 	p.line("", "portsyncd      %s, process %d, started %s", s.Version, s.PID, ago(&s.Started, now))
 	if s.Role == roleStandby {
-		p.line("", "role           standby, which writes nothing; the lock is held by %s", s.Holder)
+		p.line("", "role           standby, which writes nothing; %s", s.heldBy())
 	}
 	if s.Role == roleObserver {
 		p.line("", "role           observer, which writes nothing; %s", describeDaemons(s.Writers))
@@ -142,10 +142,21 @@ func (s *statusAnswer) instanceLines(p *paper) {
 func (s *statusAnswer) namespaces() string {
 	var all []string
 	for _, n := range s.Namespaces {
-		all = append(all, fmt.Sprintf("%s %s (%d of %d ports up)", n.Namespace, n.Verdict, n.Ports.Up,
-			n.Ports.Configured))
+		says := fmt.Sprintf("%s %s (%d of %d ports up)", n.Namespace, n.Verdict, n.Ports.Up, n.Ports.Configured)
+		if s.Role == roleWriter && n.Role != roleWriter { // it writes to others
+			says += ", " + n.Role
+		}
+		all = append(all, says)
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(all, "; ")
+}
+
+// heldBy says who holds the lock.
+func (s *statusAnswer) heldBy() string {
+	if s.Holder == "" {
+		return "who holds the lock is not known"
+	}
+	return "the lock is held by " + s.Holder
 }
 
 // initDone says whom PortInitDone waits for.

@@ -260,6 +260,13 @@ func (s *several) publish() {
 		}
 	}
 	sort.SliceStable(units, func(i, j int) bool { return comparePorts(units[i].namespace, units[j].namespace) < 0 })
+	if s.box.book != nil {
+		names := make([]string, len(units))
+		for i, u := range units {
+			names[i] = u.namespace
+		}
+		s.box.book.keep(names, s.now())
+	}
 	changed := !slices.Equal(units, s.box.units())
 	if s.box.put(units); changed && s.sharer != nil {
 		s.sharer.found() // the folders of their locks may have been known before

@@ -119,7 +119,13 @@ func linksOf(process, netns string) string {
 // mirrors says that a command line is a daemon's that writes: not an observer's, and none of the commands.
 func mirrors(args []string) bool {
 	return !(len(args) > 1 && slices.Contains([]string{"diff", "events", "handover", "status"}, args[1])) &&
-		flagOf(args, "observe") == "" && flagOf(args, "standalone") == ""
+		!isOn(flagOf(args, "observe")) && !isOn(flagOf(args, "standalone"))
+}
+
+// isOn reads the value of a flag that is on or off, as a command line has it.
+func isOn(value string) bool {
+	on, err := strconv.ParseBool(value)
+	return value != "" && (err != nil || on)
 }
 
 // flagOf is a flag's value on a command line, "true" for one without, empty: it is not there.
