@@ -94,11 +94,13 @@ func (b *box) Update(now time.Time, log *slog.Logger) (reasons []string, worst l
 		}
 	}
 	if !b.several {
+		b.m.health.Set(worst.score())
 		return reasons, worst
 	}
 	of := make([]level, 0, len(b.units()))
 	for _, u := range b.units() {
 		checks, l := u.health.Update(now, u.m, u.log)
+		u.m.health.Set(l.score())
 		of = append(of, l)
 		for _, c := range checks {
 			if c.level != ok {

@@ -15,7 +15,7 @@ type comparison struct {
 	interval time.Duration // 0: only what an event asks for
 	rows     rows[compareRow]
 
-	next    time.Time // when the next one is due
+	next    time.Time // when the next one is due; zero: none is
 	all     []*port   // of which the last one began with
 	waiting []*port   // to be compared: the rest of these, or others beside them
 	list    bool      // STATE_DB's entries are to be listed
@@ -46,11 +46,11 @@ const nothingFound = "- - - -"
 
 // plan sets when the next comparison is due.
 func (c *comparison) plan(now time.Time) {
-	interval := c.interval
-	if interval > 0 {
-		interval -= time.Duration(c.random.below(int64(interval)/jitterShare + 1))
+	if c.interval <= 0 {
+		c.next = time.Time{}
+		return
 	}
-	c.next = now.Add(interval)
+	c.next = now.Add(c.interval - time.Duration(c.random.below(int64(c.interval)/jitterShare+1)))
 }
 
 // soon has the next comparison come when what another one has sent is sure to be carried out.
@@ -58,7 +58,7 @@ func (c *comparison) soon(now time.Time) { c.next = now.Add(settleTime) }
 
 // wait is how long none is due.
 func (c *comparison) wait(now time.Time) time.Duration {
-	if c.interval <= 0 {
+	if c.next.IsZero() {
 		return beatInterval
 	}
 	return max(0, c.next.Sub(now))

@@ -30,7 +30,8 @@ type courier struct {
 	split  bool                  // CONFIG_DB is on a server of its own
 	busy   [2]bool               // an errand is under way in a lane
 	tries  [len(errands)]attempt // of each errand
-	told   bool                  // the log says that CONFIG_DB is being loaded
+	// what CONFIG_DB has to become for a start or a look, nil: nothing. The log has said so
+	awaited error
 }
 
 // errand is one of the kinds of work for the databases. Each has its own pauses: a CONFIG_DB that refuses or is down
@@ -135,6 +136,9 @@ func (c *courier) rest(e errand, until time.Time) { c.tries[e].notBefore = until
 // failing says that an errand's last try failed.
 func (c *courier) failing(e errand) bool { return c.tries[e].err != nil }
 
+// waits is what CONFIG_DB has to become before the ports can be announced, nil: nothing.
+func (c *courier) waits() error { return c.awaited }
+
 // trouble is why the databases do not do as they are told, nil: they do.
 func (c *courier) trouble() error {
 	for i := range c.tries {
@@ -150,8 +154,8 @@ func (c *courier) trouble() error {
 func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 	try := &c.tries[e]
 	if errors.Is(err, errConfigLoading) {
-		if !c.told {
-			c.told = true
+		if c.awaited == nil {
+			c.awaited = err
 			c.log.Log(ctxNone, levelNotice, "waiting", "for", err)
 		}
 		err = nil // CONFIG_DB has answered
@@ -162,7 +166,7 @@ func (c *courier) learn(e errand, err error, now time.Time) (back bool) {
 			try.notBefore = now.Add(lookRest)
 		}
 		if e == startErrand || e == lookErrand {
-			c.told = false
+			c.awaited = nil
 		}
 	}
 	was := c.down(e)

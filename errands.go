@@ -29,7 +29,7 @@ func (s *mirror) do(e errand, job func(context.Context) error, done func(error))
 			trouble = s.outbox.refused()
 		}
 		s.noteOutage(trouble)
-		s.status.database(trouble, s.now())
+		s.status.database(trouble, s.courier.waits(), s.now())
 	})
 }
 
@@ -39,6 +39,7 @@ var errFabric = errors.New("its switch_type is fabric")
 // load reads the configuration that a start needs, and what the run before left.
 func (s *mirror) load() {
 	var facts startFacts
+	var unfilled error
 	loaded, asked := s.retoldConfig()
 	s.do(startErrand, func(ctx context.Context) (err error) {
 		if s.db == nil {
@@ -55,11 +56,7 @@ func (s *mirror) load() {
 		if s.options.noFabric && loaded.switchType == "fabric" {
 			return errFabric
 		}
-		if filled := loaded.logger.filled(); filled != loaded.logger && !s.options.observe {
-			if err := s.db.SetLogger(ctx, filled); err != nil {
-				return err
-			}
-		}
+		unfilled = s.fillLogger(ctx, loaded.logger)
 		facts, err = s.db.LookBack(ctx, loaded.ports)
 		return err
 	}, func(err error) {
@@ -72,7 +69,7 @@ func (s *mirror) load() {
 		if loaded.eoiu > 0 {
 			s.listing.within(loaded.eoiu)
 		}
-		s.followLogger(loaded.logger)
+		s.followLogger(loaded.logger, unfilled)
 		s.start.loaded(loaded, facts, asked)
 	})
 }
@@ -93,14 +90,6 @@ func (s *mirror) noteOutage(trouble error) {
 	case trouble == nil && down:
 		s.record.note(ownBack, "", s.now())
 	}
-}
-
-// followLogger takes up what CONFIG_DB says about the log.
-func (s *mirror) followLogger(l logSettings) {
-	if l = l.filled(); s.options.logger != nil && l != s.logger {
-		s.options.logger(l)
-	}
-	s.logger = l
 }
 
 // decide is where the start knows enough: what becomes of the interfaces that existed before, and whether ports and
@@ -138,6 +127,7 @@ func (s *mirror) decide() {
 		"old", len(s.links.leftovers()), "announce", mode.announce, "warm", f.warm, "keyspace_events", f.events)
 	s.record.note(ownDecided, fmt.Sprintf("%d ports, interfaces %s: %s", len(c.ports), mode.what, mode.why), s.now())
 	if mode.announce {
+		s.start.bare(s.links.all, s.present)
 		s.start.on(toAnnounce)
 		return
 	}
@@ -261,9 +251,11 @@ func (s *mirror) faulted(name string, seen faults) {
 // lookAgain reads what may have changed in CONFIG_DB.
 func (s *mirror) lookAgain() {
 	var c *switchConfig
-	certain := s.start.takeLook()
+	certain, owed, unfilled := s.start.takeLook(), s.loggerOwed, error(nil)
 	s.do(lookErrand, func(ctx context.Context) (err error) {
-		c, err = s.db.Load(ctx)
+		if c, err = s.db.Load(ctx); err == nil && owed {
+			unfilled = s.fillLogger(ctx, c.logger)
+		}
 		return err
 	}, func(err error) {
 		s.start.looked()
@@ -271,7 +263,7 @@ func (s *mirror) lookAgain() {
 			s.start.wantLook(certain)
 			return
 		}
-		s.followLogger(c.logger)
+		s.followLogger(c.logger, unfilled)
 		if c.lost || len(c.ports) == 0 && !certain && !c.complete { // nobody says that it should be empty
 			return
 		}
@@ -306,6 +298,7 @@ func (s *mirror) lostSignals() {
 	s.home(s.now())
 	if s.start.mayAnnounce() {
 		s.start.lost()
+		s.start.bare(s.links.all, s.present)
 		s.showInitDone()
 	}
 }
@@ -441,6 +434,9 @@ func (s *mirror) compared(f *flush) {
 	f.found.initDone = f.found.initDone || f.initDone && f.refused == nil // it was asked for before it was sent
 	if s.start.compare(f.found) {
 		s.lostSignals()
+	}
+	if f.found.known && s.start.follow(f.events) {
+		s.notice("keyspace events", "sent", f.events == eventsSent)
 	}
 	s.showInitDone()
 	if repairs, over := s.compare.outcome(); over {

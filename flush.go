@@ -97,7 +97,7 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 		rest = rest[1:]
 	}
 	if f.signals && err == nil {
-		f.found = signalsFrom(rest)
+		f.found, f.events = signalsFrom(rest), d.askEvents(ctx)
 	}
 	return err
 }

@@ -63,6 +63,7 @@ type health struct {
 	web     atomic.Pointer[string] // why the metrics are not served as the flags say; nil or empty: they are
 	awaited atomic.Pointer[string] // what the loop cannot begin without, nil: nothing
 	lock    atomic.Pointer[string] // what is wrong with the lock of whoever writes, nil: nothing
+	config  atomic.Pointer[string] // what CONFIG_DB has to become before there are ports, nil: nothing
 	away    atomic.Pointer[string] // why the links of a namespace are not known any more, nil: they are
 
 	record      *recorder     // takes down how it changes; nil: nobody does
@@ -117,6 +118,7 @@ func (h *health) anew() {
 	}
 	h.away.Store(nil)
 	h.lock.Store(nil)
+	h.config.Store(nil)
 	for kind := range h.differ.of {
 		h.differ.tell(disagreeKind(kind), nil)
 	}
@@ -159,12 +161,26 @@ func since(at *atomic.Int64, on bool, now time.Time) {
 	}
 }
 
-// database notes whether the databases answer.
-func (h *health) database(err error, now time.Time) {
+// database notes whether the databases answer, and what CONFIG_DB has to become before there are ports.
+func (h *health) database(err, waits error, now time.Time) {
 	if err != nil {
 		h.dbError.Store(err.Error())
 	}
 	since(&h.dbDown, err != nil, now)
+	if waits != nil {
+		why := waits.Error()
+		h.config.Store(&why)
+	} else {
+		h.config.Store(nil)
+	}
+}
+
+// notSent is why PortInitDone is not sent, where no interface is missing.
+func (h *health) notSent() string {
+	if why := h.config.Load(); why != nil {
+		return "not sent yet: " + *why
+	}
+	return "not sent yet"
 }
 
 // databaseError is why the databases do not answer, or what they refuse; empty: they do.
@@ -303,7 +319,8 @@ func (h *health) netlink(inKernel time.Duration) (level, string) {
 	return ok, ""
 }
 
-// Update evaluates the checks into the metrics, and logs a change in one line.
+// Update evaluates the checks into their metrics, and logs a change in one line. What all come to is for the caller to
+// publish: a process may have more tables.
 func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [len(checkNames)]check, worst level) {
 	resident := 0.0
 	if h.memoryLimit > 0 {
@@ -314,7 +331,6 @@ func (h *health) Update(now time.Time, m *metrics, log *slog.Logger) (checks [le
 		m.healthChecks[i].Set(c.level.score())
 		worst = max(worst, c.level)
 	}
-	m.health.Set(worst.score())
 	if !h.changed(standing(checks)) {
 		return checks, worst
 	}
@@ -397,7 +413,7 @@ func (h *health) Ready(now time.Time, pending []string) (failing []string) {
 		failing = append(failing, fmt.Sprintf("PortInitDone: %d ports have no interface yet: %s", len(pending),
 			strings.Join(pending, " ")))
 	default:
-		failing = append(failing, "PortInitDone: not sent yet")
+		failing = append(failing, "PortInitDone: "+h.notSent())
 	}
 	return failing
 }

@@ -25,8 +25,8 @@ func TestHealthTable(t *testing.T) {
 		"subscription dead":       {func(h *health) { h.linksEnded.Store(true) }, "netlink", failed, "dead"},
 		"overrun being recovered": {func(h *health) { h.resync.Store(true); h.resyncAt.Store(ago(time.Second)) }, "overrun", degraded, "lost"},
 		"overrun for long":        {func(h *health) { h.resync.Store(true); h.resyncAt.Store(ago(time.Minute)) }, "overrun", failed, "lost"},
-		"databases away":          {func(h *health) { h.database(errors.New("connection refused"), now.Add(-time.Second)) }, "redis", degraded, "connection refused"},
-		"databases away for long": {func(h *health) { h.database(errors.New("LOADING"), now.Add(-time.Minute)) }, "redis", failed, "LOADING"},
+		"databases away":          {func(h *health) { h.database(errors.New("connection refused"), nil, now.Add(-time.Second)) }, "redis", degraded, "connection refused"},
+		"databases away for long": {func(h *health) { h.database(errors.New("LOADING"), nil, now.Add(-time.Minute)) }, "redis", failed, "LOADING"},
 		"a short queue":           {func(h *health) { h.turn(now, now.Add(-time.Second)) }, "", ok, ""},
 		"the queue does not move": {func(h *health) { h.turn(now, now.Add(-3*time.Second)) }, "queue", degraded, "wait to be written since 2001-09-09T01:46:37Z"},
 		"entries were wrong":      {func(h *health) { h.repaired.Store(2) }, "reconcile", degraded, "2 entries"},
@@ -67,7 +67,7 @@ func TestSettingTheClockChangesNoHealth(t *testing.T) {
 	}{
 		"all is well": {func(*health) {}, "loop",
 			map[time.Duration]level{time.Second: ok, stuckAfter + time.Second: failed}},
-		"an outage": {func(h *health) { h.database(errors.New("connection refused"), start) }, "redis",
+		"an outage": {func(h *health) { h.database(errors.New("connection refused"), nil, start) }, "redis",
 			map[time.Duration]level{time.Second: degraded, failedAfter + time.Second: failed}},
 		"a queue": {func(h *health) { h.turn(start, start) }, "queue",
 			map[time.Duration]level{
@@ -122,14 +122,14 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 	}
 	step(1, 1)
 	step(1, 1)
-	h.database(errors.New("connection refused"), now)
+	h.database(errors.New("connection refused"), nil, now)
 	step(0.5, 2)
 	step(0.5, 2)
 	for range 30 {
 		now = now.Add(time.Second)
 	}
 	step(0, 3)
-	h.database(nil, now)
+	h.database(nil, nil, now)
 	step(1, 4)
 	if !strings.Contains(out.String(), `level=WARN msg="health is degraded" checks="redis: connection refused"`) {
 		t.Errorf("the log is %s", out)
@@ -258,4 +258,25 @@ func TestBell(t *testing.T) {
 	}
 	var none *bell
 	none.ring(at)
+}
+
+// TestReadyzSaysWhatAStartWaitsFor: it is CONFIG_DB, and that is said to whoever asks, not once in the log alone.
+func TestReadyzSaysWhatAStartWaitsFor(t *testing.T) {
+	b := newBench(t, "Ethernet0")
+	b.db.broken = errConfigLoading
+	b.turn()
+	b.dumpDone(false, nil)
+	b.turn()
+	var wrong []string
+	for _, c := range b.status.Checks(b.clock, 0) {
+		if c.level != ok {
+			wrong = append(wrong, c.name)
+		}
+	}
+	says := b.status.Ready(b.clock, nil)
+	t.Logf("checks that are not ok: %q; redis_connected %v, port_config_done %v; /readyz: %q", wrong, b.m.redisConnected.Load(),
+		b.m.portConfigDone.Load(), says)
+	if !strings.Contains(strings.Join(says, " "), "CONFIG_DB") {
+		t.Errorf("/readyz does not say that CONFIG_DB is being loaded: %q", says)
+	}
 }

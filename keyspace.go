@@ -16,6 +16,27 @@ func eventsCommand(ctx context.Context) *redis.StringSliceCmd {
 	return redis.NewStringSliceCmd(ctx, "config", "get", "notify-keyspace-events")
 }
 
+// askEvents asks APPL_DB's server whether it sends events. One that does not let us ask is not asked again. A CONFIG_DB
+// on another server is asked at the start only: no port waits for it.
+func (d *sonicDB) askEvents(ctx context.Context) eventsSaid {
+	if d.eventsRefused {
+		return eventsUnsaid
+	}
+	answer := eventsCommand(ctx)
+	_ = pipeline(ctx, d.m, d.appl, []redis.Cmder{answer})
+	switch err := answer.Err(); {
+	case redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command"):
+		d.eventsRefused = true
+	case err != nil:
+		return eventsUnsaid
+	case sendsEvents(answer) && d.applAddr.server() != d.cfgAddr.server():
+		return eventsUnsaid
+	case sendsEvents(answer):
+		return eventsSent
+	}
+	return eventsOff
+}
+
 func sendsEvents(answer *redis.StringSliceCmd) bool {
 	set := answer.Val()
 	if len(set) != 2 {
@@ -48,14 +69,14 @@ func (d *sonicDB) Watch(ctx context.Context, w watcher) {
 		followed.Go(func() { followEvents(ctx, c, patterns, connected, event) })
 	}
 	onAppl, together := []string{filter.ports()}, d.stateAddr.server() == d.applAddr.server()
-	onState, heard := []string{faults + "*"}, func(bool, error) {}
-	if w.state != nil { // what was missed of the one is as if it were of the other
-		onState, heard = append(onState, filter.followState(keyspace(d.stateAddr, d.stateKey("")))), filter.connected
+	onState := []string{faults + "*"}
+	if w.state != nil {
+		onState = append(onState, filter.followState(keyspace(d.stateAddr, d.stateKey(""))))
 	}
 	if together {
 		onAppl = append(onAppl, onState...)
-	} else { // a client has one subscription, which is nudged
-		follow(d.state, heard, onState...)
+	} else { // a client has one subscription, which is nudged. What was missed of the one is as if it were of the other
+		follow(d.state, filter.connected, onState...)
 	}
 	onApplHeard := filter.connected
 	if d.cfgAddr.server() == d.applAddr.server() {

@@ -14,6 +14,7 @@ type listing struct {
 	dueAt    time.Time
 	reason   *counter // that of the one under way
 	underWay bool
+	late     bool // one that was given up may still bring lines
 	begun    time.Time
 	lines    map[int32]struct{} // ifindexes of the one under way, or of the last one
 	news     map[int32]struct{} // every ifindex of which a live message was read since it began
@@ -116,7 +117,7 @@ func (l *listing) settled() bool {
 func (l *listing) begin(now time.Time) {
 	l.reason, l.due = l.due, nil
 	l.reason.Inc()
-	l.underWay, l.begun = true, now
+	l.underWay, l.late, l.begun = true, false, now
 	clear(l.lines)
 	clear(l.news)
 }
@@ -126,7 +127,7 @@ func (l *listing) giveUp(now time.Time) bool {
 	if !l.underWay || now.Before(l.begun.Add(l.limit)) {
 		return false
 	}
-	l.underWay = false
+	l.underWay, l.late = false, true
 	l.want(&l.m.resyncFailed, now, 0)
 	return true
 }
@@ -134,7 +135,7 @@ func (l *listing) giveUp(now time.Time) bool {
 // hear notes a live message about a device: whatever rule it falls under, it is newer than any line of the same
 // ifindex.
 func (l *listing) hear(index int32) {
-	if l.underWay {
+	if l.underWay || l.late {
 		l.news[index] = struct{}{}
 	}
 }
@@ -157,7 +158,7 @@ func (l *listing) mentioned(index int32) bool {
 
 // failed ends one with an error, and asks for another after a pause, which it returns.
 func (l *listing) failed(now time.Time) time.Duration {
-	l.underWay = false
+	l.underWay, l.late = false, false
 	pause := l.failures.next(l.random)
 	l.want(&l.m.resyncFailed, now, pause)
 	return pause
@@ -166,7 +167,7 @@ func (l *listing) failed(now time.Time) time.Duration {
 // done ends one. One that links changed under is completed by the live messages, but what it lacks may exist all the
 // same: it is repeated when things are calm.
 func (l *listing) done(interrupted bool, now time.Time) {
-	l.underWay = false
+	l.underWay, l.late = false, false
 	l.failures = backoff{}
 	if !interrupted {
 		l.whole, l.interrupted, l.calm = true, 0, backoff{}
@@ -178,7 +179,7 @@ func (l *listing) done(interrupted bool, now time.Time) {
 
 // anew begins anew, for links of another namespace: what was listed, or heard, says nothing any more.
 func (l *listing) anew(now time.Time) {
-	l.underWay, l.whole, l.interrupted = false, false, 0
+	l.underWay, l.late, l.whole, l.interrupted = false, false, false, 0
 	l.failures, l.calm = backoff{}, backoff{}
 	clear(l.lines)
 	clear(l.news)

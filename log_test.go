@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -401,5 +403,42 @@ func TestReaderOfTheLogMayGo(t *testing.T) {
 				t.Errorf("exit code %d, %v", code, err)
 			}
 		})
+	}
+}
+
+// noLogger: a CONFIG_DB, on a server of its own, that can be read and not written.
+type noLogger struct{ *mapDB }
+
+func (noLogger) SetLogger(context.Context, logSettings) error {
+	return errors.New("MISCONF Redis is configured to save RDB snapshots")
+}
+
+func TestLogSettingsThatCannotBeWrittenHoldNoStartUp(t *testing.T) {
+	b := newBench(t, "Ethernet0")
+	db := noLogger{b.db}
+	b.openDB = func(func()) (database, error) { return db, nil }
+	b.db.facts.split = true
+	b.turn()
+	b.dumpDone(false, nil)
+	for range 2000 {
+		b.clock = b.clock.Add(10 * time.Millisecond)
+		b.turn()
+	}
+	if !b.start.running() {
+		t.Errorf("after 20 s the start is %v, and PortConfigDone was not sent: nothing is wrong but the defaults of the log's settings", b.start.state)
+	}
+}
+
+// TestReadOnlyCONFIGDB: CONFIG_DB's is a read-only replica, or its disk is full.
+func TestReadOnlyCONFIGDB(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
+	s.must(s.Configure(t.Context(), 1))
+	o := s.orchagent(true)
+	s.must(s.Config.Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
+	s.must(s.Config.ConfigSet(t.Context(), "replica-serve-stale-data", "yes").Err())
+	s.daemon()
+	if err := switchtest.WaitFor(10*time.Second, "PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil }); err != nil {
+		t.Error(err)
 	}
 }

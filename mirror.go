@@ -87,8 +87,10 @@ type mirror struct {
 	watching  bool // keyspace events are followed
 	watchLost bool // or were, before their subscription broke
 	logger    logSettings
-	db        database
-	work      context.Context
+	// the defaults of CONFIG_DB's settings could not be written
+	loggerOwed bool
+	db         database
+	work       context.Context
 
 	malformedLogged time.Time
 	failure         error // ends the loop
@@ -318,6 +320,11 @@ func (s *mirror) forget(p *port) {
 	s.links.forget(p)
 }
 
+// bare says that all is published and there is no interface at all.
+func (s *mirror) bare() bool {
+	return s.start.done() && s.m.portsPresent.Load() == 0 && len(s.start.configuredPorts()) > 0
+}
+
 // present says that a port has an interface that is no left-over.
 func (s *mirror) present(p *port) bool {
 	index, _ := s.links.interfaceOf(p)
@@ -348,7 +355,7 @@ func (s *mirror) distrust() {
 // applChanged takes what is heard of a port's entry in APPL_DB. One that is not known is asked for when its interface
 // appears.
 func (s *mirror) applChanged(c applChange) {
-	if s.options.observe && (c.port == portConfigDone || c.port == portInitDone) {
+	if (s.options.observe || !c.exists) && (c.port == portConfigDone || c.port == portInitDone) {
 		s.compare.askSignals()
 	}
 	p := s.links.known(c.port)
@@ -367,7 +374,7 @@ func (s *mirror) watchChanged(connected bool, err error) {
 	switch {
 	case !connected:
 		s.watchLost = true
-		s.compare.askSignals() // asks the server something, so that an outage shows although nothing has to be written
+		s.compare.askAll() // asks the servers something, so that an outage shows although nothing has to be written
 		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
 	case s.watchLost:
 		s.watchLost = false

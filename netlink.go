@@ -221,6 +221,9 @@ func (k *kernelLinks) takeLive(i int, sink linkSink) {
 		return
 	}
 	if k.headers[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+		if k.buf[i*batchBufLen+nlmsgHeaderLen] == unix.AF_BRIDGE { // a port of many VLANs: nothing about the device
+			return
+		}
 		sink.lost(fmt.Sprintf("a message was longer than %d bytes", batchBufLen))
 		return
 	}
@@ -343,6 +346,7 @@ func (k *kernelLinks) takeDump(b []byte, sink linkSink) {
 		case unix.RTM_NEWLINK:
 			if err := parseLink(m, &k.parsed); err != nil {
 				sink.malformed(err)
+				k.dumpIntr = true // a link that the listing lacks may exist all the same
 				continue
 			}
 			sink.dumped(&k.parsed)

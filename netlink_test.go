@@ -582,3 +582,21 @@ func (*heardLinks) dumpDone(bool, error)    {}
 func (*heardLinks) malformed(error)         {}
 func (*heardLinks) received(time.Time, int) {}
 func (*heardLinks) lost(string)             {}
+
+// TestLongBridgeMessageIsNoLoss: what a bridge says of its port (AF_BRIDGE), with more than 8 KiB of VLANs, is no lost link message.
+func TestLongBridgeMessageIsNoLoss(t *testing.T) {
+	k := &kernelLinks{buffers: new(bufferShare)}
+	k.receiveBuffer = k.buffers.take()
+	b := k.buf[:batchBufLen]
+	binary.NativeEndian.PutUint32(b, 17<<10) // 2,047 VLANs without neighbours are 16 KiB
+	binary.NativeEndian.PutUint16(b[4:], unix.RTM_NEWLINK)
+	b[nlmsgHeaderLen] = unix.AF_BRIDGE
+	binary.NativeEndian.PutUint32(b[nlmsgHeaderLen+4:], 7)
+	k.headers[0].len = batchBufLen
+	k.headers[0].hdr.Flags = unix.MSG_TRUNC
+	c := new(collector)
+	k.takeLive(0, c)
+	if len(c.losses) > 0 {
+		t.Errorf("a message of a bridge about its port counts as an overrun: %q", c.losses)
+	}
+}

@@ -332,7 +332,9 @@ func (o *outbox) bounced(p *port, row *outRow, now time.Time) {
 	row.waiting = mail{n: row.sent.n + row.waiting.n, failed: row.sent.n, since: earlier(row.sent, row.waiting)}
 	row.sent = mail{}
 	row.known, row.inAppl = false, false
-	row.del = max(row.del, min(row.write.del, delIfOurs))
+	if !row.write.set { // else what is there may be the new interface's, with what others have written of it
+		row.del = max(row.del, min(row.write.del, delIfOurs))
+	}
 	if unavailable(row.write.err) {
 		o.markDirty(p)
 		row.dirtyAt = row.sentAt

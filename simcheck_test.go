@@ -108,6 +108,11 @@ func (w *world) judgeConfigDone(text string, again bool) {
 			w.fail("PortConfigDone comes before %s is in APPL_DB", name)
 		}
 	}
+	if w.bare() || w.now.Sub(w.bareAt) < w.late() { // then the switch software starts again: whatever was seen is waited for
+		for name := range w.seen {
+			w.unsure[name] = true
+		}
+	}
 }
 
 // judgeInitDone: every configured port had its interface.
@@ -115,6 +120,9 @@ func (w *world) judgeInitDone() {
 	w.say("PortInitDone")
 	if w.signal(portInitDone) && !w.again && !w.doubtful {
 		w.fail("PortInitDone comes twice")
+	}
+	if since := w.bareAt.Add(w.late()); len(w.configured) > 0 && w.bare() && !w.bareAt.IsZero() && w.daemon.announced.After(since) {
+		w.fail("PortInitDone comes, and all interfaces had gone when the ports were announced")
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
 		if w.now.Sub(w.configured[name]) > w.late() && !w.seen[name] && !w.again {

@@ -48,6 +48,7 @@ type world struct {
 	counts     []simCount
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
+	bareAt     time.Time       // when the last configured port that had an interface lost it
 	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
 	goneUntold map[string]bool // left-overs that went, or before the daemon had decided: no entry goes for them
 	inAppl     map[string]bool // ports that APPL_DB has, or had
@@ -126,12 +127,25 @@ func (w *world) linkGone(l *simLink) {
 	if len(w.crew) > 0 {
 		w.goneAt[l.name] = w.now
 	}
+	if w.bare() {
+		w.bareAt = w.now
+	}
 	w.goneUntold[l.name] = l.old || w.daemon == nil || !w.daemon.publishing
 	delete(w.others, l.name)
 	lately := min(w.now.Sub(w.configured[l.name]), w.now.Sub(w.readable)) < 5*time.Second
 	if d := w.daemon; d == nil || !d.publishing || lately || w.unheard[l.name] { // whether it counts as seen depends on when the daemon decides
 		w.unsure[l.name] = true
 	}
+}
+
+// bare says that no configured port has an interface that counts.
+func (w *world) bare() bool {
+	for name := range w.configured {
+		if l := w.kernel.named(name); l != nil && !l.old {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) linkNew(l *simLink) {
@@ -158,6 +172,7 @@ func (w *world) configure(name string, speed int) {
 
 func (w *world) unconfigure(name string) {
 	w.say("CONFIG_DB drops %s", name)
+	w.bareAt = w.now
 	w.recount()
 	delete(w.configured, name)
 	w.config.command(simConfig, "del", []string{"PORT|" + name})

@@ -39,6 +39,7 @@ type sonicDB struct {
 	ready                        bool   // CONFIG_DB_INITIALIZED was seen to be 1
 	lastConfig                   lastAnswer
 	follows                      bool // another portsyncd wrote until now
+	eventsRefused                bool // a server does not let us ask whether it sends keyspace events
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision

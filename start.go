@@ -8,65 +8,6 @@ import (
 	"time"
 )
 
-// startState is how far a start has come, in SONIC.md's order.
-type startState int
-
-const (
-	opening      startState = iota // nothing is known yet
-	loading                        // the links are listed; CONFIG_DB is to be read
-	listingLinks                   // CONFIG_DB is read; the first listing is to end
-	deciding                       // both: what becomes of existing interfaces, and is anything announced?
-	announcing                     // ports and PortConfigDone go to APPL_DB
-	publishing                     // link messages reach STATE_DB; PortInitDone is owed
-	complete                       // PortInitDone is acknowledged
-	reannouncing                   // APPL_DB has lost the signals: announcing, while ports are published as before
-)
-
-var startStates = [...]string{"opening", "loading", "listing", "deciding", "announcing", "publishing", "complete",
-	"reannouncing"}
-
-func (s startState) String() string { return startStates[s] }
-
-// startEvent is what takes a start from one state to the next.
-type startEvent int
-
-const (
-	configRead startEvent = iota
-	linksListed
-	toAnnounce // decided: a cold start
-	toAdopt    // decided: APPL_DB has the ports
-	announced
-	initDoneSent
-	signalsLost
-	initDoneLost
-)
-
-var startEvents = [...]string{"CONFIG_DB read", "links listed", "decided to announce", "decided to adopt",
-	"PortConfigDone acknowledged", "PortInitDone acknowledged", "APPL_DB lost PortConfigDone",
-	"APPL_DB lost PortInitDone"}
-
-func (e startEvent) String() string { return startEvents[e] }
-
-// startTable is every step that a start can take. docs/start.md prints it.
-var startTable = []struct {
-	from startState
-	on   startEvent
-	to   startState
-}{
-	{opening, configRead, listingLinks},
-	{opening, linksListed, loading},
-	{loading, configRead, deciding},
-	{listingLinks, linksListed, deciding},
-	{deciding, toAnnounce, announcing},
-	{deciding, toAdopt, publishing},
-	{announcing, announced, publishing},
-	{publishing, initDoneSent, complete},
-	{publishing, signalsLost, reannouncing},
-	{complete, signalsLost, reannouncing},
-	{complete, initDoneLost, publishing},
-	{reannouncing, announced, publishing},
-}
-
 // start is how far the start has come, which ports are configured, and which of these have never had an interface:
 // PortInitDone waits for them.
 type start struct {
@@ -85,7 +26,7 @@ type start struct {
 	again    bool
 	observes bool         // another portsyncd announces
 	handed   *predecessor // nil: none
-	moved    bool         // the network namespace was made again: each configured port's interface has to be waited for
+	moved    bool         // all interfaces went, and are to come again: each configured port's is waited for
 	rest     time.Time    // PortInitDone was refused, and is not sent before
 	hush     time.Time    // a warm start leaves the count alone until then, or until it has ended
 
@@ -229,6 +170,25 @@ func (s *start) lost() {
 	s.on(signalsLost)
 }
 
+// follow takes what the servers say of keyspace events by now, and tells whether that is news.
+func (s *start) follow(said eventsSaid) (news bool) {
+	news = said != eventsUnsaid && s.facts.events != (said == eventsSent)
+	if news {
+		s.facts.events = !s.facts.events
+	}
+	return news
+}
+
+// bare is for an APPL_DB that has lost the signals. Where no configured port has an interface, the switch software
+// starts again, cold, while this daemon goes on (docs/several-asics.md), and PortInitDone waits for its interfaces.
+func (s *start) bare(all func(func(*port)), present func(*port) bool) {
+	some := false
+	all(func(p *port) { some = some || s.configured(p) && present(p) })
+	if !some {
+		s.anew(all)
+	}
+}
+
 // compare takes what APPL_DB was found to have of the signals. A Redis that came back as it was some time ago may have
 // only one of them, or another count. It tells whether ports and signals have to be announced again.
 func (s *start) compare(found signals) (lost bool) {
@@ -332,6 +292,7 @@ func (s *start) times() uint32 { return s.sent }
 // sentInitDone notes that PortInitDone is acknowledged.
 func (s *start) sentInitDone() {
 	if s.on(initDoneSent) {
+		s.moved = false
 		s.log.Log(ctxNone, levelNotice, "PortInitDone sent")
 	}
 }
@@ -388,7 +349,7 @@ func (s *start) saw(p *port) {
 	s.unseen--
 }
 
-// anew is for a network namespace that was made again: no port has an interface, whatever was seen before.
+// anew is for interfaces that are to come again, all of them: no port has one, whatever was seen before.
 func (s *start) anew(all func(func(*port))) {
 	s.again, s.moved = false, true
 	all(func(p *port) {

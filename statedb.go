@@ -74,11 +74,22 @@ type flush struct {
 	missing bool     // out: not all of confirm are in APPL_DB
 	listed  []string // out
 	found   signals  // out, if asked for and answered
+	events  eventsSaid
 }
+
+// eventsSaid is what the servers say of keyspace events. Somebody may switch them off, or a
+// server be started again without them.
+type eventsSaid uint8
+
+const (
+	eventsUnsaid eventsSaid = iota
+	eventsSent
+	eventsOff
+)
 
 // begin takes away what came of it last time.
 func (f *flush) begin() {
-	f.refused, f.unready, f.missing, f.listed, f.found = nil, nil, false, nil, signals{}
+	f.refused, f.unready, f.missing, f.listed, f.found, f.events = nil, nil, false, nil, signals{}, eventsUnsaid
 	for _, w := range f.writes {
 		w.outcome = outcome{}
 	}

@@ -173,6 +173,9 @@ func (s *syncer) beat(now time.Time) time.Duration {
 	wait := untilBeat(now)
 	s.nextBeat = now.Add(wait)
 	s.home(now)
+	if s.bare() { // the switch software may be starting again, and have flushed APPL_DB, of which no event tells
+		s.compare.askSignals()
+	}
 	if s.options.beat != nil {
 		s.failure = errors.Join(s.failure, s.options.beat())
 	}

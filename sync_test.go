@@ -710,3 +710,51 @@ func TestBrokenConfigurationEndsTheStart(t *testing.T) {
 		t.Errorf("failure is %v", b.failure)
 	}
 }
+
+// lateListing: a listing that does not end in time is given up, but its lines go on coming while messages wait.
+func lateListing(t *testing.T) *bench {
+	b := listingBench(t) // one listing under way
+	dumps := b.source.dumps
+	b.clock = b.clock.Add(31 * time.Second) // -eoiu-timeout is 30 s
+	b.advance(b.clock, true)                // the source has more to hand out: lines of this very listing
+	if b.source.dumps != dumps {
+		t.Fatal("another listing was asked for: the test does not test anything")
+	}
+	return b
+}
+
+func TestLineOfAListingThatWasGivenUpIsNoNews(t *testing.T) {
+	b := lateListing(t)
+	b.say(news(1, up), "Ethernet0")       // live, and newer than
+	b.line(news(1, running), "Ethernet0") // this line, which the kernel had filled in before
+	if _, state := b.links.interfaceOf(b.links.known("Ethernet0")); state.oper {
+		t.Error("a line of a listing that was given up overruled a newer live message")
+	}
+}
+
+func TestEndOfAListingThatWasGivenUpDropsNobody(t *testing.T) {
+	b := lateListing(t)
+	b.db.appl["Ethernet4"] = true
+	b.line(news(1, running), "Ethernet0")
+	m := news(9, running)
+	m.created = true
+	b.say(m, "Ethernet4") // came into being when all lines had been filled in
+	b.dumpDone(false, nil)
+	if index, _ := b.links.interfaceOf(b.links.port("Ethernet4")); index == 0 {
+		t.Error("the end of a listing that was given up dropped an interface that a live message told of meanwhile")
+	}
+}
+
+// TestMalformedLineDropsNobody: a line of a listing that makes no sense says that the link is there, at least.
+func TestMalformedLineDropsNobody(t *testing.T) {
+	b := listingBench(t)
+	k := &kernelLinks{buffers: new(bufferShare), dumpSeq: 7, dumping: true}
+	k.receiveBuffer = k.buffers.take()
+	bad := linkRequest(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 7, 1, unix.IFF_UP, 0, 6, 0, unix.IFLA_MTU, 0, 220, 5, 0, 0) // an MTU of two bytes
+	done := linkRequest(unix.NLMSG_DONE, unix.NLM_F_MULTI, 7, 0, 0, 0)
+	k.takeDump(slices.Concat(bad, done), b.syncer)
+	b.settleDown()
+	if slices.Contains(b.db.done, "DEL Ethernet0") {
+		t.Errorf("a line that could not be read had the entry of its port deleted: %q", b.db.done)
+	}
+}

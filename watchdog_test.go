@@ -299,7 +299,7 @@ func TestHeapIsTrimmedDuringAnOutage(t *testing.T) {
 	w, _, _ := newWatchdog(t)
 	ring := new(bell)
 	w.box.health.bell = ring
-	w.box.health.database(errors.New("Redis is away"), time.Now().Add(-time.Minute))
+	w.box.health.database(errors.New("Redis is away"), nil, time.Now().Add(-time.Minute))
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { defer close(done); w.Run(ctx) }()
