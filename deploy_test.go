@@ -233,11 +233,14 @@ func TestPackage(t *testing.T) {
 	sh(t, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, ".")
 	arch := strings.TrimSpace(sh(t, "dpkg", "--print-architecture"))
 	var packages []string
-	for _, version := range []string{"v1.0.0", "v1.1.0-3-gabcdef"} {
+	for _, version := range []string{"v1.1.0-rc1", "v1.1.0-3-gabcdef"} {
 		out := sh(t, "sh", "deploy/debian/build.sh", binary, arch, version, t.TempDir(), binary)
 		packages = append(packages, strings.TrimSpace(out))
 	}
 	if name := filepath.Base(packages[1]); name != "portsyncd_1.1.0+3+gabcdef_"+arch+".deb" {
+		t.Errorf("the package is called %s", name)
+	}
+	if name := filepath.Base(packages[0]); name != "portsyncd_1.1.0~rc1_"+arch+".deb" { // which dpkg takes for older than 1.1.0
 		t.Errorf("the package is called %s", name)
 	}
 	if contents := sh(t, "dpkg-deb", "-c", packages[0]); strings.Contains(contents, "usr/bin") || !strings.Contains(contents, "root/root") || !strings.Contains(contents, "./usr/sbin/portsyncd") {

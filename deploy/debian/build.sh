@@ -26,9 +26,10 @@ for file in README.md SECURITY.md $(cd "$top" && echo docs/*) deploy/prometheus/
 	put 644 "$top/$file" $doc/$file
 done
 
-# Debian's versions begin with a digit and have no dash before the package's own revision.
+# Debian's versions begin with a digit and have no dash before the package's own revision. What git counts after a tag is newer than that, and what
+# is behind the version itself, as rc1, older than it without.
 case $version in
-v[0-9]* | [0-9]*.*) version=$(echo "${version#v}" | tr - +) ;;
+v[0-9]* | [0-9]*.*) version=$(echo "${version#v}" | sed -E 's/-([0-9]+)-g([0-9a-f]+)/+\1+g\2/; s/-dirty$/+dirty/; s/-/~/; s/-/./g') ;;
 *) version="0~git$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d).$(echo "$version" | tr - +)" ;;
 esac
 date=$(date -u -R -d "@$SOURCE_DATE_EPOCH")
