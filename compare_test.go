@@ -204,11 +204,12 @@ func TestSignalsAgainAfterAdoption(t *testing.T) {
 	b.compare.interval = time.Minute
 	b.db.facts = startFacts{signals: signals{configDone: true, initDone: true, count: 2}, events: true}
 	b.turn()
+	b.line(news(1, running), "Ethernet0") // else the switch software would be starting again
 	b.dumpDone(false, nil)
 	b.settleDown()
 	b.want("adopted")
 	b.db.signalsGone = true
-	b.reconcile(nil)
+	b.reconcile(map[string]linkMessage{"Ethernet0": news(1, running)})
 	b.db.signalsGone = false
 	b.settleDown()
 	if !slices.Contains(b.db.done, "PortConfigDone 2") || !slices.Contains(b.db.done, "PortInitDone") {

@@ -115,9 +115,9 @@ func TestHealthChangesAreOneLine(t *testing.T) {
 		now = now.Add(time.Second)
 		h.turn(now, time.Time{})
 		h.Update(now, m, log)
-		h.Update(now, m, log)
-		if got := strings.Count(out.String(), "\n"); got != lines || m.health.Load() != score {
-			t.Errorf("score %v, want %v; %d lines, want %d:\n%s", m.health.Load(), score, got, lines, out)
+		_, worst := h.Update(now, m, log)
+		if got := strings.Count(out.String(), "\n"); got != lines || worst.score() != score {
+			t.Errorf("score %v, want %v; %d lines, want %d:\n%s", worst.score(), score, got, lines, out)
 		}
 	}
 	step(1, 1)

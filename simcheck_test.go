@@ -96,6 +96,9 @@ func (w *world) judgeConfigDone(text string, again bool) {
 	count, _ := strconv.Atoi(text)
 	w.say("PortConfigDone, count %d", count)
 	w.daemon.announced = w.now
+	if !again {
+		w.afresh = w.now
+	}
 	for _, l := range w.kernel.sorted() {
 		l.unsaid = false
 	}
@@ -121,7 +124,7 @@ func (w *world) judgeInitDone() {
 	if w.signal(portInitDone) && !w.again && !w.doubtful {
 		w.fail("PortInitDone comes twice")
 	}
-	if since := w.bareAt.Add(w.late()); len(w.configured) > 0 && w.bare() && !w.bareAt.IsZero() && w.daemon.announced.After(since) {
+	if since := w.bareAt.Add(w.late()); len(w.configured) > 0 && w.bare() && !w.bareAt.IsZero() && w.afresh.After(since) {
 		w.fail("PortInitDone comes, and all interfaces had gone when the ports were announced")
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {

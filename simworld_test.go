@@ -48,6 +48,7 @@ type world struct {
 	counts     []simCount
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
+	afresh     time.Time       // when all ports were announced last
 	bareAt     time.Time       // when the last configured port that had an interface lost it
 	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
 	goneUntold map[string]bool // left-overs that went, or before the daemon had decided: no entry goes for them
