@@ -58,15 +58,24 @@ func needTool(t *testing.T, tools ...string) {
 	}
 }
 
+// promtoolTests runs tests of rules, as promtool has them, with the rules of a file; empty: with none.
+func promtoolTests(t *testing.T, rules, tests string) {
+	t.Helper()
+	needTool(t, "promtool")
+	head := "rule_files: []\n"
+	if rules != "" {
+		file, err := filepath.Abs(rules)
+		must(t, err)
+		head = "rule_files: [" + file + "]\n"
+	}
+	file := filepath.Join(t.TempDir(), "test.yml")
+	must(t, os.WriteFile(file, []byte(head+tests), 0o644))
+	sh(t, "promtool", "test", "rules", file)
+}
+
 // TestRecordingRulesCountAPortOnce: writer and standby of one switch are both scraped; each port counts once.
 func TestRecordingRulesCountAPortOnce(t *testing.T) {
-	needTool(t, "promtool")
-	dir := t.TempDir()
-	rules, err := os.ReadFile("deploy/prometheus/portsyncd.recording.yml")
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "recording.yml"), rules, 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
-rule_files: [recording.yml]
+	promtoolTests(t, "deploy/prometheus/portsyncd.recording.yml", `
 evaluation_interval: 1m
 tests:
   - interval: 1m
@@ -82,23 +91,12 @@ tests:
       - expr: 'switch:portsyncd_port_flaps:rate5m'
         eval_time: 10m
         exp_samples: [{labels: 'switch:portsyncd_port_flaps:rate5m{switch="leaf1",site="fra",role="leaf"}', value: 1}]
-`), 0o644))
-	cmd := exec.Command("promtool", "test", "rules", "test.yml")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+`)
 }
 
 // TestAlertBeforePortConfigDone: CONFIG_DB_INITIALIZED never becomes 1, Redis answers, every check is ok: orchagent does nothing, and an alert has to fire.
 func TestAlertBeforePortConfigDone(t *testing.T) {
-	needTool(t, "promtool")
-	dir := t.TempDir()
-	rules, err := os.ReadFile("deploy/prometheus/portsyncd.rules.yml")
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "rules.yml"), rules, 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
-rule_files: [rules.yml]
+	promtoolTests(t, "deploy/prometheus/portsyncd.rules.yml", `
 evaluation_interval: 1m
 tests:
   - interval: 1m
@@ -113,23 +111,15 @@ tests:
       - expr: 'count(ALERTS{alertstate="firing"})'
         eval_time: 50m
         exp_samples: [{labels: '{}', value: 1}]
-`), 0o644))
-	cmd := exec.Command("promtool", "test", "rules", "test.yml")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+`)
 }
 
 // TestDocumentedWarmQuery: of two namespaces the one that is not reconciled is found.
 func TestDocumentedWarmQuery(t *testing.T) {
-	needTool(t, "promtool")
 	doc, err := os.ReadFile("docs/metrics.md")
 	must(t, err)
 	query := regexp.MustCompile("`(portsyncd_warm_start == 1 unless [^`]+)`").FindStringSubmatch(string(doc))
-	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "test.yml"), []byte(`
-rule_files: []
+	promtoolTests(t, "", `
 evaluation_interval: 1m
 tests:
   - interval: 1m
@@ -142,10 +132,5 @@ tests:
       - expr: '`+query[1]+`'
         eval_time: 10m
         exp_samples: [{labels: 'portsyncd_warm_start{instance="a",namespace="asic1"}', value: 1}]
-`), 0o644))
-	cmd := exec.Command("promtool", "test", "rules", "test.yml")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+`)
 }

@@ -49,50 +49,31 @@ func (d *lostAnswer) Flush(ctx context.Context, f *flush) error {
 	return timeout
 }
 
-// TestLostAnswerToDeletionAndCreation: an interface that goes and comes again is one flush's DEL and HSET. Both are carried out, and the answer is lost.
-// From then on other daemons write their fields into the new interface's entry.
+// TestLostAnswerToDeletionAndCreation: an interface goes and comes again, both are carried out, and one answer is lost, or two, of which the second alone concerned
+// the new interface. From then on other daemons write their fields into its entry, which is not deleted any more.
 func TestLostAnswerToDeletionAndCreation(t *testing.T) {
-	b := runningBench(t, "Ethernet0")
-	b.say(news(1, running), "Ethernet0")
-	b.settleDown()
-	b.want("start", "SET Ethernet0 up/up 1500", "PortInitDone")
-	db := &lostAnswer{b.db, 1}
-	b.mirror.db = db
-	b.say(gone(1), "Ethernet0")
-	b.say(news(2, up), "Ethernet0")
-	b.turn()
-	if !slices.Equal(b.db.done, []string{"DEL Ethernet0", "SET Ethernet0 down/up 1500"}) {
-		t.Fatalf("the flush did %q", b.db.done)
-	}
-	b.db.done = nil
-	// here orchagent writes host_tx_ready of the new interface
-	b.clock = b.clock.Add(2 * time.Second)
-	b.settleDown()
-	if slices.Contains(b.db.done, "DEL Ethernet0") {
-		t.Errorf("the entry of the interface that is there is deleted, with what others have written: %q", b.db.done)
-	}
-}
-
-// The same when only the second of two answers that were lost concerned the new interface.
-func TestLostAnswersOneAfterTheOther(t *testing.T) {
-	b := runningBench(t, "Ethernet0")
-	b.say(news(1, running), "Ethernet0")
-	b.settleDown()
-	b.want("start", "SET Ethernet0 up/up 1500", "PortInitDone")
-	b.mirror.db = &lostAnswer{b.db, 2}
-	b.say(gone(1), "Ethernet0")
-	b.turn()
-	b.say(news(2, up), "Ethernet0")
-	b.clock = b.clock.Add(2 * time.Second)
-	b.turn()
-	if !slices.Equal(b.db.done, []string{"DEL Ethernet0", "SET Ethernet0 down/up 1500"}) {
-		t.Fatalf("the flushes did %q", b.db.done)
-	}
-	b.db.done = nil
-	b.clock = b.clock.Add(2 * time.Second)
-	b.settleDown()
-	if slices.Contains(b.db.done, "DEL Ethernet0") {
-		t.Errorf("the entry of the interface that is there is deleted, with what others have written: %q", b.db.done)
+	for _, lost := range []int{1, 2} {
+		b := runningBench(t, "Ethernet0")
+		b.say(news(1, running), "Ethernet0")
+		b.settleDown()
+		b.want("start", "SET Ethernet0 up/up 1500", "PortInitDone")
+		b.mirror.db = &lostAnswer{b.db, lost}
+		b.say(gone(1), "Ethernet0")
+		if lost == 2 {
+			b.turn()
+			b.clock = b.clock.Add(2 * time.Second)
+		}
+		b.say(news(2, up), "Ethernet0")
+		b.turn()
+		if !slices.Equal(b.db.done, []string{"DEL Ethernet0", "SET Ethernet0 down/up 1500"}) {
+			t.Fatalf("the flushes did %q", b.db.done)
+		}
+		b.db.done = nil
+		b.clock = b.clock.Add(2 * time.Second)
+		b.settleDown()
+		if slices.Contains(b.db.done, "DEL Ethernet0") {
+			t.Errorf("%d answers were lost: the entry of the interface that is there is deleted, with what others have written: %q", lost, b.db.done)
+		}
 	}
 }
 
