@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"portsyncd/internal/switchtest"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"portsyncd/internal/switchtest"
 )
+
+// Databases that answer late, lose what they had, or are on servers of their own, and a switch software that starts again while this daemon goes on.
 
 // TestSTATEDBOfItsOwnReturnsEmpty: STATE_DB on a Redis of its own that comes back empty, while no link changes.
 func TestSTATEDBOfItsOwnReturnsEmpty(t *testing.T) {
