@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"portsyncd/internal/switchtest"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Databases that answer late, lose what they had, or are on servers of their own, and a switch software that starts again while this daemon goes on.
@@ -253,5 +255,152 @@ func TestHowLongANewOrchagentWaits(t *testing.T) {
 	err = switchtest.WaitFor(75*time.Second, "PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
 	if took := time.Since(begun); err != nil || took > 4*beatInterval { // a comparison is due in a minute
 		t.Errorf("%v: after APPL_DB was flushed a new orchagent waited %v for PortConfigDone", err, took.Round(100*time.Millisecond))
+	}
+}
+
+// One of two ports never had an interface, so PortInitDone is owed; the container is started again, cold.
+func TestBareWhilePortInitDoneIsOwed(t *testing.T) {
+	b := runningBench(t, "Ethernet0", "Ethernet4")
+	b.say(news(1, running), "Ethernet0")
+	b.settleDown()
+	b.say(gone(1), "Ethernet0")
+	b.settleDown()
+	b.db.done = nil
+	clear(b.db.appl)
+	b.db.signalsGone, b.db.initDone = true, false
+	for range 300 {
+		b.clock = b.clock.Add(100 * time.Millisecond)
+		b.turn()
+	}
+	if !slices.Contains(b.db.done, "PortConfigDone 2") {
+		t.Errorf("30 s (six beats) after APPL_DB was flushed, with no interface at all, nothing is announced: %q, state %v", b.db.done, b.start.state)
+	}
+}
+
+// The container is started again twice: the second time before it had made its interfaces.
+func TestSecondStartOfTheContainer(t *testing.T) {
+	b := runningBench(t, "Ethernet0", "Ethernet4")
+	b.say(news(1, running), "Ethernet0")
+	b.say(news(2, running), "Ethernet4")
+	b.settleDown()
+	b.settleDown()
+	b.say(gone(1), "Ethernet0")
+	b.say(gone(2), "Ethernet4")
+	b.settleDown()
+	for n := range 2 {
+		b.db.done = nil
+		clear(b.db.appl)
+		b.db.signalsGone, b.db.initDone = true, false
+		for range 300 {
+			b.clock = b.clock.Add(100 * time.Millisecond)
+			b.turn()
+			if slices.Contains(b.db.done, "PortConfigDone 2") {
+				b.db.signalsGone = false
+			}
+		}
+		if !slices.Contains(b.db.done, "PortConfigDone 2") {
+			t.Errorf("start %d: 30 s after the flush nothing is announced: %q, state %v", n+1, b.db.done, b.start.state)
+		}
+	}
+}
+
+// downFor carries nothing out for a while.
+type downFor struct {
+	*mapDB
+	lose int
+}
+
+func (d *downFor) Flush(ctx context.Context, f *flush) error {
+	if d.lose == 0 {
+		return d.mapDB.Flush(ctx, f)
+	}
+	d.lose--
+	refused := errors.New("connection refused")
+	for _, w := range f.writes {
+		w.outcome = outcome{err: refused}
+	}
+	return refused
+}
+
+// While Redis is away an interface goes and comes again, and its port is taken out of APPL_DB (breakout).
+func TestDeletionOwedWhereAPPLDBLacksThePort(t *testing.T) {
+	b := runningBench(t, "Ethernet0", "Ethernet4")
+	b.db.appl["Ethernet0"] = true
+	b.say(news(1, running), "Ethernet0")
+	b.settleDown()
+	if _, there := b.db.state["Ethernet0"]; !there {
+		t.Fatal("not published")
+	}
+	b.mirror.db = &downFor{b.db, 1}
+	b.say(gone(1), "Ethernet0")
+	b.say(news(2, up), "Ethernet0")
+	delete(b.db.appl, "Ethernet0")
+	b.turn()
+	b.db.done = nil
+	for range 300 {
+		b.clock = b.clock.Add(100 * time.Millisecond)
+		b.turn()
+	}
+	b.compare.begin(b.links.all)
+	b.settleDown()
+	if got, there := b.db.state["Ethernet0"]; there {
+		t.Errorf("the interface of this entry is gone, and APPL_DB does not have the port: it stays for good: %+v; done %q", got, b.db.done)
+	}
+}
+
+type withoutCONFIG struct {
+	redisConn
+	asked int
+}
+
+func (c *withoutCONFIG) Exec(_ context.Context, commands []redis.Cmder) error {
+	err := redisReply("ERR unknown command 'config', with args beginning with: 'get' 'notify-keyspace-events' ")
+	for _, command := range commands {
+		c.asked++
+		command.SetErr(err)
+	}
+	return err
+}
+
+// A server without CONFIG is asked once (askEvents says so), and not with each comparison.
+func TestServerWithoutCONFIG(t *testing.T) {
+	c := new(withoutCONFIG)
+	d := &sonicDB{m: newMetrics("test"), appl: c}
+	for range 3 {
+		d.askEvents(t.Context())
+	}
+	if c.asked != 1 {
+		t.Errorf("it was asked %d times, and portsyncd_redis_errors_total grew by %v", c.asked, d.m.redisErrors.Load())
+	}
+}
+
+// eventsConn is a server that sends events, or does not.
+type eventsConn struct {
+	redisConn
+	set string
+}
+
+func (c *eventsConn) Exec(_ context.Context, commands []redis.Cmder) error {
+	for _, command := range commands {
+		command.(*redis.StringSliceCmd).SetVal([]string{"notify-keyspace-events", c.set})
+	}
+	return nil
+}
+
+// CONFIG_DB on a server of its own: APPL_DB's events are switched off, and on again.
+func TestSplitServersPollForEver(t *testing.T) {
+	c := &eventsConn{set: "AKE"}
+	d := &sonicDB{m: newMetrics("test"), appl: c, configSends: true}
+	d.applAddr.address, d.cfgAddr.address = "a", "b"
+	s := start{facts: startFacts{events: true}}
+	c.set = ""
+	s.follow(d.askEvents(t.Context()))
+	if s.facts.events {
+		t.Fatal("not polled")
+	}
+	c.set = "AKE"
+	s.follow(d.askEvents(t.Context()))
+	if !s.facts.events {
+		t.Error("events are sent again, and APPL_DB and CONFIG_DB are asked every second for good")
 	}
 }

@@ -25,13 +25,11 @@ func (d *sonicDB) askEvents(ctx context.Context) eventsSaid {
 	answer := eventsCommand(ctx)
 	_ = pipeline(ctx, d.m, d.appl, []redis.Cmder{answer})
 	switch err := answer.Err(); {
-	case redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command"):
+	case redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "unknown command"):
 		d.eventsRefused = true
 	case err != nil:
 		return eventsUnsaid
-	case sendsEvents(answer) && d.applAddr.server() != d.cfgAddr.server():
-		return eventsUnsaid
-	case sendsEvents(answer):
+	case sendsEvents(answer) && (d.configSends || d.applAddr.server() == d.cfgAddr.server()):
 		return eventsSent
 	}
 	return eventsOff

@@ -67,10 +67,11 @@ func (d *sonicDB) lookBack(ctx context.Context, ports []portConfig) (f startFact
 		return f, nil, fmt.Errorf("read the entries of STATE_DB: %w", err)
 	}
 	f.split = d.applAddr.server() != d.cfgAddr.server()
-	if f.events = sendsEvents(events); f.events && f.split {
+	if f.events = sendsEvents(events); f.split {
 		events = eventsCommand(ctx)
 		_ = pipeline(ctx, d.m, d.config, []redis.Cmder{events})
-		f.events = sendsEvents(events)
+		d.configSends = sendsEvents(events)
+		f.events = f.events && d.configSends
 	}
 	return f, warm, nil
 }

@@ -295,6 +295,7 @@ func (s *mirror) settle() {
 	if s.start.in(deciding) {
 		s.links.decideOld(none)
 		s.start.on(toAdopt)
+		s.m.portConfigDone.Set(0) // nobody is told anything
 		s.status.noDB.Store(true)
 	}
 	for _, p := range s.outbox.settle() {
@@ -320,9 +321,9 @@ func (s *mirror) forget(p *port) {
 	s.links.forget(p)
 }
 
-// bare says that all is published and there is no interface at all.
+// bare says that ports are published and there is no interface at all.
 func (s *mirror) bare() bool {
-	return s.start.done() && s.m.portsPresent.Load() == 0 && len(s.start.configuredPorts()) > 0
+	return s.start.running() && s.m.portsPresent.Load() == 0 && len(s.start.configuredPorts()) > 0
 }
 
 // present says that a port has an interface that is no left-over.
@@ -368,14 +369,13 @@ func (s *mirror) applChanged(c applChange) {
 	}
 }
 
-// watchChanged is told when the subscription to APPL_DB's events stands or breaks. What happened before it stood is not
-// known.
+// watchChanged is told when a subscription stands or breaks. What happened before it stood is not known.
 func (s *mirror) watchChanged(connected bool, err error) {
 	switch {
 	case !connected:
 		s.watchLost = true
 		s.compare.askAll() // asks the servers something, so that an outage shows although nothing has to be written
-		s.log.Info("the subscription to APPL_DB's keyspace events broke", "err", err)
+		s.log.Info("a subscription to keyspace events broke", "err", err)
 	case s.watchLost:
 		s.watchLost = false
 		s.distrust()

@@ -38,6 +38,7 @@ type outRow struct {
 	dirty, inFlight, resting bool
 	heard                    bool      // the loop before heard of it last
 	refused                  bool      // and the log says so
+	owed                     bool      // a deletion, if APPL_DB does not have the port
 	dirtyAt                  int64     // the instant since which
 	waiting, sent            mail      // link messages without a durable outcome yet: not sent, and in flight
 	last                     int64     // the instant of the last message
@@ -334,6 +335,8 @@ func (o *outbox) bounced(p *port, row *outRow, now time.Time) {
 	row.known, row.inAppl = false, false
 	if !row.write.set { // else what is there may be the new interface's, with what others have written of it
 		row.del = max(row.del, min(row.write.del, delIfOurs))
+	} else if row.write.del != delNone {
+		row.owed = true
 	}
 	if unavailable(row.write.err) {
 		o.markDirty(p)
@@ -372,6 +375,13 @@ func (o *outbox) acknowledged(p *port, row *outRow) {
 	}
 	if w.ask && current {
 		row.inAppl = w.exists
+	}
+	if row.owed && w.set {
+		row.owed = false
+		if w.ask && !w.exists { // nothing of the new interface's is there
+			row.del = max(row.del, delIfOurs)
+			o.markDirty(p)
+		}
 	}
 	if row.present && (w.exists || !w.ask || !current) {
 		o.touch(p) // the link may have changed meanwhile, and back to what was held before

@@ -929,3 +929,31 @@ func TestBundleCutOff(t *testing.T) {
 		t.Errorf("a bundle of 2 that is cut off counts as one of %d", len(certs))
 	}
 }
+
+func bundleOfTwo(t *testing.T) (whole []byte, first int) {
+	dir, dir2 := t.TempDir(), t.TempDir()
+	newAuthority(t, dir, "ca")
+	newAuthority(t, dir2, "ca")
+	a, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	must(t, err)
+	b, err := os.ReadFile(filepath.Join(dir2, "ca.crt"))
+	must(t, err)
+	return append(bytes.Clone(a), b...), len(a)
+}
+
+func TestBundleCutOffInItsLastLine(t *testing.T) {
+	whole, _ := bundleOfTwo(t)
+	for cut := 2; cut < 25; cut++ {
+		if certs, err := parseCertificates(whole[:len(whole)-cut]); err == nil && len(certs) != 2 {
+			t.Errorf("cut %d bytes before its end, a bundle of 2 counts as one of %d", cut, len(certs))
+		}
+	}
+}
+
+func TestBundleWhoseSecondIsGarbled(t *testing.T) {
+	whole, first := bundleOfTwo(t)
+	whole[first+100] = '!'
+	if certs, err := parseCertificates(whole); err == nil && len(certs) != 2 {
+		t.Errorf("a bundle of 2, of which one is not readable, counts as one of %d", len(certs))
+	}
+}

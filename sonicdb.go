@@ -40,6 +40,7 @@ type sonicDB struct {
 	lastConfig                   lastAnswer
 	follows                      bool // another portsyncd wrote until now
 	eventsRefused                bool // a server does not let us ask whether it sends keyspace events
+	configSends                  bool // CONFIG_DB's does, which is another one
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision

@@ -679,3 +679,20 @@ func TestPortThatWasNeverPushedIsNotTakenBack(t *testing.T) {
 		}
 	}
 }
+
+// -standalone: the rules' comment says that it has neither.
+func TestStandaloneHasNoPortConfigDone(t *testing.T) {
+	b := newBench(t)
+	m := newMetrics("test")
+	s := newSyncer(syncOptions{eoiu: 30 * time.Second, spawn: func(func()) {}}, b.source, nil, m, new(health), discard(), func() time.Time { return b.clock })
+	defer s.open(t.Context())()
+	s.advance(b.clock, false)
+	s.dumpDone(false, nil)
+	for range 10 {
+		b.clock = b.clock.Add(time.Second)
+		s.advance(b.clock, false)
+	}
+	if m.portConfigDone.Load() == 1 && m.portInitDone.Load() == 0 {
+		t.Error("with -standalone portsyncd_port_config_done is 1 and portsyncd_port_init_done 0: PortInitDoneMissing fires after 10 min")
+	}
+}

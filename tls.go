@@ -138,10 +138,9 @@ func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
 	if block, _ := pem.Decode(text); block == nil {
 		return nil, errors.New("no PEM data in it")
 	}
-	if bytes.Count(text, []byte("-----BEGIN ")) != bytes.Count(text, []byte("-----END ")) {
-		return nil, errors.New("a certificate in it is cut off")
-	}
+	blocks := 0
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		blocks++
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
@@ -150,6 +149,9 @@ func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
 			return nil, err
 		}
 		certs = append(certs, cert)
+	}
+	if blocks != bytes.Count(text, []byte("-----BEGIN ")) {
+		return nil, errors.New("a certificate in it is cut off")
 	}
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate in it")
