@@ -376,9 +376,9 @@ func (o *outbox) acknowledged(p *port, row *outRow) {
 	if w.ask && current {
 		row.inAppl = w.exists
 	}
-	if row.owed && w.set {
+	if row.owed && (w.set || w.del != delNone) {
 		row.owed = false
-		if w.ask && !w.exists { // nothing of the new interface's is there
+		if w.del == delNone && w.ask && !w.exists { // nothing of the new interface's is there
 			row.del = max(row.del, delIfOurs)
 			o.markDirty(p)
 		}

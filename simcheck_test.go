@@ -124,8 +124,12 @@ func (w *world) judgeInitDone() {
 	if w.signal(portInitDone) && !w.again && !w.doubtful {
 		w.fail("PortInitDone comes twice")
 	}
-	if since := w.bareAt.Add(w.late()); len(w.configured) > 0 && w.bare() && !w.bareAt.IsZero() && w.afresh.After(since) {
-		w.fail("PortInitDone comes, and all interfaces had gone when the ports were announced")
+	if since := w.bareAt.Add(w.late()); w.again && w.bare() && !w.bareAt.IsZero() && w.afresh.After(since) {
+		for name, at := range w.configured { // one that is added just now is not waited for
+			if w.now.Sub(at) > w.late() {
+				w.fail("PortInitDone comes, and all interfaces, %s's too, had gone when the ports were announced", name)
+			}
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
 		if w.now.Sub(w.configured[name]) > w.late() && !w.seen[name] && !w.again {
