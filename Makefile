@@ -65,7 +65,7 @@ fuzz:
 
 # What is shipped for ARM has run its tests as ARM code: all of them but the long ones, which chaos and load would make longer still under an emulator. The parser's
 # also run on a big-endian machine: netlink is in native byte order. What the tests of ABOUT_TEXT read is the source, which is the same on each.
-ABOUT_TEXT = 'TestImagePatch|TestRelease|TestDocumentedNames|TestOnlyARooms|TestNoTwoFiles|TestFilesFunctions|TestRulesAre|TestMutants|TestReproducible|TestPackage|TestDashboard|TestAlertRules|TestAlertBefore|TestRecordingRules|TestDocumentedWarm|TestQuotedLog|TestManPage|TestUnitLeaves|TestRemovalEnds|TestScrapeConfig'
+ABOUT_TEXT = 'TestImagePatch|TestRelease|TestDocumentedNames|TestOnlyARooms|TestNoTwoFiles|TestFilesFunctions|TestRulesAre|TestMutants|TestReproducible|TestPackage|TestDashboard|TestAlertRules|TestRecordingRules|TestDocumentedWarm|TestQuotedLog|TestManPage|TestUnitLeaves|TestRemovalEnds|TestScrapeConfig'
 ARM_E2E = 'TestColdStart|TestSigterm|TestOldInterfaces|TestPortEnters|TestWarmRestart|TestStoppedDaemon|TestKilled|TestRedisReturns|TestTLSDocument'
 test-arm: need
 	CGO_ENABLED=0 GOARCH=s390x $(GO) test -count=1 -short -exec "$(call qemu,s390x)" -run 'Recorded|Parsing|BrokenMessages|Errno|OverrunMessage|FuzzDatagram' .

@@ -94,26 +94,6 @@ tests:
 `)
 }
 
-// TestAlertBeforePortConfigDone: CONFIG_DB_INITIALIZED never becomes 1, Redis answers, every check is ok: orchagent does nothing, and an alert has to fire.
-func TestAlertBeforePortConfigDone(t *testing.T) {
-	promtoolTests(t, "deploy/prometheus/portsyncd.rules.yml", `
-evaluation_interval: 1m
-tests:
-  - interval: 1m
-    input_series:
-      - {series: 'up{job="portsyncd",instance="a"}', values: '1x60'}
-      - {series: 'portsyncd_health_status{instance="a"}', values: '1x60'}
-      - {series: 'portsyncd_health_check{instance="a",check="redis"}', values: '1x60'}
-      - {series: 'portsyncd_redis_connected{instance="a"}', values: '1x60'}
-      - {series: 'portsyncd_port_config_done{instance="a"}', values: '0x60'}
-      - {series: 'portsyncd_port_init_done{instance="a"}', values: '0x60'}
-    promql_expr_test:
-      - expr: 'count(ALERTS{alertstate="firing"})'
-        eval_time: 50m
-        exp_samples: [{labels: '{}', value: 1}]
-`)
-}
-
 // TestDocumentedWarmQuery: of two namespaces the one that is not reconciled is found.
 func TestDocumentedWarmQuery(t *testing.T) {
 	doc, err := os.ReadFile("docs/metrics.md")

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"net"
-	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,17 +93,15 @@ func pidField(d *switchtest.Daemon) string { return fmt.Sprintf("\"pid\": %d,", 
 func TestValuesOfSwitches(t *testing.T) {
 	r, _ := testRecorder(t, 1)
 	a := newAPI(newBox(&unit{m: newMetrics("test"), health: new(health), record: r}), true)
-	s := newServer(a, discard(), nil, newSlots(a.box.m))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	go func() { _ = s.Serve(l) }()
-	defer s.Drain()
 	begun := time.Now()
-	response, err := http.Get("http://" + l.Addr().String() + "/api/v1/events?follow=0")
-	must(t, err)
-	_, _ = io.Copy(io.Discard, response.Body)
-	response.Body.Close()
-	if took := time.Since(begun); took > 2*time.Second {
+	a.serveEvents(httptest.NewRecorder(), httptest.NewRequest("GET", eventsPath+"?follow=0", nil))
+	if took := time.Since(begun); took >= followLimit {
 		t.Errorf("follow=0 waited %v", took)
+	}
+	b, _, _ := sharedBox(t)
+	w := httptest.NewRecorder()
+	newAPI(b, false).serveHandover(w, httptest.NewRequest("POST", handoverPath+"?force=0", nil))
+	if answer := w.Body.String(); !strings.Contains(answer, errNotWriting.Error()) || strings.Contains(answer, errNotBeside.Error()) {
+		t.Errorf("force=0 is answered with %s", answer)
 	}
 }

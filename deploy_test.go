@@ -474,6 +474,15 @@ func TestUnitLeavesTheBootID(t *testing.T) {
 	}
 }
 
+// TestDaemonThatCannotTellTheBoot says so, and what to do.
+func TestDaemonThatCannotTellTheBoot(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.program = append([]string{"unshare", "-m", "sh", "-c", `mount -t proc -o subset=pid proc /proc && exec "$0" "$@"`}, daemonProgram(t)...)
+	d := s.daemon()
+	s.waitFor("the warning", func() bool { return d.Logged("let the daemon read /proc/sys/kernel/random/boot_id") == 1 })
+}
+
 // TestRemovalEndsInstances: prerm ends and disables the instances of portsyncd@.service, too.
 func TestRemovalEndsInstances(t *testing.T) {
 	needTool(t, "unshare")
@@ -489,7 +498,7 @@ func TestRemovalEndsInstances(t *testing.T) {
 	}
 	said, err := os.ReadFile(calls)
 	must(t, err)
-	if !strings.Contains(string(said), "portsyncd@") {
+	if calls := string(said); !strings.Contains(calls, "stop portsyncd@*.service\n") || !strings.Contains(calls, "disable portsyncd@.service\n") {
 		t.Errorf("instances go on with a binary that is gone; systemctl was called with:\n%s", said)
 	}
 }

@@ -436,7 +436,8 @@ func (s *mirror) compared(f *flush) {
 		s.lostSignals()
 	}
 	if f.found.known && s.start.follow(f.events) {
-		s.notice("keyspace events", "sent", f.events == eventsSent)
+		s.log.Warn("whether Redis sends keyspace events has changed: without them APPL_DB is asked every second",
+			"sent", f.events == eventsSent, "remedy", "config set notify-keyspace-events AKE")
 	}
 	s.showInitDone()
 	if repairs, over := s.compare.outcome(); over {

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"portsyncd/internal/switchtest"
-
 	"github.com/redis/go-redis/v9"
+
+	"portsyncd/internal/switchtest"
 )
 
 // Databases that answer late, lose what they had, or are on servers of their own, and a switch software that starts again while this daemon goes on.
@@ -22,7 +22,8 @@ func TestSTATEDBOfItsOwnReturnsEmpty(t *testing.T) {
 	s := newSwitch(t, switchtest.Options{Split: true})
 	d, _ := s.start(4)
 	s.waitAgreement("at the start")
-	time.Sleep(2 * time.Second) // whatever follows a start is over
+	s.waitMetric(d, "portsyncd_port_init_done", "1")
+	s.waitMetric(d, "portsyncd_queue_depth", "0")
 	s.Redis[1].Stop()
 	down := switchtest.WaitFor(12*time.Second, "the outage", func() bool { return s.metric(d, "portsyncd_redis_connected") == "0" })
 	if down != nil {
@@ -35,14 +36,17 @@ func TestSTATEDBOfItsOwnReturnsEmpty(t *testing.T) {
 	}
 }
 
-// lostAnswer carries flushes out, and loses the answers to some.
+// lostAnswer carries flushes out, and loses the answers to some; unsent, it does not carry these out.
 type lostAnswer struct {
 	*mapDB
-	lose int
+	lose   int
+	unsent bool
 }
 
-func (d *lostAnswer) Flush(ctx context.Context, f *flush) error {
-	err := d.mapDB.Flush(ctx, f)
+func (d *lostAnswer) Flush(ctx context.Context, f *flush) (err error) {
+	if d.lose == 0 || !d.unsent {
+		err = d.mapDB.Flush(ctx, f)
+	}
 	if d.lose == 0 {
 		return err
 	}
@@ -62,7 +66,7 @@ func TestLostAnswerToDeletionAndCreation(t *testing.T) {
 		b.say(news(1, running), "Ethernet0")
 		b.settleDown()
 		b.want("start", "SET Ethernet0 up/up 1500", "PortInitDone")
-		b.mirror.db = &lostAnswer{b.db, lost}
+		b.mirror.db = &lostAnswer{b.db, lost, false}
 		b.say(gone(1), "Ethernet0")
 		if lost == 2 {
 			b.turn()
@@ -161,8 +165,9 @@ func TestSignalsThatAreSeenToBeDeletedAreAnnouncedAgain(t *testing.T) {
 func TestOrchagentThatDeletesPortTable(t *testing.T) {
 	t.Parallel()
 	s := newSwitch(t, switchtest.Options{})
-	_, o := s.start(2)
-	time.Sleep(3 * time.Second)
+	d, o := s.start(2)
+	s.waitMetric(d, "portsyncd_port_init_done", "1")
+	s.waitFor("orchagent to have both signals", func() bool { return slices.Contains(o.Popped(), portInitDone) })
 	before := len(o.Popped())
 	keys := s.Appl.Keys(t.Context(), "PORT_TABLE:*").Val()
 	begun := time.Now()
@@ -258,7 +263,7 @@ func TestHowLongANewOrchagentWaits(t *testing.T) {
 	}
 }
 
-// One of two ports never had an interface, so PortInitDone is owed; the container is started again, cold.
+// TestBareWhilePortInitDoneIsOwed: one of two ports never had an interface, so PortInitDone is owed; the container is started again, cold.
 func TestBareWhilePortInitDoneIsOwed(t *testing.T) {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
 	b.say(news(1, running), "Ethernet0")
@@ -277,7 +282,7 @@ func TestBareWhilePortInitDoneIsOwed(t *testing.T) {
 	}
 }
 
-// The container is started again twice: the second time before it had made its interfaces.
+// TestSecondStartOfTheContainer: it is started again twice, the second time before it had made its interfaces.
 func TestSecondStartOfTheContainer(t *testing.T) {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
 	b.say(news(1, running), "Ethernet0")
@@ -304,25 +309,7 @@ func TestSecondStartOfTheContainer(t *testing.T) {
 	}
 }
 
-// downFor carries nothing out for a while.
-type downFor struct {
-	*mapDB
-	lose int
-}
-
-func (d *downFor) Flush(ctx context.Context, f *flush) error {
-	if d.lose == 0 {
-		return d.mapDB.Flush(ctx, f)
-	}
-	d.lose--
-	refused := errors.New("connection refused")
-	for _, w := range f.writes {
-		w.outcome = outcome{err: refused}
-	}
-	return refused
-}
-
-// While Redis is away an interface goes and comes again, and its port is taken out of APPL_DB (breakout).
+// TestDeletionOwedWhereAPPLDBLacksThePort: while Redis is away an interface goes and comes again, and its port is taken out of APPL_DB (breakout).
 func TestDeletionOwedWhereAPPLDBLacksThePort(t *testing.T) {
 	b := runningBench(t, "Ethernet0", "Ethernet4")
 	b.db.appl["Ethernet0"] = true
@@ -331,7 +318,7 @@ func TestDeletionOwedWhereAPPLDBLacksThePort(t *testing.T) {
 	if _, there := b.db.state["Ethernet0"]; !there {
 		t.Fatal("not published")
 	}
-	b.mirror.db = &downFor{b.db, 1}
+	b.mirror.db = &lostAnswer{b.db, 1, true}
 	b.say(gone(1), "Ethernet0")
 	b.say(news(2, up), "Ethernet0")
 	delete(b.db.appl, "Ethernet0")
@@ -348,6 +335,7 @@ func TestDeletionOwedWhereAPPLDBLacksThePort(t *testing.T) {
 	}
 }
 
+// withoutCONFIG is a server that has renamed CONFIG away.
 type withoutCONFIG struct {
 	redisConn
 	asked int
@@ -362,7 +350,7 @@ func (c *withoutCONFIG) Exec(_ context.Context, commands []redis.Cmder) error {
 	return err
 }
 
-// A server without CONFIG is asked once (askEvents says so), and not with each comparison.
+// TestServerWithoutCONFIG: it is asked once (askEvents says so), and not with each comparison.
 func TestServerWithoutCONFIG(t *testing.T) {
 	c := new(withoutCONFIG)
 	d := &sonicDB{m: newMetrics("test"), appl: c}
@@ -387,8 +375,8 @@ func (c *eventsConn) Exec(_ context.Context, commands []redis.Cmder) error {
 	return nil
 }
 
-// CONFIG_DB on a server of its own: APPL_DB's events are switched off, and on again.
-func TestSplitServersPollForEver(t *testing.T) {
+// TestSplitServersAreNotPolledForEver: CONFIG_DB is on a server of its own; APPL_DB's events are switched off, and on again.
+func TestSplitServersAreNotPolledForEver(t *testing.T) {
 	c := &eventsConn{set: "AKE"}
 	d := &sonicDB{m: newMetrics("test"), appl: c, configSends: true}
 	d.applAddr.address, d.cfgAddr.address = "a", "b"

@@ -378,7 +378,7 @@ func (o *outbox) acknowledged(p *port, row *outRow) {
 	}
 	if row.owed && (w.set || w.del != delNone) {
 		row.owed = false
-		if w.del == delNone && w.ask && !w.exists { // nothing of the new interface's is there
+		if w.del == delNone && w.ask && !w.exists { // nothing is published: what is there is the old interface's
 			row.del = max(row.del, delIfOurs)
 			o.markDirty(p)
 		}

@@ -179,7 +179,7 @@ func (s *start) follow(said eventsSaid) (news bool) {
 	return news
 }
 
-// bare is for an APPL_DB that has lost the signals. Where no configured port has an interface, the switch software
+// bare is for an APPL_DB that lacks the signals. Where no configured port has an interface, the switch software
 // starts again, cold, while this daemon goes on (docs/several-asics.md), and PortInitDone waits for its interfaces.
 func (s *start) bare(all func(func(*port)), present func(*port) bool) {
 	some := false

@@ -680,7 +680,7 @@ func TestPortThatWasNeverPushedIsNotTakenBack(t *testing.T) {
 	}
 }
 
-// -standalone: the rules' comment says that it has neither.
+// TestStandaloneHasNoPortConfigDone: nobody is told anything, and PortInitDoneMissing goes by it.
 func TestStandaloneHasNoPortConfigDone(t *testing.T) {
 	b := newBench(t)
 	m := newMetrics("test")

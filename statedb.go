@@ -69,16 +69,16 @@ type flush struct {
 	record bool      // write down which interfaces are old:
 	old    leftovers // these
 
-	refused error    // out: APPL_DB refused PortInitDone's key
-	unready error    // out: STATE_DB refused the row that says ready
-	missing bool     // out: not all of confirm are in APPL_DB
-	listed  []string // out
-	found   signals  // out, if asked for and answered
-	events  eventsSaid
+	refused error      // out: APPL_DB refused PortInitDone's key
+	unready error      // out: STATE_DB refused the row that says ready
+	missing bool       // out: not all of confirm are in APPL_DB
+	listed  []string   // out
+	found   signals    // out, if asked for and answered
+	events  eventsSaid // out, the same
 }
 
-// eventsSaid is what the servers say of keyspace events. Somebody may switch them off, or a
-// server be started again without them.
+// eventsSaid is what the servers say of keyspace events. Somebody may switch them off, or a server be started again
+// without them.
 type eventsSaid uint8
 
 const (
