@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,27 +11,38 @@ import (
 
 // APPL_DB's PORT_TABLE: the producer's side of its protocol, the signals, and what a start finds there.
 
-// producerSet is the producer-state-table protocol of SONIC.md for many ports in one call. Consumers pop a bounded
+// pushPort is the producer-state-table protocol of SONIC.md for one port, as a function in Lua. Consumers pop a bounded
 // number of keys a notification, so each key that was not waiting already gets a notification of its own. The fields
-// come before the key set: a key without fields would be a deletion. KEYS: the key set, the channel, then each port's
-// pending hash. ARGV: for each port its name, the number of strings that follow, and these: field, value, field, value…
-// It returns the names of the ports whose pending hash is of another type.
-const producerSet script = `
-local at, refused = 1, {}
+// come before the key set: a key without fields would be a deletion. They are set a thousand at a time, because Lua's
+// stack takes some thousands. It returns an error, or true as its second value if the pending hash is of another type.
+const pushPort = `
+local function push(set, channel, pending, port, fields, first, last)
+	for at = first, last, 1000 do
+		local put = redis.pcall('HSET', pending, unpack(fields, at, math.min(at + 999, last)))
+		if type(put) == 'table' then
+			if string.find(put.err, 'WRONGTYPE', 1, true) then return nil, true end
+			return put
+		end
+	end
+	local added = redis.pcall('SADD', set, port)
+	if type(added) == 'table' then return added end
+	if added == 1 then redis.call('PUBLISH', channel, 'G') end
+end
+`
+
+// producerSet pushes many ports in one call. KEYS: the key set, the channel, then each port's pending hash. ARGV: for
+// each port its name, the number of strings that follow, and these: field, value, field, value… It returns the names of
+// the ports whose pending hash is of another type.
+const producerSet script = pushPort + `
+local at, names = 1, {}
 for i = 3, #KEYS do
 	local port, n = ARGV[at], tonumber(ARGV[at + 1])
-	local set = redis.pcall('HSET', KEYS[i], unpack(ARGV, at + 2, at + 1 + n))
-	if type(set) == 'table' and set.err then
-		if not string.find(set.err, 'WRONGTYPE', 1, true) then return set end
-		refused[#refused + 1] = port
-	else
-		local added = redis.pcall('SADD', KEYS[1], port)
-		if type(added) == 'table' then return added end
-		if added == 1 then redis.call('PUBLISH', KEYS[2], 'G') end
-	end
+	local failed, refused = push(KEYS[1], KEYS[2], KEYS[i], port, ARGV, at + 2, at + 1 + n)
+	if failed then return failed end
+	if refused then names[#names + 1] = port end
 	at = at + 2 + n
 end
-return refused
+return names
 `
 
 // producerDel is the same protocol's deletion, of ports that CONFIG_DB does not have: one that it has again by now is
@@ -162,145 +172,4 @@ func (d *sonicDB) Recount(ctx context.Context, count int) (lost bool, err error)
 // producerKeys are the key set and the channel of the protocol.
 func (d *sonicDB) producerKeys() []string {
 	return []string{portTable + "_KEY_SET", portTable + "_CHANNEL@" + strconv.Itoa(d.applAddr.id)}
-}
-
-// readings is how often CONFIG_DB is read while ports are being announced, before a pause is made.
-const readings = 8
-
-// errPortsChange says that CONFIG_DB, or APPL_DB, changed at every reading.
-var errPortsChange = errors.New("the ports change faster than they can be announced")
-
-// announcement is what APPL_DB was told: the ports of PortConfigDone, and the names of those that it refused.
-type announcement struct {
-	ports   []portConfig
-	refused []string
-}
-
-func (a *announcement) refuse(names []string) {
-	for _, name := range names {
-		if !slices.Contains(a.refused, name) {
-			a.refused = append(a.refused, name)
-		}
-	}
-}
-
-// took notes which ports were announced in the end: of one that was dropped meanwhile nobody has to be told.
-func (a *announcement) took(ports []portConfig) {
-	a.ports = ports
-	names := namesOf(ports)
-	a.refused = slices.DeleteFunc(a.refused, func(name string) bool { return !slices.Contains(names, name) })
-}
-
-// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number. They are read at that
-// moment, or are those that were read a moment ago (recent), and are read again afterwards until nothing has changed:
-// whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB
-// drops between our reading and our writing is taken back, because whoever else deletes it from APPL_DB may have done
-// so before we wrote. Where CONFIG_DB has no ports, and does not say that it is complete, the fallback serves if there
-// is one. Before anything else it writes down which interfaces are old, and before each push what is pushed: a daemon
-// that ends amid it leaves that to the next one.
-func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
-	err error) {
-	if d.pushed == nil {
-		if err := d.recallPushed(ctx); err != nil {
-			return a, err
-		}
-	}
-	if err := d.recordStart(ctx, old, recent); err != nil {
-		return a, err
-	}
-	if err := d.push(ctx, recent, nil, &a); err != nil {
-		return a, err
-	}
-	sent := recent
-	for range readings {
-		c, err := d.Load(ctx)
-		if err != nil {
-			return a, err
-		}
-		switch blank := len(c.ports) == 0 && !c.complete; {
-		case blank && len(fallback) > 0:
-			c.ports = fallback
-		case c.lost:
-			return a, errConfigLoading
-		}
-		due, dropped := changed(sent, c.ports), d.droppedSince(c)
-		sent = c.ports
-		if len(due)+len(dropped) > 0 {
-			if len(due) > 0 {
-				err = d.recordPushed(ctx, due)
-			}
-			if err == nil {
-				err = d.push(ctx, due, dropped, &a)
-			}
-			if err != nil {
-				return a, err
-			}
-			continue
-		}
-		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
-		if done || err != nil {
-			if done {
-				d.forgetPushed(ctx)
-			}
-			a.took(sent)
-			return a, err
-		}
-		sent = nil // APPL_DB lost some of them since
-	}
-	return a, errPortsChange
-}
-
-// push sends the ports that are due, which are written down, and takes back those that were dropped.
-func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, a *announcement) error {
-	for _, p := range due {
-		d.pushed[p.name] = struct{}{}
-	}
-	refused, err := d.produce(ctx, due)
-	if err != nil {
-		return err
-	}
-	for _, name := range refused { // what is there is somebody else's
-		delete(d.pushed, name)
-	}
-	a.refuse(refused)
-	if err := d.withdraw(ctx, dropped); err != nil {
-		return err
-	}
-	for _, name := range dropped {
-		delete(d.pushed, name)
-	}
-	return nil
-}
-
-// droppedSince are the ports that this announcement, or tries of it that failed, has sent and CONFIG_DB has no more. A
-// CONFIG_DB that does not say that it is complete may just be written anew.
-func (d *sonicDB) droppedSince(c *switchConfig) (names []string) {
-	if !c.complete || len(d.pushed) == 0 {
-		return nil
-	}
-	has := make(map[string]struct{}, len(c.ports))
-	for _, p := range c.ports {
-		has[p.name] = struct{}{}
-	}
-	for name := range d.pushed {
-		if _, kept := has[name]; !kept {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// changed are the ports that were not sent yet as they are now.
-func changed(sent, now []portConfig) (due []portConfig) {
-	before := make(map[string][]string, len(sent))
-	for _, p := range sent {
-		before[p.name] = p.fields
-	}
-	for _, p := range now {
-		if fields, known := before[p.name]; !known || !slices.Equal(fields, p.fields) {
-			due = append(due, p)
-		}
-	}
-	return due
 }

@@ -72,12 +72,13 @@ func (l logSettings) filled() logSettings {
 	return l
 }
 
-// readConfig reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
+// configReading reads all of CONFIG_DB that matters in one step, so that it is never seen half rewritten: whether it is
 // complete, DEVICE_METADATA's switch_type, the timer of a warm restart, the log's settings, and each port's key with
 // its fields; a key that is no hash gives an empty string for its fields. KEYS: the four keys in this order. ARGV: the
-// pattern of the ports' keys, the digest of the last answer. It returns the digest of all that, packed, and then that,
-// if it is another one: nearly every reading finds what the one before has found.
-const readConfig script = `
+// pattern of the ports' keys, the digest of the last answer. It leaves that in out, the same packed in all, or false if
+// the digest is that of the last answer, and the digest in digest: nearly every reading finds what the one before has
+// found.
+const configReading = `
 local function field(key, name)
 	local value = redis.pcall('HGET', key, name)
 	return type(value) == 'string' and value
@@ -92,23 +93,40 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 end
 local all = cmsgpack.pack(out)
 local digest = redis.sha1hex(all)
-return {digest, digest ~= ARGV[2] and all or nil}
+all = digest ~= ARGV[2] and all
 `
 
-// configHead is how many answers of readConfig come before the ports.
-const configHead = 5
+// readConfig returns the digest, and what was read if it is another one.
+const readConfig script = configReading + `
+return {digest, all or nil}
+`
+
+// configHead is how many answers of configReading come before the ports, and firstPort where these begin in Lua.
+const (
+	configHead = 5
+	firstPort  = "6"
+)
+
+// configKeys are the keys of configReading.
+func (d *sonicDB) configKeys() []string {
+	return []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName),
+		d.configKey(loggerTable, appName)}
+}
 
 // Load reads CONFIG_DB. It may still be filled, or be filled again, by others: errConfigLoading. Where nothing ever
 // said that it is complete, it is taken as it is.
 func (d *sonicDB) Load(ctx context.Context) (*switchConfig, error) {
-	keys := []string{configReady, d.configKey(metadataTable, "localhost"), d.configKey("WARM_RESTART", dockerName),
-		d.configKey(loggerTable, appName)}
-	last := &d.lastConfig
-	pattern := d.configKey(portConfigTable, "*")
-	answer, err := readConfig.run(ctx, d.m, d.config, keys, pattern, last.digest).StringSlice()
+	read := readConfig.run(ctx, d.m, d.config, d.configKeys(), d.configKey(portConfigTable, "*"), d.lastConfig.digest)
+	answer, err := read.StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("read CONFIG_DB: %w", err)
 	}
+	return d.loaded(answer)
+}
+
+// loaded is what an answer of readConfig says.
+func (d *sonicDB) loaded(answer []string) (*switchConfig, error) {
+	last := &d.lastConfig
 	if same := len(answer) == 1 && last.digest != "" && answer[0] == last.digest; !same {
 		says, makesSense := d.takeConfig(answer)
 		if !makesSense {

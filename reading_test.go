@@ -197,6 +197,10 @@ func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
 		return v
 	})
 	s.orchagent(true)
+	left := func() { // by one that was killed amid an announcement: this one is none that is a single step
+		s.must(s.State.HSet(ctx, s.ConfigKey(startRows, pushedRow), "Ethernet0", "").Err())
+	}
+	left()
 	d := s.daemon("-reconcile-interval", "1s")
 	s.waitMetric(d, "portsyncd_port_init_done", "1")
 	stop, err := s.Redis[0].Events(s.ApplID, "PORT_TABLE:Ethernet4", func(e switchtest.KeyEvent) {
@@ -207,6 +211,7 @@ func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
 	s.must(err)
 	defer stop()
 	armed.Store(true)
+	left()
 	s.must(s.Appl.FlushDB(ctx).Err())
 	s.waitFor("the announcement", func() bool { return d.Logged("PortConfigDone sent", "count=3") == 2 })
 	s.waitFor("orchagent to have it", func() bool { return s.Appl.Exists(ctx, "PORT_TABLE:PortConfigDone").Val() == 1 })
@@ -218,7 +223,7 @@ func TestReplacedPortIsNotDeletedAgain(t *testing.T) {
 
 // TestRefusedPortThatIsDroppedIsNotTakenBack: the key that APPL_DB has in its place is somebody else's.
 func TestRefusedPortThatIsDroppedIsNotTakenBack(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	ctx := t.Context()
 	s.must(s.Configure(ctx, 3))
 	s.must(s.Appl.Set(ctx, "_PORT_TABLE:Ethernet4", "somebody else's", 0).Err())

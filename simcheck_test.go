@@ -42,8 +42,13 @@ func (w *world) judge(who *simDaemon, db int, name string, args []string) {
 		if args[0] == string(configDone) {
 			n, _ := strconv.Atoi(args[1])
 			if keys := args[2 : 2+n]; w.server.complete(db, keys) {
-				w.judgeConfigDone(args[2+n+2], slices.Contains(keys, "PORT_TABLE:"+portConfigDone))
+				w.judgeConfigDone(args[2+n+2], slices.Contains(keys, "PORT_TABLE:"+portConfigDone), w.signal)
 			}
+		}
+		if args[0] == string(announceAll) && w.server.command(simConfig, "get", []string{configReady}) == "1" {
+			out, _, _ := w.server.readConfig(simConfig, args[2:], []string{"PORT|*", ""})
+			ports := announcedBy(out)
+			w.judgeConfigDone(strconv.Itoa(len(ports)), false, func(name string) bool { return ports["PORT|"+name] != nil })
 		}
 		if slices.Contains(args, portInitDone) {
 			w.judgeInitDone()
@@ -92,7 +97,7 @@ func (w *world) judgeDel(port string) {
 }
 
 // judgeConfigDone: the count is that of CONFIG_DB, and every port was pushed before.
-func (w *world) judgeConfigDone(text string, again bool) {
+func (w *world) judgeConfigDone(text string, again bool, pushed func(name string) bool) {
 	count, _ := strconv.Atoi(text)
 	w.say("PortConfigDone, count %d", count)
 	w.daemon.announced = w.now
@@ -107,7 +112,7 @@ func (w *world) judgeConfigDone(text string, again bool) {
 		w.fail("PortConfigDone says %d ports, CONFIG_DB has %d", count, len(w.configured))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
-		if !again && w.now.Sub(w.configured[name]) > w.late() && !w.rewriting && !w.signal(name) {
+		if !again && w.now.Sub(w.configured[name]) > w.late() && !w.rewriting && !pushed(name) {
 			w.fail("PortConfigDone comes before %s is in APPL_DB", name)
 		}
 	}

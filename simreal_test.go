@@ -157,6 +157,7 @@ func TestSimulatedRedis(t *testing.T) {
 	scripts = append(scripts, producer("a", 2, "x", "9", "b", 2, "x", "9")...)
 	scripts = append(scripts, free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
 		free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
+	scripts = append(scripts, free("scard", "KEYS"), free("scard", "none"))
 	scripts = append(scripts, free("eval", string(producerDel), 5, "KEYS", "DELS", "CHANNEL", "_P:a", "_P:b", "", s.ApplID, "PORT|", "a", "b"), slice("hmget", "_P:a", "x"),
 		integer("sadd", "KEYS", "b"), integer("sadd", "DELS", "a"), integer("sadd", "DELS", "c"))
 	for _, c := range scripts {
@@ -170,6 +171,25 @@ func TestSimulatedRedis(t *testing.T) {
 	for _, c := range configs {
 		both(s.ConfigID, d.config, c)
 	}
+	announced := func(pattern string, limit, batch int) []func() redis.Cmder {
+		call := []any{"eval", string(announceAll), 7, "READY", "META", "WARM", "LOG", "SET", "CHANNEL", "_P:Done", pattern, "", s.ConfigID, s.ApplID, "PORT|", "_P:", "Done", limit, batch}
+		return []func() redis.Cmder{free(call...), free("scard", "SET"), slice("hmget", "_P:a", "speed", "x"), slice("hmget", "_P:Done", "count"), integer("exists", "_P:aa")}
+	}
+	both(s.ConfigID, d.config, free("set", "PORT|ab", "text"))
+	both(s.ConfigID, d.config, integer("hset", "PORT|aa", "lanes", "1"))
+	both(s.ApplID, d.appl, free("set", "_P:aa", "text"))
+	for _, way := range [][2]int{{0, 9}, {1, 1}, {1, 9}} { // too many ports, a consumer that is behind, and all
+		for _, pattern := range []string{"PORT|a", "PORT|aa", "PORT|ab"} { // a port, one that is refused, and none
+			for _, c := range announced(pattern, way[0], way[1]) {
+				both(s.ApplID, d.appl, c)
+			}
+		}
+	}
+	both(s.ApplID, d.appl, free("del", "_P:Done"))
+	both(s.ApplID, d.appl, free("set", "_P:Done", "text"))
+	both(s.ApplID, d.appl, announced("PORT|a", 1, 9)[0])
+	both(s.ConfigID, d.config, free("set", "READY", "0"))
+	both(s.ApplID, d.appl, announced("PORT|a", 1, 9)[0])
 	if m.redisErrors.Load() != 0 {
 		t.Error("errors were counted that nobody made")
 	}

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -297,6 +298,8 @@ func (s *simServer) command(db int, name string, args []string) any {
 			return int64(1)
 		}
 		return int64(0)
+	case "scard":
+		return int64(len(s.members(db, args[0])))
 	case "publish":
 		s.messages[args[0]]++
 		return int64(1)
@@ -399,6 +402,44 @@ func init() {
 			}
 			return int64(1)
 		},
+		announceAll: func(s *simServer, db int, keys, args []string) any {
+			config, _ := strconv.Atoi(args[2])
+			out, digest, all := s.readConfig(config, keys, args)
+			did := []any{"", digest, all}
+			limit, _ := strconv.Atoi(args[7])
+			ports := announcedBy(out)
+			if out[0] != "1" || len(ports) > limit {
+				return did
+			}
+			push := func(key, pending string, fields []any) (refused bool) {
+				words := []string{pending}
+				for _, f := range fields {
+					words = append(words, f.(string))
+				}
+				if s.hset(db, words) == wrongType {
+					return true
+				}
+				if s.command(db, "sadd", []string{keys[4], key}) == int64(1) {
+					s.messages[keys[5]]++
+				}
+				return false
+			}
+			for _, key := range slices.Sorted(maps.Keys(ports)) {
+				name := strings.TrimPrefix(key, args[4])
+				if push(name, args[5]+name, ports[key]) {
+					did = append(did, name)
+				}
+			}
+			did[0] = "pushed"
+			batch, _ := strconv.Atoi(args[8])
+			if len(s.members(db, keys[4])) < batch {
+				if push(args[6], keys[6], []any{"count", strconv.Itoa(len(ports))}) {
+					return wrongType
+				}
+				did[0] = "done"
+			}
+			return did
+		},
 		readHashes: func(s *simServer, db int, keys, args []string) any {
 			out := []any{}
 			for _, key := range keys {
@@ -414,29 +455,49 @@ func init() {
 			return pack([]any{"0", s.match(db, args[1])})
 		},
 		readConfig: func(s *simServer, db int, keys, args []string) any {
-			text := func(reply any) any {
-				if t, ok := reply.(string); ok {
-					return t
-				}
-				return nil
+			_, digest, all := s.readConfig(db, keys, args)
+			if all == "" {
+				return []any{digest}
 			}
-			out := []any{text(s.command(db, "get", keys[:1])), text(s.read(db, "hget", []string{keys[1], "switch_type"})),
-				text(s.read(db, "hget", []string{keys[2], "portsyncd_timer"})), text(s.read(db, "hget", []string{keys[3], "LOGLEVEL"})),
-				text(s.read(db, "hget", []string{keys[3], "LOGOUTPUT"}))}
-			for _, key := range s.match(db, args[0]).([]any) {
-				fields := s.read(db, "hgetall", []string{key.(string)})
-				if fields == wrongType {
-					fields = ""
-				}
-				out = append(out, key, fields)
-			}
-			all := pack(out)
-			if digestOf(all) == args[1] {
-				return []any{args[1]}
-			}
-			return []any{digestOf(all), all}
+			return []any{digest, all}
 		},
 	}
+}
+
+// readConfig is configReading.
+func (s *simServer) readConfig(db int, keys, args []string) (out []any, digest, all string) {
+	text := func(reply any) any {
+		if t, ok := reply.(string); ok {
+			return t
+		}
+		return nil
+	}
+	out = []any{text(s.command(db, "get", keys[:1])), text(s.read(db, "hget", []string{keys[1], "switch_type"})),
+		text(s.read(db, "hget", []string{keys[2], "portsyncd_timer"})), text(s.read(db, "hget", []string{keys[3], "LOGLEVEL"})),
+		text(s.read(db, "hget", []string{keys[3], "LOGOUTPUT"}))}
+	for _, key := range s.match(db, args[0]).([]any) {
+		fields := s.read(db, "hgetall", []string{key.(string)})
+		if fields == wrongType {
+			fields = ""
+		}
+		out = append(out, key, fields)
+	}
+	all = pack(out)
+	if digest = digestOf(all); digest == args[1] {
+		all = ""
+	}
+	return out, digest, all
+}
+
+// announcedBy are the fields of each key of the ports in what configReading has read.
+func announcedBy(out []any) map[string][]any {
+	ports := map[string][]any{}
+	for i := configHead; i < len(out); i += 2 {
+		if fields, is := out[i+1].([]any); is {
+			ports[out[i].(string)] = fields
+		}
+	}
+	return ports
 }
 
 func digestOf(text string) string { return fmt.Sprintf("%x", sha1.Sum([]byte(text))) }

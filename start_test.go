@@ -68,7 +68,7 @@ func TestInterfacesThatAppearWhilePortConfigDoneIsAnnounced(t *testing.T) {
 // TestWhatIsAnnouncedIsWhatCONFIGDBHasThen: portmgrd has pushed a newer speed while the announcement failed, and in the
 // middle of it.
 func TestWhatIsAnnouncedIsWhatCONFIGDBHasThen(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	ctx := t.Context()
 	s.must(s.Configure(ctx, 2))
 	push := func(port, speed string) { // as an operator and portmgrd do
@@ -145,7 +145,7 @@ func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {
 	t.Parallel()
 	for _, answered := range []bool{true, false} {
 		t.Run(fmt.Sprintf("answered %v", answered), func(t *testing.T) {
-			s := newSwitch(t, switchtest.Options{})
+			s := newSwitch(t, switchtest.Options{ApartConfig: true})
 			ctx := t.Context()
 			s.must(s.Configure(ctx, 3))
 			var dropped atomic.Bool
@@ -178,7 +178,7 @@ func TestPortThatIsDroppedWhileItIsAnnouncedIsTakenBack(t *testing.T) {
 // TestWhatAKilledDaemonPushedIsTakenBack: CONFIG_DB drops a port while it is announced, portmgrd deletes it from APPL_DB
 // before we write it, and kill -9 comes before we have looked again. A row of STATE_DB tells the next daemon.
 func TestWhatAKilledDaemonPushedIsTakenBack(t *testing.T) {
-	s := newSwitch(t, switchtest.Options{})
+	s := newSwitch(t, switchtest.Options{ApartConfig: true})
 	ctx := t.Context()
 	s.must(s.Configure(ctx, 3))
 	pushed := make(chan struct{})
@@ -647,7 +647,7 @@ func (l *losing) Exec(ctx context.Context, commands []redis.Cmder) error {
 // TestPortThatWasNeverPushedIsNotTakenBack: the answer was lost to what writes down the ports, before any was pushed.
 func TestPortThatWasNeverPushedIsNotTakenBack(t *testing.T) {
 	for _, again := range []bool{false, true} { // an announcement was complete before
-		s := newSwitch(t, switchtest.Options{})
+		s := newSwitch(t, switchtest.Options{ApartConfig: true})
 		ctx := t.Context()
 		d, _ := s.openDB()
 		s.must(s.Configure(ctx, 4))
@@ -694,5 +694,68 @@ func TestStandaloneHasNoPortConfigDone(t *testing.T) {
 	}
 	if m.portConfigDone.Load() == 1 && m.portInitDone.Load() == 0 {
 		t.Error("with -standalone portsyncd_port_config_done is 1 and portsyncd_port_init_done 0: PortInitDoneMissing fires after 10 min")
+	}
+}
+
+// TestPortConfigDoneIsTakenLast: orchagent takes 128 keys at a time, at random. A port that it takes after
+// PortConfigDone is no configured one to it. One that takes none does not hold the signal up.
+func TestPortConfigDoneIsTakenLast(t *testing.T) {
+	for _, options := range []switchtest.Options{{}, {ApartConfig: true}} {
+		for _, ports := range []int{popBatch - 1, popBatch, 3 * popBatch, portsAtOnce + 1} {
+			t.Run(fmt.Sprintf("%d ports, CONFIG_DB apart %v", ports, options.ApartConfig), func(t *testing.T) {
+				s := newSwitch(t, options)
+				d, _ := s.openDB()
+				ctx := t.Context()
+				s.must(s.Configure(ctx, ports))
+				done := make(chan error, 1)
+				var told announcement
+				go func() {
+					var err error
+					told, err = d.Announce(ctx, nil, nil, nil)
+					done <- err
+				}()
+				waiting := func() int { return int(s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val()) }
+				s.waitFor("the ports", func() bool { return waiting() >= ports })
+				for taken := 0; taken <= ports; {
+					keys := s.Appl.SPopN(ctx, "PORT_TABLE_KEY_SET", popBatch).Val()
+					if taken += len(keys); slices.Contains(keys, portConfigDone) && taken <= ports {
+						t.Fatalf("PortConfigDone is taken with %d of %d ports", taken-1, ports)
+					}
+					time.Sleep(20 * time.Millisecond) // it is busy with them
+				}
+				s.must(<-done)
+				if len(told.ports) != ports || s.Appl.HGet(ctx, "_PORT_TABLE:PortConfigDone", "count").Val() != strconv.Itoa(ports) {
+					t.Errorf("%d ports are announced", len(told.ports))
+				}
+			})
+		}
+	}
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.openDB()
+	s.must(s.Configure(t.Context(), 2*popBatch))
+	_, err := d.Announce(t.Context(), nil, nil, nil)
+	if s.must(err); s.Appl.Exists(t.Context(), "_PORT_TABLE:PortConfigDone").Val() != 1 {
+		t.Error("where nobody takes the ports PortConfigDone does not come")
+	}
+}
+
+// TestPortOfManyFields is announced like the others: Lua's stack does not take all fields at once.
+func TestPortOfManyFields(t *testing.T) {
+	for _, options := range []switchtest.Options{{}, {ApartConfig: true}} {
+		s := newSwitch(t, options)
+		d, _ := s.openDB()
+		ctx := t.Context()
+		s.must(s.Configure(ctx, 2))
+		const n = 5001
+		words := make([]any, 0, 2*n)
+		for i := range n {
+			words = append(words, fmt.Sprint("field", i), i)
+		}
+		s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet8"), words...).Err())
+		_, err := d.Announce(ctx, nil, nil, nil)
+		s.must(err)
+		if got := s.Appl.HLen(ctx, "_PORT_TABLE:Ethernet8").Val(); got != n {
+			t.Errorf("%d of %d fields are announced", got, n)
+		}
 	}
 }

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// The announcement: the configured ports, and then PortConfigDone, for APPL_DB's consumers.
+
+// readings is how often CONFIG_DB is read while ports are being announced, before a pause is made.
+const readings = 8
+
+// errPortsChange says that CONFIG_DB, or APPL_DB, changed at every reading.
+var errPortsChange = errors.New("the ports change faster than they can be announced")
+
+// popBatch is how many keys orchagent takes from the key set for one notification, at random (SONIC.md, "APPL_DB").
+const popBatch = 128
+
+// awaitConsumer waits until a consumer would take PortConfigDone after the ports that wait, or together with them.
+// orchagent takes a port that comes later for one that is not configured: it removes the port from the switch chip, and
+// makes it anew when it comes. A consumer that takes none may not run yet, and is not waited for.
+func (d *sonicDB) awaitConsumer(ctx context.Context, ports int) error {
+	if ports < popBatch {
+		return nil
+	}
+	least := int64(math.MaxInt64)
+	for pause := consumerPause; pause < consumerPatience; pause *= 2 {
+		ask := redis.NewIntCmd(ctx, "scard", d.producerKeys()[0])
+		if err := pipeline(ctx, d.m, d.appl, []redis.Cmder{ask}); err != nil {
+			return fmt.Errorf("ask APPL_DB how many ports orchagent has still to take: %w", err)
+		}
+		waiting := intOf(ask)
+		if waiting < popBatch {
+			return nil
+		}
+		if waiting < least {
+			least, pause = waiting, consumerPause
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// A consumer is asked for after pauses that double; in so long it has to take some.
+const (
+	consumerPause    = time.Millisecond
+	consumerPatience = 256 * time.Millisecond
+)
+
+// announcement is what APPL_DB was told: the ports of PortConfigDone, and the names of those that it refused.
+type announcement struct {
+	ports   []portConfig
+	refused []string
+}
+
+func (a *announcement) refuse(names []string) {
+	for _, name := range names {
+		if !slices.Contains(a.refused, name) {
+			a.refused = append(a.refused, name)
+		}
+	}
+}
+
+// took notes which ports were announced in the end: of one that was dropped meanwhile nobody has to be told.
+func (a *announcement) took(ports []portConfig) {
+	a.ports = ports
+	names := namesOf(ports)
+	a.refused = slices.DeleteFunc(a.refused, func(name string) bool { return !slices.Contains(names, name) })
+}
+
+// announceAll is an announcement as one step of a server that has CONFIG_DB and APPL_DB: nobody changes a port between
+// its being read and its being pushed, and whoever changes one later finds our words in APPL_DB. It does nothing unless
+// CONFIG_DB is complete and has no more ports than one step may take. PortConfigDone goes with the ports if a consumer
+// takes all that waits at once. KEYS: those of configReading, the key set, the channel, the signal's pending hash.
+// ARGV: those of configReading, the ids of CONFIG_DB and APPL_DB, what a port's key begins with in CONFIG_DB and its
+// pending hash in APPL_DB, the signal, how many ports one step may take, how many keys a consumer takes. It returns
+// what it did, the digest and what was read if it is another one, else nothing, and the names of ports whose pending
+// hash is of another type.
+const announceAll script = pushPort + `
+redis.call('SELECT', ARGV[3])` + configReading + `
+redis.call('SELECT', ARGV[4])
+local did, count = {'', digest, all or ''}, 0
+for i = ` + firstPort + `, #out, 2 do
+	if out[i + 1] ~= '' then count = count + 1 end
+end
+if out[1] ~= '1' or count > tonumber(ARGV[8]) then return did end
+for i = ` + firstPort + `, #out, 2 do
+	local fields = out[i + 1]
+	if fields ~= '' then
+		local port = string.sub(out[i], #ARGV[5] + 1)
+		local failed, refused = push(KEYS[5], KEYS[6], ARGV[6] .. port, port, fields, 1, #fields)
+		if failed then return failed end
+		if refused then did[#did + 1] = port end
+	end
+end
+did[1] = 'pushed'
+if redis.call('SCARD', KEYS[5]) < tonumber(ARGV[9]) then
+	local failed, refused = push(KEYS[5], KEYS[6], KEYS[7], ARGV[7], {'count', count}, 1, 2)
+	if failed then return failed end
+	if refused then return redis.error_reply('WRONGTYPE of ' .. KEYS[7]) end
+	did[1] = 'done'
+end
+return did
+`
+
+// portsAtOnce is how many ports may be announced in one step: it keeps the server from everybody else for some
+// milliseconds.
+const portsAtOnce = 1024
+
+// announceAtOnce does what Announce promises by announceAll; done is false if that cannot be.
+func (d *sonicDB) announceAtOnce(ctx context.Context, old leftovers) (a announcement, done bool, err error) {
+	if err := d.recordOld(ctx, old); err != nil {
+		return a, false, err
+	}
+	keys := append(append(d.configKeys(), d.producerKeys()...), "_"+d.applKey(portConfigDone))
+	for range readings {
+		answer, err := announceAll.run(ctx, d.m, d.appl, keys, d.configKey(portConfigTable, "*"), d.lastConfig.digest,
+			d.cfgAddr.id, d.applAddr.id, d.configKey(portConfigTable, ""), "_"+d.applKey(""), portConfigDone,
+			portsAtOnce, popBatch).StringSlice()
+		if err == nil && len(answer) < 3 {
+			err = errGarbled
+		}
+		if err != nil {
+			return a, false, fmt.Errorf("announce the ports to APPL_DB: %w", err)
+		}
+		did, read, refused := answer[0], answer[1:3], answer[3:]
+		if did == "" {
+			return a, false, nil
+		}
+		if read[1] == "" {
+			read = read[:1]
+		}
+		c, err := d.loaded(read)
+		if err != nil {
+			return a, false, err
+		}
+		a.refuse(refused)
+		if done = did == "done"; !done {
+			if err = d.awaitConsumer(ctx, len(c.ports)); err == nil {
+				done, err = d.signalConfigDone(ctx, len(c.ports), namesOf(c.ports))
+			}
+		}
+		if done || err != nil {
+			a.took(c.ports)
+			return a, done, err
+		}
+	}
+	return a, false, errPortsChange
+}
+
+// Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number: in one step where it can.
+// Otherwise they are read at that moment, or are those that were read a moment ago (recent), and are read again
+// afterwards until nothing has changed:
+// whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB
+// drops between our reading and our writing is taken back, because whoever else deletes it from APPL_DB may have done
+// so before we wrote. Where CONFIG_DB has no ports, and does not say that it is complete, the fallback serves if there
+// is one. Before anything else it writes down which interfaces are old, and before each push what is pushed: a daemon
+// that ends amid it leaves that to the next one.
+func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
+	err error) {
+	if d.pushed == nil {
+		if err := d.recallPushed(ctx); err != nil {
+			return a, err
+		}
+	}
+	if len(d.pushed) == 0 && d.cfgAddr.server() == d.applAddr.server() {
+		a, done, err := d.announceAtOnce(ctx, old)
+		if done || err != nil {
+			return a, err
+		}
+	}
+	if err := d.recordStart(ctx, old, recent); err != nil {
+		return a, err
+	}
+	if err := d.push(ctx, recent, nil, &a); err != nil {
+		return a, err
+	}
+	sent := recent
+	for range readings {
+		if err := d.awaitConsumer(ctx, len(sent)); err != nil {
+			return a, err
+		}
+		c, err := d.Load(ctx)
+		if err != nil {
+			return a, err
+		}
+		switch blank := len(c.ports) == 0 && !c.complete; {
+		case blank && len(fallback) > 0:
+			c.ports = fallback
+		case c.lost:
+			return a, errConfigLoading
+		}
+		due, dropped := changed(sent, c.ports), d.droppedSince(c)
+		sent = c.ports
+		if len(due)+len(dropped) > 0 {
+			if len(due) > 0 {
+				err = d.recordPushed(ctx, due)
+			}
+			if err == nil {
+				err = d.push(ctx, due, dropped, &a)
+			}
+			if err != nil {
+				return a, err
+			}
+			continue
+		}
+		done, err := d.signalConfigDone(ctx, len(sent), namesOf(sent))
+		if done || err != nil {
+			if done {
+				d.forgetPushed(ctx)
+			}
+			a.took(sent)
+			return a, err
+		}
+		sent = nil // APPL_DB lost some of them since
+	}
+	return a, errPortsChange
+}
+
+// push sends the ports that are due, which are written down, and takes back those that were dropped.
+func (d *sonicDB) push(ctx context.Context, due []portConfig, dropped []string, a *announcement) error {
+	for _, p := range due {
+		d.pushed[p.name] = struct{}{}
+	}
+	refused, err := d.produce(ctx, due)
+	if err != nil {
+		return err
+	}
+	for _, name := range refused { // what is there is somebody else's
+		delete(d.pushed, name)
+	}
+	a.refuse(refused)
+	if err := d.withdraw(ctx, dropped); err != nil {
+		return err
+	}
+	for _, name := range dropped {
+		delete(d.pushed, name)
+	}
+	return nil
+}
+
+// droppedSince are the ports that this announcement, or tries of it that failed, has sent and CONFIG_DB has no more. A
+// CONFIG_DB that does not say that it is complete may just be written anew.
+func (d *sonicDB) droppedSince(c *switchConfig) (names []string) {
+	if !c.complete || len(d.pushed) == 0 {
+		return nil
+	}
+	has := make(map[string]struct{}, len(c.ports))
+	for _, p := range c.ports {
+		has[p.name] = struct{}{}
+	}
+	for name := range d.pushed {
+		if _, kept := has[name]; !kept {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// changed are the ports that were not sent yet as they are now.
+func changed(sent, now []portConfig) (due []portConfig) {
+	before := make(map[string][]string, len(sent))
+	for _, p := range sent {
+		before[p.name] = p.fields
+	}
+	for _, p := range now {
+		if fields, known := before[p.name]; !known || !slices.Equal(fields, p.fields) {
+			due = append(due, p)
+		}
+	}
+	return due
+}
