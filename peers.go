@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,10 +142,9 @@ func (b *peerBook) latest() (rows []peerRow) {
 			}
 		}
 	}
-	for _, row := range newest {
-		rows = append(rows, row)
+	for _, name := range slices.Sorted(maps.Keys(newest)) {
+		rows = append(rows, newest[name])
 	}
-	slices.SortFunc(rows, func(a, b peerRow) int { return strings.Compare(a.name, b.name) })
 	return rows
 }
 
