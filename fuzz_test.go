@@ -258,16 +258,19 @@ func FuzzStatusAnswer(f *testing.F) {
 	s.Worst = []worstAnswer{{"asic0", "Ethernet0", "Eth1", "down", &s.Time, "it has no carrier"}}
 	s.Writers, s.Role = []otherDaemon{{PID: 5}}, roleObserver
 	s.Namespaces, s.WaitingFor = []namespaceAnswer{{Namespace: "asic0"}}, []string{"Ethernet4"}
+	s.Instances = []instanceAnswer{{Instance: "a", Up: true, Role: roleStandby, Health: "degraded"}}
 	status, err := json.Marshal(s)
 	must(f, err)
 	up, mtu := "up", 1500
 	ports, err := json.Marshal(portsAnswer{[]portAnswer{{Port: "Ethernet0", Present: true, Admin: &up, Oper: &up, MTU: &mtu}, {Port: "Ethernet4"}}})
 	must(f, err)
-	f.Add(status, ports, byte(0), byte(0))
-	f.Add(status, ports, byte(30), byte(30)) // a box of many ASICs whose Redis is down
-	f.Add(status, []byte(`{"ports": [{"port": "Ethernet0", "present": true}]}`), byte(1), byte(1))
-	f.Add([]byte(`{}`), []byte(`null`), byte(0), byte(0))
-	f.Fuzz(func(t *testing.T, status, ports []byte, reasons, worst byte) {
+	f.Add(status, ports, byte(0), byte(0), byte(0))
+	f.Add(status, ports, byte(30), byte(30), byte(0)) // a box of many ASICs whose Redis is down
+	f.Add(status, ports, byte(30), byte(30), byte(5)) // and several instances
+	f.Add(bytes.Replace(status, []byte(`"role":"observer"`), []byte(`"role":"standby"`), 1), ports, byte(12), byte(1), byte(3))
+	f.Add(status, []byte(`{"ports": [{"port": "Ethernet0", "present": true}]}`), byte(1), byte(1), byte(1))
+	f.Add([]byte(`{}`), []byte(`null`), byte(0), byte(0), byte(0))
+	f.Fuzz(func(t *testing.T, status, ports []byte, reasons, worst, instances byte) {
 		var s statusAnswer
 		var p portsAnswer
 		if json.Unmarshal(status, &s) != nil {
@@ -282,6 +285,9 @@ func FuzzStatusAnswer(f *testing.F) {
 		}
 		if len(s.Worst) > 0 {
 			s.Worst = append(s.Worst, slices.Repeat(s.Worst[:1], int(worst))...)
+		}
+		if len(s.Instances) > 0 {
+			s.Instances = append(s.Instances, slices.Repeat(s.Instances[:1], int(instances))...)
 		}
 		text := s.text(false)
 		printable(t, text)

@@ -122,12 +122,16 @@ func (s *statusAnswer) text(colours bool) string {
 	return p.String()
 }
 
+// belowInstances are the lines that come after those of instances: of ports, an empty one, the worst of them, and how
+// many more there are.
+const belowInstances = 4
+
 // instanceLines is one for each instance, as far as there is room: those that are up first.
 func (s *statusAnswer) instanceLines(p *paper) {
-	shown := 0
+	shown, room := 0, min(instancesShown, statusLines-p.lines-belowInstances-1) // a line says how many more there are
 	for _, up := range []bool{true, false} {
 		for n := range s.Instances {
-			if a := &s.Instances[n]; a.Up == up && shown < instancesShown {
+			if a := &s.Instances[n]; a.Up == up && shown < room {
 				p.line("", "instance       %s: %s", a.Instance, a.says())
 				shown++
 			}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// What a third reading has found.
+
+// TestStatusOfABusyBoxIsAScreen: a dozen reasons, several ASICs and more instances than are shown leave room for the ports.
+func TestStatusOfABusyBoxIsAScreen(t *testing.T) {
+	for _, role := range []string{roleWriter, roleStandby, roleObserver} {
+		for instances := range 8 {
+			s := statusAnswer{Verdict: "degraded", Time: "2026-11-24T22:58:03Z", Started: "2026-11-24T22:57:55Z", Role: role}
+			for i := range 12 {
+				name := fmt.Sprint("asic", i)
+				s.Namespaces = append(s.Namespaces, namespaceAnswer{Namespace: name})
+				s.Reasons = append(s.Reasons, reasonAnswer{name, "redis", "degraded", "connection refused"})
+				s.Worst = append(s.Worst, worstAnswer{name, "Ethernet0", "Eth1", whyDown, &s.Time, "it has no carrier"})
+			}
+			for i := range instances {
+				s.Instances = append(s.Instances, instanceAnswer{Instance: fmt.Sprint("i", i), Up: true, Role: roleStandby, Health: "ok"})
+			}
+			text := s.text(false)
+			if strings.Count(text, "\n") > statusLines || !strings.Contains(text, "asic0  Ethernet0") || !strings.Contains(text, "more ports to look at") {
+				t.Errorf("%s, %d instances:\n%s", role, instances, text)
+			}
+			if more := strings.Contains(text, "more: portsyncd status -json"); strings.Count(text, "\ninstance ") < instances && !more {
+				t.Errorf("%s: of %d instances some are not told of:\n%s", role, instances, text)
+			}
+		}
+	}
+}
