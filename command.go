@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"strings"
 	"syscall"
+	"unicode"
 )
 
 // command is what is the same in portsyncd diff, events and status: flags, of which parse has said what is wrong with
@@ -46,4 +48,31 @@ func qualified(namespace, name string) string {
 		return name
 	}
 	return namespace + " " + name
+}
+
+// paper is what will be printed. Nothing in it moves a terminal's cursor but what is meant to: names come from the
+// kernel and from CONFIG_DB, and may hold anything.
+type paper struct {
+	strings.Builder
+	colours bool
+	lines   int
+}
+
+// plain is text without what moves a cursor.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+func (p *paper) line(colour, format string, args ...any) {
+	text := plain(fmt.Sprintf(format, args...))
+	if colour != "" && p.colours {
+		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+	}
+	p.WriteString(text + "\n")
+	p.lines++
 }

@@ -273,21 +273,26 @@ func (r *diffReport) print(o *diffOptions, w io.Writer) error {
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
+	page := new(paper)
 	for _, p := range r.Ports {
-		fmt.Fprintf(w, "%s differs, for %d s or longer\n%s", p.Port+inBrackets(p.Namespace),
-			int(p.Since), p.Sides.columns())
-		for _, d := range p.Differences {
-			fmt.Fprintf(w, "  %s.\n    %s.\n", d.Says, d.Do)
+		page.line("", "%s differs, for %d s or longer", p.Port+inBrackets(p.Namespace), int(p.Since))
+		for _, row := range p.Sides.columns() {
+			page.line("", "%s", row)
 		}
-		fmt.Fprintln(w)
+		for _, d := range p.Differences {
+			page.line("", "  %s.", d.Says)
+			page.line("", "    %s.", d.Do)
+		}
+		page.line("", "")
 	}
 	if len(r.Unsure) > 0 {
-		fmt.Fprintln(w, r.unsure())
+		page.line("", "%s", r.unsure())
 	}
-	verdict := fmt.Sprintf("the kernel and the databases agree about %d ports", r.Checked)
 	if len(r.Ports) > 0 {
-		verdict = fmt.Sprintf("%d of %d ports differ", len(r.Ports), r.Checked)
+		page.line("", "%d of %d ports differ", len(r.Ports), r.Checked)
+	} else {
+		page.line("", "the kernel and the databases agree about %d ports", r.Checked)
 	}
-	_, err := fmt.Fprintln(w, verdict)
+	_, err := io.WriteString(w, page.String())
 	return err
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 )
 
 // What four sources say about a port, and what it means when they disagree (SONIC.md, "What orchagent says about the
@@ -119,9 +118,8 @@ func (d difference) same(other difference) bool {
 	return d.About == other.About && d.Between == other.Between
 }
 
-// columns are a port's sides as lines of text.
-func (s *sides) columns() string {
-	var b strings.Builder
+// columns are a port's sides, each in a line.
+func (s *sides) columns() (rows []string) {
 	for _, row := range []struct {
 		name, writer string
 		side         *side
@@ -130,7 +128,7 @@ func (s *sides) columns() string {
 		{"CONFIG_DB", "the operator", s.Config},
 	} {
 		if row.side == nil {
-			fmt.Fprintf(&b, "  %-10s does not have it\n", row.name)
+			rows = append(rows, fmt.Sprintf("  %-10s does not have it", row.name))
 			continue
 		}
 		dash := func(text string) string {
@@ -143,8 +141,8 @@ func (s *sides) columns() string {
 		if row.writer == "" {
 			writer = fmt.Sprintf("ifindex %d", row.side.Ifindex)
 		}
-		fmt.Fprintf(&b, "  %-10s admin %-4s  oper %-4s  mtu %-5s  %s\n", row.name, dash(row.side.Admin),
-			dash(row.side.Oper), dash(row.side.MTU), writer)
+		rows = append(rows, fmt.Sprintf("  %-10s admin %-4s  oper %-4s  mtu %-5s  %s", row.name, dash(row.side.Admin),
+			dash(row.side.Oper), dash(row.side.MTU), writer))
 	}
-	return b.String()
+	return rows
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,5 +31,17 @@ func TestStatusOfABusyBoxIsAScreen(t *testing.T) {
 				t.Errorf("%s: of %d instances some are not told of:\n%s", role, instances, text)
 			}
 		}
+	}
+}
+
+// TestDiffPrintsNoControlCharacters, as status does not: what databases hold moves no terminal's cursor.
+func TestDiffPrintsNoControlCharacters(t *testing.T) {
+	r := &diffReport{Checked: 1, Unsure: []unsureAnswer{{"asic0", "read: \x1b[2J"}}, Ports: []portDiff{{Port: "Ethernet\x1b[2J", Sides: sides{Config: &side{MTU: "9\x1b]0;me\a"}},
+		Differences: []difference{{Says: "mtu: CONFIG_DB has 9\x1b[31m", Do: "set it\n"}}}}}
+	var b bytes.Buffer
+	must(t, r.print(new(diffOptions), &b))
+	printable(t, b.String())
+	if lines := strings.Count(b.String(), "\n"); lines != 10 {
+		t.Errorf("%d lines:\n%s", lines, b.String())
 	}
 }

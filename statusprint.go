@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -261,33 +260,6 @@ func ago(at *string, now time.Time) string {
 		return *at
 	}
 	return t.UTC().Format(time.DateTime) + " UTC (" + max(0, now.Sub(t)).Truncate(time.Second).String() + " ago)"
-}
-
-// paper is what will be printed. Nothing in it moves a terminal's cursor but what is meant to: names come from the
-// kernel and from CONFIG_DB, and may hold anything.
-type paper struct {
-	strings.Builder
-	colours bool
-	lines   int
-}
-
-// plain is text without what moves a cursor.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
-}
-
-func (p *paper) line(colour, format string, args ...any) {
-	text := plain(fmt.Sprintf(format, args...))
-	if colour != "" && p.colours {
-		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
-	}
-	p.WriteString(text + "\n")
-	p.lines++
 }
 
 // screen is where it is printed.
