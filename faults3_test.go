@@ -45,3 +45,23 @@ func TestDiffPrintsNoControlCharacters(t *testing.T) {
 		t.Errorf("%d lines:\n%s", lines, b.String())
 	}
 }
+
+// TestLoopThatIsHeldIsTheOnlyOne: of namespaces that leave the list, those whose loops have ended make room at once, whatever one of them does.
+func TestLoopThatIsHeldIsTheOnlyOne(t *testing.T) {
+	s := newQuietSeveral(t, "")
+	for i := range 21 {
+		r := &runningUnit{namespaceConfig: namespaceConfig{name: fmt.Sprint("asic", i)}, cancel: func() {}, over: make(chan struct{}), published: &unit{}}
+		if s.running[r.name] = r; i > 0 {
+			close(r.over)
+		}
+	}
+	held := s.running["asic0"]
+	s.leave(t.Context(), nil)
+	if len(s.running) != 1 || held.published != nil {
+		t.Errorf("one loop is held, and %d count as held", len(s.running))
+	}
+	close(held.over)
+	if s.leave(t.Context(), nil); len(s.running) != 0 {
+		t.Error("a loop that has ended since is not forgotten")
+	}
+}

@@ -139,19 +139,20 @@ func (s *several) leave(ctx context.Context, listed []namespaceConfig) {
 	ctx, stop := context.WithTimeout(ctx, leaveLimit)
 	defer stop()
 	for _, r := range leaving {
-		if r.leaving { // it has had its time, and may have ended since
+		first := !r.leaving
+		if r.leaving = true; first { // otherwise it has had its time
 			select {
 			case <-r.over:
-				s.drop(r)
-			default:
+			case <-ctx.Done():
 			}
-			continue
 		}
-		r.leaving = true
 		select {
-		case <-r.over:
+		case <-r.over: // also when the time is over, of which another one may have taken all
 			s.drop(r)
-		case <-ctx.Done():
+			continue
+		default:
+		}
+		if first {
 			s.log.Warn("the loop of a namespace that is not listed any more does not end", "namespace", r.name,
 				"remedy", "what holds the kernel's lock for link changes (rtnl) is in: cat /proc/*/stack")
 			s.hide(r)
