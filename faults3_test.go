@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 )
@@ -63,5 +64,17 @@ func TestLoopThatIsHeldIsTheOnlyOne(t *testing.T) {
 	close(held.over)
 	if s.leave(t.Context(), nil); len(s.running) != 0 {
 		t.Error("a loop that has ended since is not forgotten")
+	}
+}
+
+// TestLevelOfOneOfSeveralThatMakesNoSense is told of, and the others' level counts.
+func TestLevelOfOneOfSeveralThatMakesNoSense(t *testing.T) {
+	s := newQuietSeveral(t, "")
+	var said bytes.Buffer
+	s.log.Logger, s.log.fixedLevel = slog.New(slog.NewTextHandler(&said, nil)), false
+	s.follow("asic0")(logSettings{"INFO", "STDERR"})
+	s.follow("asic1")(logSettings{"LOUD", "STDERR"})
+	if text := said.String(); !strings.Contains(text, "LOUD") || !strings.Contains(text, "namespace=asic1") || s.log.level.Level() != slog.LevelInfo {
+		t.Errorf("the level is %v, and the log says %q", s.log.level.Level(), text)
 	}
 }

@@ -281,7 +281,12 @@ func (s *several) follow(namespace string) func(logSettings) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.logs[namespace] = l
-		s.log.Follow(joinLogs(s.logs))
+		all := joinLogs(s.logs)
+		if _, err := parseLogLevel(l.level); err != nil && all.level != l.level && !s.log.fixedLevel {
+			s.log.Error("LOGGER|portsyncd LOGLEVEL in CONFIG_DB: using that of the others", "namespace", namespace,
+				"err", err)
+		}
+		s.log.Follow(all)
 	}
 }
 
@@ -297,7 +302,7 @@ func (s *several) forgetLog(namespace string) {
 	}
 }
 
-// joinLogs makes one of several settings. Of levels that make no sense the first is taken, for the log to say so.
+// joinLogs makes one of several settings. Where no level makes sense the first is taken, for the log to say so.
 func joinLogs(of map[string]logSettings) (all logSettings) {
 	names := slices.SortedFunc(maps.Keys(of), comparePorts)
 	all = of[names[0]]
