@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 )
@@ -76,5 +77,25 @@ func TestLevelOfOneOfSeveralThatMakesNoSense(t *testing.T) {
 	s.follow("asic1")(logSettings{"LOUD", "STDERR"})
 	if text := said.String(); !strings.Contains(text, "LOUD") || !strings.Contains(text, "namespace=asic1") || s.log.level.Level() != slog.LevelInfo {
 		t.Errorf("the level is %v, and the log says %q", s.log.level.Level(), text)
+	}
+}
+
+// TestOpeningLinksThatFailsLeavesNothingOpen: it is tried again and again.
+func TestOpeningLinksThatFailsLeavesNothingOpen(t *testing.T) {
+	open := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(all)
+	}
+	before := open()
+	for range 20 {
+		k := &kernelLinks{event: -1, timer: -1, linkSockets: linkSockets{sub: -1, req: -1}} // EPOLL_CTL_ADD fails, as for want of memory
+		if k.openPoll() == nil {
+			t.Fatal("it did not fail")
+		}
+		k.Close()
+	}
+	if more := open() - before; more > 2 { // of a test that runs beside
+		t.Errorf("20 tries leave %d descriptors open", more)
 	}
 }

@@ -119,16 +119,17 @@ func (k *kernelLinks) openPoll() (err error) {
 	if k.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return os.NewSyscallError("epoll_create1", err)
 	}
+	// which is how os.NewFile knows what can be polled; from here on Close closes it
+	if err := unix.SetNonblock(k.poll, true); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	k.poller = os.NewFile(uintptr(k.poll), "epoll")
 	for fd, events := range map[int]uint32{k.event: unix.EPOLLIN, k.timer: unix.EPOLLIN, k.sub: 0, k.req: 0} {
 		if err := unix.EpollCtl(k.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events,
 			Fd: int32(fd)}); err != nil {
 			return os.NewSyscallError("epoll_ctl", err)
 		}
 	}
-	if err := unix.SetNonblock(k.poll, true); err != nil { // which is how os.NewFile knows what can be polled
-		return err
-	}
-	k.poller = os.NewFile(uintptr(k.poll), "epoll")
 	k.look = k.lookUp
 	k.parked, err = k.poller.SyscallConn()
 	return err
