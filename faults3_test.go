@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"portsyncd/internal/switchtest"
 )
 
 // What a third reading has found.
@@ -97,5 +101,55 @@ func TestOpeningLinksThatFailsLeavesNothingOpen(t *testing.T) {
 	}
 	if more := open() - before; more > 2 { // of a test that runs beside
 		t.Errorf("20 tries leave %d descriptors open", more)
+	}
+}
+
+// TestFabricASICThatIsNoneAnyMore: CONFIG_DB is corrected, and its ports are announced. Until then nobody hands anything over, for nothing is written.
+func TestFabricASICThatIsNoneAnyMore(t *testing.T) {
+	t.Parallel()
+	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	made, err := switchtest.NewBox(1, switchtest.Options{})
+	must(t, err)
+	t.Cleanup(made.Close)
+	a := &testSwitch{Switch: made.ASICs[0], t: t}
+	says := func(field, value string) {
+		must(t, a.Config.HSet(t.Context(), a.ConfigKey("DEVICE_METADATA", "localhost"), field, value).Err())
+	}
+	says("switch_type", "fabric")
+	must(t, a.Configure(t.Context(), 2))
+	o := a.orchagent(true)
+	s := newQuietSeveral(t, made.GlobalFile)
+	said := new(lockedBuffer)
+	s.log.Logger, s.options.reconcile, s.unmark, s.pace = slog.New(slog.NewTextHandler(said, nil)), time.Minute, func() {}, new(heapPace)
+	s.options.old, s.options.eoiu = "auto", time.Minute
+	looks := make(chan bool)
+	s.fabric = func(ctx context.Context) {
+		select {
+		case <-looks:
+		case <-ctx.Done():
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); s.ended.Wait() }()
+	must(t, s.look(ctx))
+	looks <- true                                // it has been found to be one
+	must(t, a.Config.FlushDB(t.Context()).Err()) // config reload
+	looks <- true
+	says("switch_type", "fabric")
+	must(t, a.Configure(t.Context(), 2))
+	looks <- true
+	if text := said.String(); strings.Count(text, "is not looked after") != 1 || strings.Contains(text, "handing over") || len(s.box.units()) != 0 {
+		t.Errorf("%d namespaces are published, and the log says:\n%s", len(s.box.units()), text)
+	}
+	says("switch_type", "npu")
+	a.waitFor("PortConfigDone", func() bool {
+		select {
+		case looks <- true:
+		default:
+		}
+		return o.Signal("PortConfigDone") != nil
+	})
+	if len(s.box.units()) != 1 || !strings.Contains(said.String(), "is not fabric any more") {
+		t.Errorf("%d namespaces are published, and the log says:\n%s", len(s.box.units()), said)
 	}
 }

@@ -223,7 +223,7 @@ func (i *instance) leaveLock(ctx context.Context, failure error) {
 		if err := leaveRecord(i.lock.files, path, record); err != nil {
 			i.log.Warn("what was counted of ports is not handed over", "err", err)
 		}
-		if asked != nil || ctx.Err() == nil {
+		if asked != nil || ctx.Err() == nil && failure == nil {
 			i.log.Log(ctxNone, levelNotice, "handing over: nothing is written any more")
 		}
 		i.record.note(ownLock, "released", i.now())

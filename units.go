@@ -17,11 +17,15 @@ import (
 // its sockets were.
 const unitPause = 5 * time.Second
 
+// fabricPause is the time between looks whether CONFIG_DB still makes an ASIC a fabric one.
+const fabricPause = time.Minute
+
 // several is the namespaces of -db.global.
 type several struct {
 	*daemon
-	file *dbGlobalFile
-	now  func() time.Time
+	file   *dbGlobalFile
+	now    func() time.Time
+	fabric func(ctx context.Context) // ends when fabric ASICs are looked at again
 
 	ended sync.WaitGroup
 
@@ -61,8 +65,16 @@ func (d *daemon) several(file string) *several {
 	if d.options.standby {
 		d.sharer = newSharer(d.box, d.options.instance, d.log.Logger)
 	}
-	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now,
+	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now, fabric: awaitFabricLook,
 		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
+}
+
+// awaitFabricLook waits until a beat, when other loops wake up, too.
+func awaitFabricLook(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(fabricPause + untilBeat(time.Now())):
+	}
 }
 
 // run looks after them until ctx ends, and then lets each end by itself.
@@ -231,23 +243,42 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, errFabric):
-			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err)
+			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err, "again", fabricPause)
 			s.hide(r)
 			s.publish()
-			<-ctx.Done()
-			return
-		}
-		u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
-		u.health.await(err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(unitPause):
+			for isFabric(ctx, r.dbConfig, u.m) {
+				if s.fabric(ctx); ctx.Err() != nil {
+					return
+				}
+			}
+			u.log.Log(ctx, levelNotice, "the namespace is looked after: its switch_type is not fabric any more")
+		default:
+			u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
+			u.health.await(err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(unitPause):
+			}
 		}
 		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		u = s.newUnit(r)
 		s.publish()
 	}
+}
+
+// isFabric looks whether CONFIG_DB still makes an ASIC a fabric one. What cannot be read is as it was, and so is a
+// CONFIG_DB that says nothing because it is being filled.
+func isFabric(ctx context.Context, dbConfig string, m *metrics) bool {
+	c, err := readDBConfig(dbConfig)
+	if err != nil {
+		return true
+	}
+	db := connectDatabases(c, m, func() {})
+	defer db.Close()
+	onlyRead(db)
+	says, err := db.Load(ctx)
+	return err != nil || says.switchType == "fabric" || says.switchType == "" && !says.complete
 }
 
 // publish puts what runs into the box, in order.
