@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -151,5 +153,50 @@ func TestFabricASICThatIsNoneAnyMore(t *testing.T) {
 	})
 	if len(s.box.units()) != 1 || !strings.Contains(said.String(), "is not fabric any more") {
 		t.Errorf("%d namespaces are published, and the log says:\n%s", len(s.box.units()), said)
+	}
+}
+
+// and does not wait for a namespace that is there.
+func TestUnitThatEntersNamespaces(t *testing.T) {
+	needTool(t, "systemd-analyze", "setpriv", "unshare")
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	must(t, os.Chmod(s.Dir, 0o755))
+	unit := filepath.Join(s.Dir, filepath.Base(unitFile))
+	must(t, os.MkdirAll(unit+".d", 0o755))
+	for from, to := range map[string]string{unitFile: unit, "deploy/systemd/netns.conf": unit + ".d/netns.conf", plainDaemon(t)[0]: s.Dir + "/portsyncd"} {
+		text, err := os.ReadFile(from)
+		must(t, err)
+		must(t, os.WriteFile(to, text, 0o755))
+	}
+	safe := sh(t, "systemd-analyze", "security", "--offline=true", "--threshold=30", unit)
+	for _, want := range []string{"\u2717 RestrictNamespaces=~net ", "\u2713 RestrictNamespaces=~user ", "\u2713 RestrictNamespaces=~mnt ", "\u2717 CapabilityBoundingSet=~CAP_SYS_ADMIN ",
+		"\u2717 CapabilityBoundingSet=~CAP_SYS_PTRACE ", "\u2713 CapabilityBoundingSet=~CAP_SYS_MODULE ", "\u2713 ProtectProc= "} {
+		if !strings.Contains(safe, want) {
+			t.Errorf("systemd does not say %s", want)
+		}
+	}
+	container := exec.Command("unshare", "-n", "sh", "-c", "echo; exec sleep 60")
+	out, err := container.StdoutPipe()
+	must(t, err)
+	must(t, container.Start())
+	t.Cleanup(func() { _ = container.Process.Kill(); _ = container.Wait() })
+	_, err = out.Read(make([]byte, 1)) // it is in its namespace
+	must(t, err)
+	name := filepath.Join(s.Dir, "asic0")
+	must(t, os.Symlink(fmt.Sprintf("/proc/%d/ns/net", container.Process.Pid), name))
+	for _, c := range []struct{ caps, proc, want string }{
+		{",+sys_admin,+sys_ptrace", "mount -t proc -o hidepid=invisible proc /proc", "listening to link messages"},
+		{",+sys_admin", "mount -t proc -o hidepid=invisible proc /proc", "hidden from this one; to enter a container's takes CAP_SYS_ADMIN and CAP_SYS_PTRACE"},
+		{",+sys_admin", "true", "permission denied; to enter a container's takes CAP_SYS_ADMIN and CAP_SYS_PTRACE"},
+		{",+sys_ptrace", "true", "operation not permitted; to enter a container's takes CAP_SYS_ADMIN and CAP_SYS_PTRACE"},
+	} {
+		d, err := switchtest.StartProgram("unshare", "-m", "sh", "-c", c.proc+` && exec setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set="$0" --inh-caps="$0" --ambient-caps="$0" "$@"`,
+			"-all,+net_admin"+c.caps, s.Dir+"/portsyncd", "-standalone", "-netns", name, "-log.output", "stderr", "-web.listen-address", "", "-control.socket", "", "-recorder.file", "")
+		must(t, err)
+		if switchtest.WaitFor(patience, c.want, func() bool { return strings.Contains(d.Log(), c.want) }) != nil || strings.Contains(d.Log(), "not there yet") {
+			t.Errorf("with net_admin%s and %s it says:\n%s", c.caps, c.proc, d.Log())
+		}
+		d.Stop()
 	}
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,7 +86,29 @@ func netNSError(netns string, err error) error {
 			kind = errNoNetNS
 		}
 	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		err = fmt.Errorf("%w; %s", err, netNSRemedy)
+	case kind == errNoNetNS && isHidden(netNSPath(netns)):
+		kind, err = errConfig, fmt.Errorf("%w, for its process is hidden from this one; %s", err, netNSRemedy)
+	}
 	return fmt.Errorf("%w: -netns %s: %w", kind, netns, err)
+}
+
+const netNSRemedy = "to enter a container's takes CAP_SYS_ADMIN and CAP_SYS_PTRACE, without which hidepid " +
+	"(ProtectProc=invisible) hides it, and of a systemd unit RestrictNamespaces=net: deploy/systemd/netns.conf"
+
+// isHidden says that a path is a link to the namespace of a process that is there, and that /proc does not show.
+func isHidden(path string) bool {
+	link, _ := os.Readlink(path)
+	text, _ := strings.CutPrefix(link, "/proc/")
+	text, _, _ = strings.Cut(text, "/")
+	pid, err := strconv.Atoi(text)
+	if err != nil || pid <= 0 {
+		return false
+	}
+	_, err = os.Stat("/proc/" + text)
+	return errors.Is(err, fs.ErrNotExist) && unix.Kill(pid, 0) != unix.ESRCH
 }
 
 // errMoved says that a name is another namespace's by now.

@@ -22,7 +22,7 @@ put 644 "$top/deploy/debian/copyright" $doc/copyright
 put 644 "$top/deploy/debian/lintian-overrides" usr/share/lintian/overrides/portsyncd
 for file in README.md SECURITY.md $(cd "$top" && echo docs/*) deploy/prometheus/portsyncd.rules.yml \
 	deploy/prometheus/portsyncd.recording.yml deploy/prometheus/scrape.yml deploy/grafana/portsyncd.json deploy/supervisord/portsyncd.conf \
-	deploy/supervisord/portsyncd-pair.conf deploy/supervisord/portsyncd-pair-listener; do
+	deploy/supervisord/portsyncd-pair.conf deploy/supervisord/portsyncd-pair-listener deploy/systemd/netns.conf; do
 	put 644 "$top/$file" $doc/$file
 done
 
