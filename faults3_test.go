@@ -200,3 +200,44 @@ func TestUnitThatEntersNamespaces(t *testing.T) {
 		d.Stop()
 	}
 }
+
+// TestOneStuckLoopOfABox ends nothing: the others would be hurt. Whoever is woken by the alert reads so, and what to do.
+func TestOneStuckLoopOfABox(t *testing.T) {
+	b := newSeveral(newProcessMetrics("test"), new(health))
+	var units []*unit
+	for _, n := range []string{"asic0", "asic1"} {
+		units = append(units, &unit{namespace: n, m: newUnitMetrics(b.m, n), health: new(health), log: discard()})
+	}
+	b.put(units)
+	ended, now := false, time.Now()
+	w := &watchdog{box: b, log: discard(), flush: func(time.Duration) {}, notify: new(notifier), exit: func() { ended = true }}
+	units[0].health.turn(now, time.Time{})
+	for i := range 60 {
+		at := now.Add(time.Duration(i) * time.Second)
+		units[1].health.turn(at, time.Time{})
+		w.tick(at, time.Second)
+	}
+	last := now.Add(time.Minute)
+	if ended || len(b.Alive(last)) > 0 || len(units[0].health.Alive(last)) == 0 || units[0].m.health.Load() != failed.score() {
+		t.Errorf("ended: %t, /healthz: %v, of asic0: %v", ended, b.Alive(last), units[0].health.Alive(last))
+	}
+	for range stuckAfter / time.Second {
+		w.tick(last, time.Second)
+	}
+	if !ended {
+		t.Error("all loops are stuck, and the process goes on")
+	}
+	doc, err := os.ReadFile("docs/health.md")
+	must(t, err)
+	rules, err := os.ReadFile("deploy/prometheus/portsyncd.rules.yml")
+	must(t, err)
+	_, watchdogs, _ := strings.Cut(string(doc), "## Watchdogs")
+	watchdogs, _, _ = strings.Cut(watchdogs, "\n## ")
+	_, alert, _ := strings.Cut(string(rules), "alert: PortsyncdStuck")
+	alert, _, _ = strings.Cut(alert, "- alert:")
+	for where, text := range map[string]string{"docs/health.md": watchdogs, "the alert": alert} {
+		if !strings.Contains(text, "-db.global") || !strings.Contains(text, "kill -QUIT") {
+			t.Errorf("%s does not say what to do about one stuck loop of several", where)
+		}
+	}
+}
