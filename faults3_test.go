@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -238,6 +239,25 @@ func TestOneStuckLoopOfABox(t *testing.T) {
 	for where, text := range map[string]string{"docs/health.md": watchdogs, "the alert": alert} {
 		if !strings.Contains(text, "-db.global") || !strings.Contains(text, "kill -QUIT") {
 			t.Errorf("%s does not say what to do about one stuck loop of several", where)
+		}
+	}
+}
+
+// TestSwitchLabel relabels targets as Prometheus does with scrape.yml's rules, in order: a host goes by its name, and an address is a name as a whole.
+func TestSwitchLabel(t *testing.T) {
+	text, err := os.ReadFile("deploy/prometheus/scrape.yml")
+	must(t, err)
+	rules := regexp.MustCompile(`(?m)regex: '(.*)'\n +target_label: switch$`).FindAllStringSubmatch(string(text), -1)
+	for address, want := range map[string]string{"leaf1.example.net:9090": "leaf1", "leaf1": "leaf1", "leaf-10.a:443": "leaf-10", "10.example.net:9090": "10",
+		"10.0.0.1:9090": "10.0.0.1", "192.0.2.17": "192.0.2.17", "[2001:db8::1]:9090": "[2001:db8::1]", "[fe80::1%eth0]:9090": "[fe80::1%eth0]"} {
+		label := ""
+		for _, r := range rules {
+			if m := regexp.MustCompile("^(?s:" + r[1] + ")$").FindStringSubmatch(address); m != nil {
+				label = m[1]
+			}
+		}
+		if label != want {
+			t.Errorf("%s is switch=%q, want %q", address, label, want)
 		}
 	}
 }
