@@ -261,3 +261,14 @@ func TestSwitchLabel(t *testing.T) {
 		}
 	}
 }
+
+// TestPauseForANamespaceIsDocumented: how often one that is gone is looked for.
+func TestPauseForANamespaceIsDocumented(t *testing.T) {
+	for _, file := range []string{"docs/several-asics.md", "docs/health.md"} {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		if want := fmt.Sprint("looked for every ", netNSPause.Milliseconds(), " ms"); !strings.Contains(string(text), want) {
+			t.Errorf("%s does not say that a namespace is %s", file, want)
+		}
+	}
+}
