@@ -184,7 +184,7 @@ func (a *api) status(now time.Time) *statusAnswer {
 // newStatus is the part of an answer that is about the process.
 func newStatus(m *metrics, now time.Time, standalone bool) *statusAnswer {
 	return &statusAnswer{
-		Version: m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(m.process.started.Load())),
+		Version: m.version, PID: os.Getpid(), Time: utc(now), Started: utc(seconds(m.process.Started(now))),
 		Standalone: standalone, Reasons: []reasonAnswer{}, WaitingFor: []string{}, Worst: []worstAnswer{},
 		Role: roleWriter, Writers: []otherDaemon{}, Differs: []differAnswer{},
 	}
@@ -370,7 +370,7 @@ func (u *unit) ports(now time.Time) []portAnswer {
 			admin, oper, mtu := upDown(s.adminUp.Load() == 1), upDown(s.operUp.Load() == 1), int(s.mtu.Load())
 			p.Admin, p.Oper, p.MTU, p.flapping = &admin, &oper, &mtu, s.flapping(now)
 		}
-		if changed := s.lastChange.Load(); changed > 0 {
+		if changed := s.lastChange.On(now); changed > 0 {
 			since := utc(seconds(changed))
 			p.Since = &since
 		}

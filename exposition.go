@@ -65,6 +65,32 @@ func (g *gauge) appendSamples(b []byte, name, labels string) []byte {
 	return append(appendFloat(b, g.Load()), '\n')
 }
 
+// timeGauge is a time, told by the wall clock of whoever reads it. When somebody sets that, after a boot in 1970 for
+// instance, what has happened before has not been long ago.
+type timeGauge struct {
+	gauge
+	clock atomic.Int64 // wallClock when it was set
+}
+
+func (g *timeGauge) SetTime(t time.Time) {
+	g.gauge.SetTime(t)
+	g.clock.Store(wallClock(t))
+}
+
+// On is the time by the clock of now, in seconds since the epoch; 0: none.
+func (g *timeGauge) On(now time.Time) float64 {
+	at := g.Load()
+	if by := time.Duration(wallClock(now) - g.clock.Load()).Seconds(); at > 0 && math.Abs(by) > clockSet {
+		at = math.Round((at+by)*1000) / 1000
+	}
+	return at
+}
+
+func (g *timeGauge) appendSamples(b []byte, name, labels string) []byte {
+	b = append(append(append(b, name...), labels...), ' ')
+	return append(appendFloat(b, g.On(time.Now())), '\n')
+}
+
 // vector is the value of a family with labels: any number of series, rendered in the order of their label sets. Series
 // come and go at run time; a scrape and a change exclude each other.
 //

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -270,5 +271,38 @@ func TestPauseForANamespaceIsDocumented(t *testing.T) {
 		if want := fmt.Sprint("looked for every ", netNSPause.Milliseconds(), " ms"); !strings.Contains(string(text), want) {
 			t.Errorf("%s does not say that a namespace is %s", file, want)
 		}
+	}
+}
+
+// TestTimesFollowTheClock: a switch without a battery boots in 1970, and NTP sets the clock later. What was before then was not 50 years ago, and nothing jitters.
+func TestTimesFollowTheClock(t *testing.T) {
+	const by = 50 * 365 * 24 * time.Hour
+	u := &unit{m: newMetrics("test"), health: new(health)}
+	p, now := u.m.process, time.Now()
+	started := p.Started(now)
+	if age := now.Sub(seconds(started)); age < 0 || age > time.Hour {
+		t.Errorf("the process started %v ago", age)
+	}
+	for range 200 {
+		if p.Read(); p.started.Load() != started {
+			t.Fatalf("it started at %v, and then at %v", started, p.started.Load())
+		}
+	}
+	port := u.m.newPort("Ethernet0", 0)
+	port.show(true, false, 1500, now)
+	u.m.showLink(port)
+	at := port.lastChange.Load()
+	if text := string(port.lastChange.appendSamples(nil, "at", "")); text != "at "+string(appendFloat(nil, at))+"\n" {
+		t.Errorf("it changed at %v, and the metrics say %q", at, text)
+	}
+	later := stepWall(now.Add(2*time.Second), by)
+	if on := port.lastChange.On(later); math.Abs(on-at-by.Seconds()) > 0.01 {
+		t.Errorf("it changed at %v, and after the clock was set at %v", at, on)
+	}
+	if text := u.status(later, true).text(false); strings.Count(text, "s ago)") != 2 || regexp.MustCompile(`\d{4}h`).MatchString(text) {
+		t.Errorf("two seconds later:\n%s", text)
+	}
+	if p.Read(); math.Abs(p.started.Load()-started) > 0.1 {
+		t.Errorf("the clock is set back, and it started at %v instead of %v", p.started.Load(), started)
 	}
 }

@@ -22,6 +22,13 @@ func instantTime(i int64) time.Time {
 	return epoch.Add(time.Duration(i))
 }
 
+// clockSet is by how many seconds a clock that somebody has set differs: less is one that was read a moment later.
+const clockSet = 0.5
+
+// wallClock is what the wall clock says when the monotonic one is at 0, in nanoseconds. Both go equally fast, so that
+// it is another one only when somebody sets the one on the wall.
+func wallClock(t time.Time) int64 { return t.UnixNano() - instant(t) }
+
 // utc is how times are written.
 func utc(t time.Time) string { return t.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano) }
 

@@ -29,7 +29,7 @@ type portSeries struct {
 	operUp     gauge
 	adminUp    gauge
 	mtu        gauge
-	lastChange gauge
+	lastChange timeGauge
 	pending    gauge
 
 	configured, present atomic.Bool

@@ -19,6 +19,8 @@ type process struct {
 	cpu, memory, virtual, started, openFDs, maxFDs gauge
 	goroutines, threads, heapAlloc, heapInuse, sys gauge
 
+	began time.Duration // by machineClock, negative: not known
+
 	mu         sync.Mutex
 	statm, fds int // descriptors of /proc/self/statm and /proc/self/fd, -1: not there
 	buf        []byte
@@ -49,7 +51,8 @@ func openProcess() *process {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		p.maxFDs.Set(float64(limit.Cur))
 	}
-	p.started.Set(startTime())
+	p.began = startClock()
+	p.Started(time.Now())
 	return p
 }
 
@@ -69,6 +72,20 @@ func (p *process) Read() {
 	}
 	p.readMemory()
 	p.countFDs()
+	p.Started(time.Now())
+}
+
+// Started is when the process started, in seconds since the epoch, by the wall clock of now: a machine without a
+// battery boots in 1970, and is told the time later. It stays as it is as long as nobody sets the clock.
+func (p *process) Started(now time.Time) float64 {
+	at := math.NaN()
+	if p.began >= 0 {
+		at = math.Round((float64(now.UnixMilli())/1000-(machineClock()-p.began).Seconds())*clockTicks) / clockTicks
+	}
+	if was := p.started.Load(); !(math.Abs(at-was) < clockSet) {
+		p.started.Set(at)
+	}
+	return p.started.Load()
 }
 
 // ReadMemory refreshes the memory's gauges, unless a scrape does, and returns the resident bytes. It does not wait.
@@ -95,20 +112,19 @@ func (p *process) readMemory() {
 	p.memory.Set(float64(parseUint(rest)) * page)
 }
 
-// startTime is when the process started, in seconds since the epoch: field 22 of /proc/self/stat, counted from the
-// boot by the same clock as machineClock. Fields are counted after the name in parentheses, which may hold anything.
-// /proc/stat, which has the boot's own time, is hidden from some services (systemd's ProcSubset=pid).
-func startTime() float64 {
+// startClock is when the process started: field 22 of /proc/self/stat, counted from the boot by the same clock as
+// machineClock. Fields are counted after the name in parentheses, which may hold anything. /proc/stat, which has the
+// boot's own time, is hidden from some services (systemd's ProcSubset=pid).
+func startClock() time.Duration {
 	text, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
-		return math.NaN()
+		return -1
 	}
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	if len(fields) < 20 {
-		return math.NaN()
+		return -1
 	}
-	age := machineClock().Seconds() - float64(parseUint(fields[22-3]))/clockTicks
-	return float64(time.Now().UnixMilli())/1000 - age
+	return time.Duration(parseUint(fields[22-3])) * time.Second / clockTicks
 }
 
 // machineClock is the time since the machine was booted, 0: not known.
