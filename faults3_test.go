@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -304,5 +306,49 @@ func TestTimesFollowTheClock(t *testing.T) {
 	}
 	if p.Read(); math.Abs(p.started.Load()-started) > 0.1 {
 		t.Errorf("the clock is set back, and it started at %v instead of %v", p.started.Load(), started)
+	}
+}
+
+// TestControlSocketThatIsRemovedIsMadeAgain, and the log says what happened.
+func TestControlSocketThatIsRemovedIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	d := standaloneWith(t, socket)
+	answers(t, socket)
+	must(t, os.Remove(socket))
+	answers(t, socket)
+	if d.Logged("somebody has removed it") != 1 || d.Logged("has what it lacked", "-control.socket") != 1 {
+		t.Errorf("it says:\n%s", d.Log())
+	}
+}
+
+// TestFileInPlaceOfTheControlSocket: it is noticed, and stays: nobody's socket is removed but ours.
+func TestFileInPlaceOfTheControlSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	socket, err := listenControl(t.Context(), path)
+	must(t, err)
+	defer socket.Close()
+	ended := make(chan error)
+	go func() { _, err := socket.Accept(); ended <- err }()
+	socket.look()
+	select {
+	case err := <-ended:
+		t.Fatal("it ends although its file is there: ", err)
+	default:
+	}
+	must(t, os.Remove(path))
+	other, err := net.Listen("unix", path)
+	must(t, err)
+	defer other.Close()
+	socket.look()
+	socket.look()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "put another file in its place") {
+		t.Errorf("it ends with %v", err)
+	}
+	must(t, switchtest.WaitFor(patience, "the socket to be closed", func() bool { return errors.Is(socket.Close(), net.ErrClosed) }))
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Errorf("the other one's is not there any more: %v", err)
+	} else {
+		c.Close()
 	}
 }

@@ -20,6 +20,7 @@ import (
 const (
 	defaultLockDir = "/run/portsyncd" // where Redis is reached by TCP: it has a folder for each of its addresses
 	lockMode       = 0o600            // whoever may open a file may lock it
+	controlDirMode = 0o755            // of the folder that they are in, or the control socket is
 	lockText       = 256              // what is in a file is a multiple of it
 )
 

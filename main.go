@@ -260,14 +260,14 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	return run(ctx, func(b *box) (stop func()) {
 		notify := openNotifier()
 		stopping := context.AfterFunc(ctx, func() { notify.Tell("STOPPING=1") })
+		where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
+		served := startWeb(ctx, where, newAPI(b, o.standalone), log.Logger)
 		guard := &watchdog{box: b, log: log.Logger, flush: log.Flush, notify: notify,
-			exit: func() { os.Exit(exitFailed) }}
+			exit: func() { os.Exit(exitFailed) }, look: served.look}
 		go guard.Run(ctx)
 		go b.handOverOn(ctx, func(why string) { log.Warn("SIGUSR2: it is not handed over", "why", why) })
-		where := webOptions{listen: &o.listen, sockets: sockets, tls: o.tls, control: o.control}
-		drain := startWeb(ctx, where, newAPI(b, o.standalone), log.Logger)
 		return func() {
-			drain()
+			served.drain()
 			stopping()
 		}
 	})

@@ -37,11 +37,14 @@ func TestFlushAndBeatWakeNobody(t *testing.T) {
 		var s unix.Stat_t
 		must(t, unix.Stat(filepath.Join(dir, appName+lockSuffix), &s))
 	})
+	socket, err := listenControl(t.Context(), filepath.Join(dir, "control.sock"))
+	must(t, err)
+	defer socket.Close()
 	p := openProcess()
 	namespaces := &dbGlobalFile{path: filepath.Join(dir, "database_global.json"), now: time.Now}
 	must(t, os.WriteFile(namespaces.path, []byte(`{"INCLUDES": [{"namespace": "asic0", "include": "a.json"}]}`), 0o644))
 	namespaces.now = func() time.Time { return time.Now().Add(time.Minute) } // it has been so for long
-	_, err := namespaces.read()
+	_, err = namespaces.read()
 	must(t, err)
 	for name, do := range map[string]func(){
 		"a look at the lock": func() {
@@ -60,7 +63,8 @@ func TestFlushAndBeatWakeNobody(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"a look at a namespace": func() { _, _ = netNSOf("/proc/self/ns/net") },
+		"a look at the control socket": socket.look,
+		"a look at a namespace":        func() { _, _ = netNSOf("/proc/self/ns/net") },
 	} {
 		done := traced(do)
 		for tries := 1; tries < 5 && done > calls/2; tries++ { // what else the runtime does is in the trace, too

@@ -85,6 +85,7 @@ type watchdog struct {
 	flush  func(limit time.Duration) // of the log
 	notify *notifier
 	exit   func() // ends the process, for a supervisor to start it again
+	look   func() // looks after the control socket; nil: there is none
 
 	mu    sync.Mutex  // one tick at a time
 	timer *time.Timer // for a beat that does not come
@@ -168,6 +169,9 @@ func (w *watchdog) tick(now time.Time, every time.Duration) (well bool) {
 	} else if w.stuck += every; w.stuck >= stuckAfter {
 		w.giveUp(w.stuck)
 		return false
+	}
+	if w.look != nil {
+		w.look()
 	}
 	reasons, worst := w.box.Update(now, w.log)
 	if !w.ready && w.box.listed() {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -33,6 +34,7 @@ type web struct {
 	health *health
 	log    *slog.Logger
 	after  func(time.Duration) <-chan time.Time
+	made   atomic.Pointer[controlListener] // the control socket, nil: none yet
 
 	mu       sync.Mutex
 	troubles map[string]string // what does not work, and why
@@ -46,8 +48,8 @@ type webOptions struct {
 	control string // a path, empty: none
 }
 
-// startWeb has what a knows served as soon as that can be, and returns at once. stop lets requests under way finish.
-func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) (stop func()) {
+// startWeb has what a knows served as soon as that can be, and returns at once. drain lets requests under way finish.
+func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) *web {
 	w := &web{health: a.box.health, log: log, after: time.After, troubles: make(map[string]string)}
 	w.doors = doors(o.listen, o.sockets)
 	if o.tls.enabled() {
@@ -61,7 +63,14 @@ func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) (stop
 		w.entry = &entry
 	}
 	go w.run(ctx)
-	return w.drain
+	return w
+}
+
+// look has the control socket made again if somebody has removed it.
+func (w *web) look() {
+	if socket := w.made.Load(); socket != nil {
+		socket.look()
+	}
 }
 
 // drain lets the requests of both servers finish.
@@ -108,6 +117,9 @@ func (w *web) serve(ctx context.Context, d *door, s *server, works func()) error
 		return err
 	}
 	works()
+	if socket, isControl := l.(*controlListener); isControl {
+		w.made.Store(socket)
+	}
 	if w.keep == nil && exposed(l) {
 		w.log.Warn("the metrics are served without TLS to everyone who reaches this address", "address",
 			l.Addr().String(),
