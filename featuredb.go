@@ -21,12 +21,13 @@ const (
 	readyYes
 )
 
-// fields are up_status and fail_reason.
+// fields are up_status and fail_reason. A start that is under way is neither true nor false: sysmonitor waits for it
+// then, and false is, by sonic-buildimage#18817, a container that has failed, after which no system is ready any more.
 func (w readyWord) fields() (up, reason string) {
 	if w == readyYes {
 		return "true", ""
 	}
-	return "false", "portsyncd has not sent PortInitDone yet"
+	return "", "portsyncd has not sent PortInitDone yet"
 }
 
 // setReady writes the three fields, unless the row says the same already, and leaves others alone. refused concerns the

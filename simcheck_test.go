@@ -156,6 +156,8 @@ func (w *world) judgeReady(fields []string) {
 		w.fail("%s is written, and nobody asked for it", simFeature)
 	case len(fields) != 6 || fields[0] != "up_status" || fields[2] != "fail_reason" || fields[4] != "update_time":
 		w.fail("%s gets %v", simFeature, fields)
+	case fields[1] == "false": // to sonic-buildimage#18817 a failure
+		w.fail("%s says that the container has failed", simFeature)
 	case h["up_status"] == fields[1] && h["fail_reason"] == fields[3] && !w.doubtful:
 		w.fail("%s is written, and it was so already", simFeature)
 	case fields[1] == "true" && !w.signal(portInitDone) && !w.doubtful:
@@ -163,12 +165,15 @@ func (w *world) judgeReady(fields []string) {
 	}
 }
 
-// checkReady: the row says whether PortInitDone is sent.
+// checkReady: the row says whether PortInitDone is sent: "true", or nothing and a reason.
 func (w *world) checkReady() {
 	h, _ := w.server.hash(simState, simFeature, false)
-	up := strconv.FormatBool(w.m.portInitDone.Load() == 1)
+	up := ""
+	if w.m.portInitDone.Load() == 1 {
+		up = "true"
+	}
 	if w.feature && (h["up_status"] != up || h["update_time"] == "" || (h["fail_reason"] == "") != (up == "true")) {
-		w.fail("%s is %v, and PortInitDone is sent: %s", simFeature, h, up)
+		w.fail("%s is %v, and PortInitDone is sent: %t", simFeature, h, up == "true")
 	}
 	if h != nil && !w.doubtful && h["container_id"] != "c" {
 		w.fail("a field of %s that is another's is lost: %v", simFeature, h)
