@@ -309,6 +309,15 @@ func TestTimesFollowTheClock(t *testing.T) {
 	}
 }
 
+// TestStartAfterYearsOfUptime: nanoseconds times ticks a second are too many for 64 bits after three years.
+func TestStartAfterYearsOfUptime(t *testing.T) {
+	const years = 9 * 365 * 24 * time.Hour
+	stat := fmt.Sprintf("7 (a) b) S%s %d 0", strings.Repeat(" 1", 18), int64(years.Seconds()*clockTicks))
+	if at := startTicks([]byte(stat)); at != years {
+		t.Errorf("it started %v after the boot, want %v", at, years)
+	}
+}
+
 // TestControlSocketThatIsRemovedIsMadeAgain, and the log says what happened.
 func TestControlSocketThatIsRemovedIsMadeAgain(t *testing.T) {
 	t.Parallel()

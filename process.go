@@ -120,11 +120,15 @@ func startClock() time.Duration {
 	if err != nil {
 		return -1
 	}
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	return startTicks(text)
+}
+
+func startTicks(stat []byte) time.Duration {
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
 		return -1
 	}
-	return time.Duration(parseUint(fields[22-3])) * time.Second / clockTicks
+	return time.Duration(parseUint(fields[22-3])) * (time.Second / clockTicks)
 }
 
 // machineClock is the time since the machine was booted, 0: not known.
