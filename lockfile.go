@@ -53,8 +53,8 @@ type lockFolder interface {
 	// put makes a file, or another one in its place, and remove removes it.
 	put(path string, text []byte) error
 	remove(path string)
-	// claimed says that somebody has claimed a file.
-	claimed(path string) bool
+	// claimed says that somebody has claimed a file, and when it was last written to.
+	claimed(path string) (at time.Time, is bool)
 	// starting are the files whose paths begin so.
 	starting(path string) []string
 }
@@ -155,15 +155,19 @@ func (diskFolder) put(path string, text []byte) error {
 
 func (diskFolder) remove(path string) { _ = os.Remove(path) }
 
-func (diskFolder) claimed(path string) bool {
+func (diskFolder) claimed(path string) (at time.Time, is bool) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // closing it is no change to who watches the folder
 	if err != nil {
-		return false
+		return at, false
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return at, false
+	}
 	whole := unix.Flock_t{Type: unix.F_WRLCK}
 	err = unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &whole)
-	return err == nil && whole.Type != unix.F_UNLCK
+	return info.ModTime(), err == nil && whole.Type != unix.F_UNLCK
 }
 
 func (diskFolder) starting(path string) (all []string) {

@@ -34,8 +34,8 @@ func score(instance, namespace string) uint64 {
 }
 
 // nextMove is what brings the shares nearer to each other: from who has most, to who has least, and only if that leaves
-// it with no more than the other.
-func nextMove(all []share) (best move, found bool) {
+// it with no more than the other. Nobody who is to be left alone gets anything.
+func nextMove(all []share, alone func(to string) bool) (best move, found bool) {
 	loads := map[string]int{}
 	for _, s := range all {
 		if s.holder != "" {
@@ -45,7 +45,7 @@ func nextMove(all []share) (best move, found bool) {
 	var moves []move
 	for _, s := range all {
 		for _, to := range s.ready {
-			if s.holder != "" && loads[to]+2 <= loads[s.holder] {
+			if s.holder != "" && loads[to]+2 <= loads[s.holder] && !alone(to) {
 				moves = append(moves, move{s.namespace, s.holder, to})
 			}
 		}
@@ -74,10 +74,26 @@ type sharer struct {
 
 	next  move      // that is ours to make
 	since time.Time // when it was seen first
+	made  move      // that was made, and has not shown in the lock's file yet,
+	until time.Time // and is waited for until then
+	rests map[string]*shareRest
 }
 
+// shareRest is how long an instance is left alone that was handed something, and has not taken over: it may be stopped,
+// and each time nobody writes for some seconds.
+type shareRest struct {
+	pause time.Duration
+	until time.Time
+}
+
+// The first rest of an instance, which lasts longer than its claim is believed, and the longest one.
+const (
+	firstRest = 2 * silentAfter
+	lastRest  = 16 * firstRest
+)
+
 func newSharer(b *box, me string, log *slog.Logger) *sharer {
-	return &sharer{box: b, me: me, log: log, news: make(chan struct{}, 1)}
+	return &sharer{box: b, me: me, log: log, news: make(chan struct{}, 1), rests: map[string]*shareRest{}}
 }
 
 // found is told when a lock's folder is known.
@@ -116,29 +132,63 @@ func (s *sharer) run(ctx context.Context) {
 // balance makes the next move, if it is ours to make. Whoever takes over then writes to the lock's file, and we look
 // again. false: it could not be made, or not yet.
 func (s *sharer) balance(ctx context.Context) bool {
-	of := map[string]*unit{}
+	of, now := map[string]*unit{}, time.Now()
 	var all []share
 	for _, u := range s.box.units() {
 		of[u.namespace] = u
 		all = append(all, u.share())
 	}
-	m, found := nextMove(all)
+	if !s.settled(all, now) {
+		return true
+	}
+	m, found := nextMove(all, func(to string) bool { return s.rests[to] != nil && now.Before(s.rests[to].until) })
 	if !found || m.from != s.me {
 		s.next = move{}
 		return true
 	}
 	if m != s.next {
-		s.next, s.since = m, time.Now()
+		s.next, s.since = m, now
 	}
-	if time.Since(s.since) < shareRetry {
+	if now.Sub(s.since) < shareRetry {
+		return false
+	}
+	if err := of[m.namespace].instance.handOver(m.to); err != nil {
+		s.log.Info("it is not handed over", "namespace", m.namespace, "err", err)
 		return false
 	}
 	s.log.Log(ctx, levelNotice, "a namespace is handed over, to share the work", "namespace", m.namespace, "to", m.to)
-	err := of[m.namespace].instance.handOver(m.to)
-	if err != nil {
-		s.log.Info("it is not handed over", "namespace", m.namespace, "err", err)
+	s.made, s.until = m, time.Now().Add(handoverTime)
+	return true
+}
+
+// settled says that it is known what has come of the move that was made. Whoever has not taken over is left alone for a
+// while, longer each time.
+func (s *sharer) settled(all []share, now time.Time) bool {
+	m := s.made
+	if m == (move{}) {
+		return true
 	}
-	return err == nil
+	for _, a := range all {
+		if a.namespace == m.namespace && a.holder != m.from && a.holder != "" {
+			s.made = move{}
+			delete(s.rests, m.to)
+			return true
+		}
+	}
+	if now.Before(s.until) {
+		return false
+	}
+	s.made = move{}
+	r := s.rests[m.to]
+	if r == nil {
+		r = &shareRest{pause: firstRest / 2}
+		s.rests[m.to] = r
+	}
+	r.pause = min(2*r.pause, lastRest)
+	r.until = now.Add(r.pause)
+	s.log.Warn("it has not taken over, and is left alone for a while", "instance", m.to, "namespace", m.namespace,
+		"pause", r.pause)
+	return true
 }
 
 // share is who is there for a namespace.

@@ -42,7 +42,7 @@ func TestSharesDifferByOne(t *testing.T) {
 							}
 						}
 					}
-					m, found := nextMove(all)
+					m, found := nextMove(all, nobody)
 					if !found {
 						break
 					}
@@ -62,10 +62,12 @@ func TestSharesDifferByOne(t *testing.T) {
 			}
 		}
 	}
-	if _, found := nextMove([]share{{"asic0", "", []string{"b"}}, {"asic1", "a", nil}, {"asic2", "a", nil}}); found {
+	if _, found := nextMove([]share{{"asic0", "", []string{"b"}}, {"asic1", "a", nil}, {"asic2", "a", nil}}, nobody); found {
 		t.Error("something is moved to who could not take over, or from nobody")
 	}
 }
+
+func nobody(string) bool { return false }
 
 func loadsOf(all []share, instances int) []int {
 	loads := make([]int, instances)

@@ -99,9 +99,12 @@ func (f daemonFolder) put(path string, text []byte) error {
 
 func (f daemonFolder) remove(path string) { delete(f.files, path) }
 
-func (f daemonFolder) claimed(path string) bool {
+func (f daemonFolder) claimed(path string) (at time.Time, is bool) {
 	inode := f.files[path]
-	return inode != nil && inode.claimed != nil
+	if inode == nil {
+		return at, false
+	}
+	return inode.at, inode.claimed != nil
 }
 
 func (f daemonFolder) starting(path string) (all []string) {
@@ -518,7 +521,7 @@ func (w *world) healCrew() bool {
 func (w *world) checkCrew() {
 	for n, d := range w.crew {
 		role := d.instance.role()
-		switch ready := (daemonFolder{w.folder, d}).claimed("lock/" + appName + readySuffix + string(rune('a'+n))); {
+		switch ready := d.instance.ready.has("lock", string(rune('a'+n))); {
 		case (role == roleWriter) != (d == w.daemon) || (role == roleWriter) != w.folder.hasLock(d):
 			w.fail("daemon %d is %s, daemon %d writes", d.number, role, w.daemon.number)
 		case role == roleStandby && !ready:

@@ -29,12 +29,16 @@ func (c *readyClaim) path(folder, name string) string {
 	return c.lock.in(folder, readySuffix) + url.PathEscape(name)
 }
 
-// set notes whether we could take over.
+// set notes whether we could take over, and at each beat that we still could: a claim is believed as long as it is
+// touched.
 func (c *readyClaim) set(folder string, ready bool) error {
 	defer func() { c.made.Store(c.file != nil) }()
 	if c.file != nil && (!ready || !c.file.behind(c.path(folder, c.lock.me.Instance))) {
 		c.file.Close()
 		c.file = nil
+	}
+	if c.file != nil {
+		c.file.touch()
 	}
 	if !ready || c.file != nil {
 		return nil
@@ -56,14 +60,21 @@ func (c *readyClaim) set(folder string, ready bool) error {
 }
 
 // has says that an instance could take over.
-func (c *readyClaim) has(folder, name string) bool { return c.lock.files.claimed(c.path(folder, name)) }
+func (c *readyClaim) has(folder, name string) bool { return c.holds(c.path(folder, name)) }
+
+// holds says that a file is claimed by one that lives: it was touched lately. A clock that is set meanwhile costs the
+// time until the next beat.
+func (c *readyClaim) holds(path string) bool {
+	at, is := c.lock.files.claimed(path)
+	return is && c.lock.now().Sub(at).Abs() < silentAfter
+}
 
 // names are the instances that could take over.
 func (c *readyClaim) names(folder string) (names []string) {
 	prefix := c.lock.in(folder, readySuffix)
 	for _, path := range c.lock.files.starting(prefix) {
 		name, err := url.PathUnescape(strings.TrimPrefix(path, prefix))
-		if err == nil && c.lock.files.claimed(path) {
+		if err == nil && c.holds(path) {
 			names = append(names, name)
 		}
 	}
