@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // An instance is one of several portsyncd for the same databases: it writes, or stands by (docs/instances.md). Each
@@ -18,12 +17,6 @@ const (
 		"holds the lock ends, dies or hands over"
 	instanceUsage = "`name` of this portsyncd among several (default: the host's, and that of a -control.socket of " +
 		"its own)"
-
-	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
-	yieldLook  = 5 * time.Millisecond // between looks whether it has
-
-	strangerTime = time.Second // for a process to show that it knows of the lock
-	strangerLook = 20 * time.Millisecond
 )
 
 // instance takes turns.
@@ -47,8 +40,9 @@ type instance struct {
 	left    handoverRecord         // of the turn that has ended
 	handed  *predecessor           // of the turn before ours, by another one
 	taken   chan error             // what came of waiting for the lock
+	behind  bool                   // another one has written while this one stood by, or before it did
 	over    atomic.Bool            // no more turns: whoever still waits for the lock gives it back
-	again   bool                   // this turn is not the first one
+	again   bool                   // whoever wrote before has left the switch running: this turn goes on with it
 	gaveUp  atomic.Bool            // what could not be begun, see giveUp
 	folder  atomic.Pointer[string] // of the lock, nil: not known yet
 	found   func()                 // told when it is; nil: nobody is
@@ -106,7 +100,12 @@ func (i *instance) free() bool {
 	}
 	db.Close()
 	i.enterFolder(folder)
-	return i.stranger() == "" && i.takeLock(folder) == nil
+	if i.stranger() != "" {
+		return false
+	}
+	err = i.takeLock(folder)
+	i.behind = errors.Is(err, errHeld)
+	return err == nil
 }
 
 // takeLock takes the lock, if nobody has it. What another one has left for the next is nothing to us then.
@@ -265,15 +264,20 @@ func (i *instance) stand(ctx context.Context, yield bool) error {
 	if err := <-i.taken; err != nil {
 		return err
 	}
+	i.behind = i.behind || yield
 	i.takeUp(ctx)
 	return nil
 }
 
-// takeUp goes on where the holder before has left off.
+// takeUp goes on where the holder before has left off. Where there was none, and this one only stood by because it
+// could not know yet, it is a start as any other.
 func (i *instance) takeUp(ctx context.Context) {
 	record, err := findRecord(i.lock.files, i.lock.in(*i.folder.Load(), handoverSuffix), i.boot, i.clock())
-	i.carried, i.again, i.handed = joinCarried(i.carried, record.Ports), true, record.predecessor()
-	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil)
+	if i.again = i.behind; !i.again { // what was left for others is nothing to us
+		record = handoverRecord{}
+	}
+	i.carried, i.handed = joinCarried(i.carried, record.Ports), record.predecessor()
+	i.log.Log(ctx, levelNotice, "taking over", "handed_over", err == nil && i.again)
 	if i.file != "" {
 		i.record.follow(i.file, i.sleep)
 	} else {
@@ -329,12 +333,13 @@ func (i *instance) turn(ctx context.Context, observe bool, open func(slow func()
 
 // await has the kernel wait for the lock, and then ends the turn. A process that ends does not wait for it.
 func (i *instance) await(turn context.Context, folder string, yield bool, end func()) {
-	begun, err := i.clock(), error(nil)
+	begun, held, err := i.clock(), false, error(nil)
 	for start := !yield; ; start = false {
-		if yield {
-			i.yield(folder)
+		if yield && !i.yield(i.lock, folder) {
+			i.log.Warn("nobody has taken over")
 		}
-		err = i.lock.await(folder)
+		held, err = i.lock.await(folder)
+		i.behind = i.behind || held
 		if err != nil && !(start && errors.Is(err, errConfig)) && !i.over.Load() && turn.Err() == nil {
 			i.log.Warn("the lock cannot be waited for, trying again", "err", err)
 			i.sleep(readyPause)
@@ -348,25 +353,18 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 		i.lock.release()
 		yield = true
 	}
-	if err == nil && !i.over.Load() && !leftSince(begun, i.lock, folder, i.boot, i.clock()) {
-		i.heed(turn)
+	if err == nil && !i.over.Load() {
+		if leftSince(begun, i.lock, folder, i.boot, i.clock()) {
+			i.behind = true
+		} else {
+			i.heed(turn)
+		}
 	}
 	if i.over.Load() {
 		i.lock.release()
 	}
 	i.taken <- err
 	end()
-}
-
-// yield waits until another one has taken the lock, but not for ever.
-func (i *instance) yield(folder string) {
-	me := i.lock.signed()
-	for end := i.now().Add(readyPause); i.now().Before(end); i.sleep(yieldLook) {
-		if h, _ := i.lock.holder(folder); h != me {
-			return
-		}
-	}
-	i.log.Warn("nobody has taken over")
 }
 
 // meant says that the lock, which is ours now, is to go to another one, who is there to take it: it was handed over to
@@ -381,16 +379,13 @@ func (i *instance) meant(folder string) (another bool) {
 	return len(able) > 0 && !slices.Contains(able, me)
 }
 
-// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write. One that has just begun
-// does not bear the mark yet.
+// heed waits as long as a portsyncd writes that knows of no lock, until we are told to write.
 func (i *instance) heed(turn context.Context) {
-	why := i.stranger()
-	for end := i.now().Add(strangerTime); why != "" && i.now().Before(end); why = i.stranger() {
-		i.sleep(strangerLook)
-	}
+	why := i.strangerThatStays()
 	if why == "" {
 		return
 	}
+	i.behind = true
 	i.log.Warn(why + "; " + onlyForced)
 	forced := i.beside.begin()
 	defer i.beside.end()

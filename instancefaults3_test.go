@@ -78,3 +78,45 @@ func TestWhoDoesNotTakeOverIsLeftAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestStandbyThatIsTheFirst starts as any other: that it could not know yet whether another one writes, as there was no
+// configuration, makes no take-over of a warm restart.
+func TestStandbyThatIsTheFirst(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	d, _ := s.start(2)
+	d.Stop()
+	s.askWarm("system")
+	for _, p := range portNames(2) { // a new kernel
+		s.must(s.IP("link", "del", p))
+		s.must(s.State.Del(t.Context(), s.StateKey(p)).Err())
+	}
+	hidden := s.ConfigFile + ".hidden"
+	s.must(os.Rename(s.ConfigFile, hidden))
+	d = s.daemon("-standby", "-instance", "b")
+	s.waitFor("it to stand by", func() bool { return d.Logged("standing by") == 1 })
+	s.must(os.Rename(hidden, s.ConfigFile))
+	s.waitRole(d, roleWriter)
+	s.waitFor("the start", func() bool { return d.Logged("start decided", "warm=true") == 1 })
+	if n := s.warmField("restore_count"); n != "1" || s.metric(d, "portsyncd_port_init_done") != "0" {
+		t.Errorf("restore_count is %q; without an interface PortInitDone is sent", n)
+	}
+}
+
+// TestFlagsOfAStandbyThatIsTheFirst count, until it has taken over from another one.
+func TestFlagsOfAStandbyThatIsTheFirst(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.Configure(t.Context(), 1))
+	s.must(s.AddPorts("Ethernet0"))
+	s.orchagent(false)
+	hidden := s.ConfigFile + ".hidden"
+	s.must(os.Rename(s.ConfigFile, hidden))
+	d := s.daemon("-standby", "-instance", "b", "-old-interfaces", "adopt")
+	s.waitFor("it to stand by", func() bool { return d.Logged("standing by") == 1 })
+	s.must(os.Rename(hidden, s.ConfigFile))
+	s.waitFor("the start", func() bool { return d.Logged("start decided", "announce=true") == 1 })
+	if d.Logged("start decided", `why="-old-interfaces adopt"`) != 1 {
+		t.Errorf("it sets interfaces down:\n%s", tail(d.Log()))
+	}
+}

@@ -43,6 +43,25 @@ func newInstanceTools(config *dbConfigFile, l *writerLock, m *metrics, finder *d
 	}
 }
 
+const (
+	readyPause = 2 * time.Second      // so long a standby may take to take over, before the lock is taken back
+	yieldLook  = 5 * time.Millisecond // between looks whether it has
+
+	strangerTime = time.Second // for a process to show that it knows of the lock
+	strangerLook = 20 * time.Millisecond
+)
+
+// yield waits until another one has taken the lock, but not for ever.
+func (t *instanceTools) yield(l *writerLock, folder string) (taken bool) {
+	me := l.signed()
+	for end := t.now().Add(readyPause); t.now().Before(end); t.sleep(yieldLook) {
+		if h, _ := l.holder(folder); h != me {
+			return true
+		}
+	}
+	return false
+}
+
 // handedOverRest is how long whoever has handed over leaves the processors and Redis to the one that takes over: what
 // both read, of 512 ports, took that one twice as long otherwise.
 const handedOverRest = 100 * time.Millisecond
@@ -61,4 +80,13 @@ func (t *instanceTools) stranger() string {
 		return ""
 	}
 	return describeDaemons(all) + " and knows of no lock"
+}
+
+// strangerThatStays is the same when a process that has just begun has had the time to bear the mark.
+func (t *instanceTools) strangerThatStays() (why string) {
+	why = t.stranger()
+	for end := t.now().Add(strangerTime); why != "" && t.now().Before(end); why = t.stranger() {
+		t.sleep(strangerLook)
+	}
+	return why
 }

@@ -121,16 +121,19 @@ func (l *writerLock) without() string {
 }
 
 // await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
-// earlier.
-func (l *writerLock) await(folder string) error {
+// earlier. held: another one had it until then.
+func (l *writerLock) await(folder string) (held bool, err error) {
 	waiting := &writerLock{me: l.me, now: l.now, files: l.files, path: l.in(folder, lockSuffix)}
-	if err := waiting.acquireBy(true); err != nil {
-		return err
+	if err = waiting.acquire(); errors.Is(err, errHeld) {
+		held, err = true, waiting.acquireBy(true)
+	}
+	if err != nil {
+		return held, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.path, l.file, l.since, l.wanted = waiting.path, waiting.file, waiting.since, true
-	return nil
+	return held, nil
 }
 
 func (l *writerLock) acquire() error { return l.acquireBy(false) }
