@@ -397,6 +397,7 @@ func (i *instance) heed(turn context.Context) {
 
 // standing notes whether we could take over.
 func (i *instance) standing(ready bool) {
+	i.ready.able = ready
 	folder := i.folder.Load()
 	if folder == nil {
 		return
@@ -420,7 +421,7 @@ func (i *instance) watch() error {
 	if folder == nil {
 		return nil
 	}
-	if i.ready.file != nil { // it may have been removed
+	if i.ready.able { // it may have been removed, or could not be made, and is to be touched
 		i.standing(true)
 	}
 	why := ""

@@ -120,3 +120,24 @@ func TestFlagsOfAStandbyThatIsTheFirst(t *testing.T) {
 		t.Errorf("it sets interfaces down:\n%s", tail(d.Log()))
 	}
 }
+
+// TestClaimThatFailsOnce is tried again: what was in its place may go, as one of the same name does that this one
+// replaces.
+func TestClaimThatFailsOnce(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	writer, _ := s.start(1)
+	before := testLock("b")
+	claim := readyClaim{lock: before}
+	must(t, claim.set(s.Dir, true))
+	standby := s.daemon("-standby", "-instance", "b")
+	s.waitFor("the refusal", func() bool { return standby.Logged("nobody is told that this standby is ready") == 1 })
+	must(t, claim.set(s.Dir, false))
+	s.waitReady(standby)
+	if code, out := s.handover(writer); code != exitOK {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	if n := standby.Logged("nobody is told that this standby is ready"); n != 1 {
+		t.Errorf("that is said %d times", n)
+	}
+}

@@ -19,6 +19,8 @@ type readyClaim struct {
 	lock *writerLock
 	file lockFile // nil: we could not
 	made atomic.Bool
+	able bool // we could take over, whatever became of the claim
+	said bool // that it cannot be made
 }
 
 // told says that the others can see it.
@@ -30,8 +32,17 @@ func (c *readyClaim) path(folder, name string) string {
 }
 
 // set notes whether we could take over, and at each beat that we still could: a claim is believed as long as it is
-// touched.
+// touched. That it cannot be made is returned once.
 func (c *readyClaim) set(folder string, ready bool) error {
+	err := c.claim(folder, ready)
+	first := err != nil && !c.said
+	if c.said = err != nil; first {
+		return err
+	}
+	return nil
+}
+
+func (c *readyClaim) claim(folder string, ready bool) error {
 	defer func() { c.made.Store(c.file != nil) }()
 	if c.file != nil && (!ready || !c.file.behind(c.path(folder, c.lock.me.Instance))) {
 		c.file.Close()
