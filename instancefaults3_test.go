@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,19 @@ import (
 func longAgo(t *testing.T, path string) {
 	t.Helper()
 	must(t, os.Chtimes(path, time.Time{}, time.Now().Add(-silentAfter)))
+}
+
+// holdBeside has an instance hold the lock in a folder, where another one could take over.
+func (i *instance) holdBeside(t *testing.T, dir, standby string) {
+	t.Helper()
+	i.lock.flag = dir
+	must(t, i.lock.take(dir))
+	t.Cleanup(i.lock.release)
+	i.enterFolder(dir)
+	other := testLock(standby)
+	other.flag, other.namespace = dir, i.lock.namespace
+	claim := readyClaim{lock: other}
+	must(t, claim.set(dir, true))
 }
 
 // TestStandbyThatIsStoppedIsHandedNothing: its claim stays, and grows old. When it goes on it is ready again.
@@ -45,20 +59,12 @@ func TestWhoDoesNotTakeOverIsLeftAlone(t *testing.T) {
 	handed := 0
 	for _, u := range []*unit{first, second} {
 		i := u.instance
-		i.writing.Store(true)
-		i.lock.flag = dir
-		must(t, i.lock.take(dir))
-		defer i.lock.release()
-		i.enterFolder(dir)
+		i.holdBeside(t, dir, "b")
 		i.endTurn = func() { // and it takes the lock back
 			handed++
 			i.asked <- nil
 			i.asked = nil
 		}
-		other := testLock("b")
-		other.flag, other.namespace = dir, i.lock.namespace
-		claim := readyClaim{lock: other}
-		must(t, claim.set(dir, true))
 	}
 	s := newSharer(b, "a", discard())
 	s.balance(t.Context())
@@ -139,5 +145,32 @@ func TestClaimThatFailsOnce(t *testing.T) {
 	}
 	if n := standby.Logged("nobody is told that this standby is ready"); n != 1 {
 		t.Errorf("that is said %d times", n)
+	}
+}
+
+// TestSharerBesideStrangers hands over nothing that it does not write to, and does not say that it does. What is
+// refused is tried less and less often.
+func TestSharerBesideStrangers(t *testing.T) {
+	b, first, second := sharedBox(t)
+	dir := t.TempDir()
+	first.instance.holdBeside(t, dir, "b")
+	second.instance.holdBeside(t, dir, "b")
+	var said strings.Builder
+	s := newSharer(b, "a", slog.New(slog.NewTextHandler(&said, nil)))
+	s.balance(t.Context())
+	for range 10 { // the loops have not begun
+		s.since = s.since.Add(-s.pause)
+		if s.balance(t.Context()) {
+			t.Error("it is content")
+		}
+	}
+	if s.pause != beatInterval || strings.Contains(said.String(), "to share the work") {
+		t.Errorf("it is tried again after %v; the log says\n%s", s.pause, &said)
+	}
+	first.instance.beside.begin()
+	second.instance.beside.begin()
+	said.Reset()
+	if s.balance(t.Context()); said.Len() > 0 || s.next != (move{}) {
+		t.Errorf("the next move is %+v; the log says\n%s", s.next, &said)
 	}
 }

@@ -72,10 +72,11 @@ type sharer struct {
 	log  *slog.Logger
 	news chan struct{} // a folder is known
 
-	next  move      // that is ours to make
-	since time.Time // when it was seen first
-	made  move      // that was made, and has not shown in the lock's file yet,
-	until time.Time // and is waited for until then
+	next  move          // that is ours to make
+	since time.Time     // when it was seen first,
+	pause time.Duration // and how long it has to have been the next one
+	made  move          // that was made, and has not shown in the lock's file yet,
+	until time.Time     // and is waited for until then
 	rests map[string]*shareRest
 }
 
@@ -107,9 +108,10 @@ func (s *sharer) found() {
 // shareSettle is how long what happens in the folders is gathered.
 const shareSettle = 20 * time.Millisecond
 
-// shareRetry is when a move is tried again that could not be made: a loop is between two turns. A move is made when it
-// has been the next one for so long: one who joins claims its namespaces one after the other, and until another one's
-// move shows in the lock's file, two would make one each where one is enough.
+// shareRetry is when a move is tried again that could not be made: a loop is between two turns. Each time it is refused
+// that takes twice as long, up to a beat. A move is made when it has been the next one for so long: one who joins
+// claims its namespaces one after the other, and until another one's move shows in the lock's file, two would make one
+// each where one is enough.
 const shareRetry = 100 * time.Millisecond
 
 // run looks whenever something happens in the locks' folders, and at beats, until ctx ends.
@@ -123,7 +125,7 @@ func (s *sharer) run(ctx context.Context) {
 		}
 		next := beatInterval
 		if !s.balance(ctx) {
-			next = shareRetry
+			next = s.pause
 		}
 		watch.wait(ctx, next)
 	}
@@ -147,13 +149,14 @@ func (s *sharer) balance(ctx context.Context) bool {
 		return true
 	}
 	if m != s.next {
-		s.next, s.since = m, now
+		s.next, s.since, s.pause = m, now, shareRetry
 	}
-	if now.Sub(s.since) < shareRetry {
+	if now.Sub(s.since) < s.pause {
 		return false
 	}
 	if err := of[m.namespace].instance.handOver(m.to); err != nil {
-		s.log.Info("it is not handed over", "namespace", m.namespace, "err", err)
+		s.log.Info("a namespace is not handed over", "namespace", m.namespace, "to", m.to, "err", err)
+		s.since, s.pause = time.Now(), min(2*s.pause, beatInterval)
 		return false
 	}
 	s.log.Log(ctx, levelNotice, "a namespace is handed over, to share the work", "namespace", m.namespace, "to", m.to)
@@ -191,12 +194,15 @@ func (s *sharer) settled(all []share, now time.Time) bool {
 	return true
 }
 
-// share is who is there for a namespace.
+// share is who is there for a namespace. Who only observes there, beside a portsyncd without a lock, has the lock and
+// does not write.
 func (u *unit) share() share {
 	s := share{namespace: u.namespace}
 	if folder := u.instance.folder.Load(); folder != nil {
 		h, _ := u.instance.lock.holder(*folder)
-		s.holder, s.ready = h.Instance, u.instance.ready.names(*folder)
+		if s.ready = u.instance.ready.names(*folder); !u.instance.beside.on() {
+			s.holder = h.Instance
+		}
 	}
 	return s
 }
