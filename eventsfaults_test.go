@@ -220,3 +220,28 @@ func TestFolderThatIsAPipeKeepsNobodyWaiting(t *testing.T) {
 		t.Error("it waits")
 	}
 }
+
+// TestEventsOfOneMomentAreToldTogether: whoever asks for what came after one of them would not hear of the others.
+func TestEventsOfOneMomentAreToldTogether(t *testing.T) {
+	r, _ := testRecorder(t, 2)
+	at, written := time.Now().Add(-pendingTime/2), &portWrite{set: true, outcome: outcome{written: true}}
+	p, q := &port{name: "Ethernet0", series: newPortSeries("Ethernet0", "", 0)}, &port{name: "Ethernet4", slot: 1, series: newPortSeries("Ethernet4", "", 0)}
+	for i, p := range []*port{p, q} {
+		r.link(p, &linkMessage{index: int32(5 + i), flags: upRunning, mtu: 1500}, false, at)
+		r.sent(p, at)
+	}
+	told := func(after int64) (ports []string, next int64) {
+		answer, _ := askEvents(t, r, fmt.Sprint("?after=", after))
+		for _, e := range answer.Events {
+			ports = append(ports, e.Port)
+		}
+		return ports, answer.Next
+	}
+	r.landed(p, written, at.Add(time.Millisecond)) // the other one is pending
+	first, next := told(0)
+	r.landed(q, written, time.Now())
+	second, _ := told(next)
+	if all := append(first, second...); !slices.Equal(all, []string{"Ethernet0", "Ethernet4"}) {
+		t.Errorf("who follows hears of %v", all)
+	}
+}

@@ -220,12 +220,17 @@ const (
 	pendingTime = time.Second
 )
 
-// final is what of all is told by now; the rest comes later, in the same order.
+// final is what of all is told by now; the rest comes later, in the same order. What happened in one moment is told
+// together: whoever reads on asks for what came after it.
 func final(all []happened, now, arrival time.Duration) []happened {
+	moment := 0 // where that of i begins
 	for i := range all {
+		if all[i].Since != all[moment].Since || all[i].boot != all[moment].boot {
+			moment = i
+		}
 		age := now - all[i].Since
 		if age >= 0 && (age < arrival || age < pendingTime && all[i].Outcome == outcomes[outcomePending]) {
-			return all[:i]
+			return all[:moment]
 		}
 	}
 	return all
