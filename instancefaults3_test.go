@@ -174,3 +174,24 @@ func TestSharerBesideStrangers(t *testing.T) {
 		t.Errorf("the next move is %+v; the log says\n%s", s.next, &said)
 	}
 }
+
+// TestRowOfAnotherType concerns nobody else: that is no instance's, and ours is made anew.
+func TestRowOfAnotherType(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	writer, _ := s.start(1, "-instance", "a")
+	standby := s.standby("-instance", "b")
+	s.waitFor("both to be known", func() bool { all := s.instances(writer); return len(all) == 2 && all["b"].Up })
+	for _, name := range []string{"b", "x"} {
+		s.must(s.State.Set(t.Context(), instanceTable+"|"+name, "text", 0).Err())
+	}
+	s.must(s.State.SAdd(t.Context(), instanceSet, "x").Err())
+	s.waitFor("it to be forgotten", func() bool { return !s.State.SIsMember(t.Context(), instanceSet, "x").Val() })
+	s.waitFor("its row", func() bool { return s.State.Type(t.Context(), instanceTable+"|b").Val() == "hash" })
+	s.waitFor("both to be known", func() bool { all := s.instances(writer); return len(all) == 2 && all["b"].Up })
+	for _, d := range []*switchtest.Daemon{writer, standby} {
+		if d.Logged("the other instances are not told") > 0 {
+			t.Error("the others are not told")
+		}
+	}
+}

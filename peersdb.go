@@ -18,16 +18,20 @@ const (
 	farewellLimit = 200 * time.Millisecond // for taking our row back
 )
 
-// tellPeers writes a row and reads all, as one step.
+// tellPeers writes a row and reads all, as one step. A row of ours that is of another type is made anew, and what has
+// such a row beside us is no instance.
 // KEYS: the row, the set. ARGV: what rows begin with, name, seconds to live, fields and values.
 const tellPeers script = `
-redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+if type(redis.pcall('HSET', KEYS[1], unpack(ARGV, 4))) == 'table' then
+	redis.call('DEL', KEYS[1])
+	redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('SADD', KEYS[2], ARGV[2])
 local all = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-	local row = redis.call('HGETALL', ARGV[1] .. name)
-	if #row == 0 then
+	local row = redis.pcall('HGETALL', ARGV[1] .. name)
+	if row.err or #row == 0 then
 		redis.call('SREM', KEYS[2], name)
 	else
 		all[#all + 1] = name
