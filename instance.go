@@ -426,6 +426,7 @@ func (i *instance) watch() error {
 	}
 	why := ""
 	if i.beside.on() {
+		_ = i.lock.beat() // we hold it, though we only observe; one who was faster is met when we are told to write
 		if why = i.stranger(); why == "" {
 			why = "the portsyncd that wrote without a lock is not to be seen any more"
 		}

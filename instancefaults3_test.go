@@ -195,3 +195,18 @@ func TestRowOfAnotherType(t *testing.T) {
 		}
 	}
 }
+
+// TestHolderThatOnlyObservesLives: whoever waits for the lock sees that.
+func TestHolderThatOnlyObservesLives(t *testing.T) {
+	dir := t.TempDir()
+	i := &instance{health: new(health), lock: testLock("a"),
+		instanceTools: instanceTools{strangers: func() []otherDaemon { return []otherDaemon{{PID: 1}} }}}
+	must(t, i.lock.take(dir))
+	i.enterFolder(dir)
+	i.beside.begin()
+	longAgo(t, filepath.Join(dir, "portsyncd.lock"))
+	must(t, i.watch())
+	if _, sign := i.lock.holder(dir); time.Since(sign) > beatInterval {
+		t.Errorf("its last sign of life is of %v", sign)
+	}
+}
