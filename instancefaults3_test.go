@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -208,5 +209,27 @@ func TestHolderThatOnlyObservesLives(t *testing.T) {
 	must(t, i.watch())
 	if _, sign := i.lock.holder(dir); time.Since(sign) > beatInterval {
 		t.Errorf("its last sign of life is of %v", sign)
+	}
+}
+
+// TestBeatWaitsForNothingThatIsUnderWay, which may take as long as a Redis that hangs. It tries again.
+func TestBeatWaitsForNothingThatIsUnderWay(t *testing.T) {
+	dir := t.TempDir()
+	a := testLock("a")
+	must(t, a.take(dir))
+	must(t, a.enter())
+	must(t, os.Remove(filepath.Join(dir, "portsyncd.lock")))
+	done := make(chan error, 1)
+	go func() { done <- a.beat() }()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(dbTimeout / 2):
+		t.Error("it waits")
+	}
+	a.leave()
+	must(t, a.beat())
+	if err := testLock("b").take(dir); !errors.Is(err, errHeld) {
+		t.Errorf("it is not taken again: %v", err)
 	}
 }

@@ -291,7 +291,8 @@ func (l *writerLock) release() {
 }
 
 // beat looks whether the lock is still ours, and shows that we live: whoever waits for it looks at the file's time. It
-// returns an error where another holds it.
+// returns an error where another holds it. What is under way is not waited for, which may take as long as a Redis that
+// hangs: the next beat comes.
 func (l *writerLock) beat() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -299,6 +300,9 @@ func (l *writerLock) beat() error {
 		if l.file != nil {
 			l.file.touch()
 		}
+		return nil
+	}
+	if l.inside > 0 {
 		return nil
 	}
 	err := l.regain()
