@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"portsyncd/internal/switchtest"
 )
@@ -232,4 +235,78 @@ func TestBeatWaitsForNothingThatIsUnderWay(t *testing.T) {
 	if err := testLock("b").take(dir); !errors.Is(err, errHeld) {
 		t.Errorf("it is not taken again: %v", err)
 	}
+}
+
+// inTime fails where something waits for ever.
+func inTime(t *testing.T, what string, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("%s waits", what)
+	}
+}
+
+// TestPipesInTheFolder are waited for by nobody, and are neither locked nor claimed.
+func TestPipesInTheFolder(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"portsyncd.lock", "portsyncd.standby.b", "portsyncd.handover", "portsyncd.handover.new"} {
+		must(t, unix.Mkfifo(filepath.Join(dir, name), 0o600))
+	}
+	a := testLock("a")
+	claim := readyClaim{lock: a}
+	inTime(t, "a look", func() {
+		if names := claim.names(dir); len(names) > 0 {
+			t.Errorf("ready are %v", names)
+		}
+		if _, err := findRecord(a.files, filepath.Join(dir, "portsyncd.handover"), "boot", 0); err == nil {
+			t.Error("a pipe is a record")
+		}
+	})
+	inTime(t, "a lock", func() {
+		if err := a.take(dir); !errors.Is(err, errConfig) || !strings.Contains(err.Error(), errNoFile.Error()) {
+			t.Errorf("the lock: %v", err)
+		}
+	})
+	path := filepath.Join(dir, "portsyncd.handover")
+	inTime(t, "a word", func() { must(t, a.files.put(path, []byte("a word"))) })
+	if text, _, err := a.files.look(path); string(text) != "a word" {
+		t.Errorf("the next one reads %q, %v", text, err)
+	}
+}
+
+// TestLinksInTheFolder lead to nobody's file elsewhere, to be read or written.
+func TestLinksInTheFolder(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere")
+	must(t, os.WriteFile(elsewhere, []byte("precious"), 0o600))
+	path := filepath.Join(dir, "portsyncd.handover")
+	must(t, os.Symlink(elsewhere, path))
+	must(t, os.Symlink(elsewhere, path+".new"))
+	if text, _, err := (diskFolder{}).look(path); err == nil {
+		t.Errorf("it is followed to %q", text)
+	}
+	must(t, diskFolder{}.put(path, []byte("a word")))
+	if text, err := os.ReadFile(elsewhere); string(text) != "precious" {
+		t.Errorf("the file elsewhere has %q, %v", text, err)
+	}
+	if text, _, err := (diskFolder{}).look(path); string(text) != "a word" {
+		t.Errorf("the next one reads %q, %v", text, err)
+	}
+	must(t, os.Truncate(path, lockFileMost+1))
+	if _, _, err := (diskFolder{}).look(path); !errors.Is(err, unix.EFBIG) {
+		t.Errorf("a file without end: %v", err)
+	}
+}
+
+// TestPipeBesideTheRecorder is no namespace's.
+func TestPipeBesideTheRecorder(t *testing.T) {
+	_, path := testRecorder(t, 1)
+	must(t, unix.Mkfifo(path+".pipe", 0o600))
+	inTime(t, "portsyncd events", func() {
+		if code := runEvents([]string{"-recorder.file", path}, io.Discard, io.Discard); code != exitOK {
+			t.Errorf("exit code %d", code)
+		}
+	})
 }

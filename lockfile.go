@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,7 @@ const (
 	lockMode       = 0o600            // whoever may open a file may lock it
 	controlDirMode = 0o755            // of the folder that they are in, or the control socket is
 	lockText       = 256              // what is in a file is a multiple of it
+	lockFileMost   = 64 << 20         // bytes that are read: more than 100,000 ports are
 )
 
 // What is in the folder.
@@ -86,11 +88,25 @@ func (diskFolder) open(path string) (lockFile, error) {
 			return nil, lockError(folder, fmt.Errorf("%v", err)) // nobody makes the folder above it later
 		}
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
+	file, err := openFile(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, lockError(filepath.Dir(path), err)
 	}
 	return &diskFile{File: file}, nil
+}
+
+// openFile opens a file of the folder, and nothing else that bears its name there: a pipe would be waited for, and a
+// link leads to somebody's file elsewhere.
+func openFile(path string, how int) (*os.File, error) {
+	file, err := os.OpenFile(path, how|unix.O_NOFOLLOW|unix.O_NONBLOCK, lockMode)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, cmp.Or(err, error(&os.PathError{Op: "open", Path: path, Err: errNoFile}))
+	}
+	return file, nil
 }
 
 // lockError tells what waiting cures, a folder that is not there yet, from what it does not.
@@ -121,7 +137,8 @@ func (diskFolder) look(path string) (text []byte, at time.Time, err error) {
 	if err != nil {
 		return nil, at, err
 	}
-	const how = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK // whatever it is, nobody waits for it
+	// whatever it is, nobody waits for it
+	const how = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOFOLLOW
 	here := unix.AT_FDCWD
 	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(here), uintptr(unsafe.Pointer(name)), how, 0, 0, 0)
 	if errno != 0 {
@@ -142,21 +159,30 @@ func (diskFolder) look(path string) (text []byte, at time.Time, err error) {
 		}
 		if text = append(text, buf[:n]...); n == 0 {
 			return text, at, nil
+		} else if len(text) > lockFileMost {
+			return fail("read", unix.EFBIG)
 		}
 	}
 }
 
 func (diskFolder) put(path string, text []byte) error {
-	if err := os.WriteFile(path+".new", text, lockMode); err != nil {
+	made := path + ".new"
+	_ = os.Remove(made) // of one that was killed as it wrote, or whatever somebody has left there
+	file, err := openFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = file.Write(text)
+	if err = cmp.Or(err, file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(made, path)
 }
 
 func (diskFolder) remove(path string) { _ = os.Remove(path) }
 
 func (diskFolder) claimed(path string) (at time.Time, is bool) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // closing it is no change to who watches the folder
+	file, err := openFile(path, os.O_RDONLY) // closing it is no change to who watches the folder
 	if err != nil {
 		return at, false
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The flight recorder as whoever asks reads it: by the file, never by the loop, so that it answers whatever the daemon
@@ -85,7 +87,7 @@ type recordReader struct {
 
 // openRecordReader opens the file by its name.
 func openRecordReader(path string) (*recordReader, *os.File, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
 	if err != nil {
 		return nil, nil, err
 	}
