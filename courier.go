@@ -200,6 +200,8 @@ func (c *courier) outage(e errand, err error) string {
 	switch {
 	case errors.Is(err, errNoDBConfig):
 		return "the database configuration is not there yet, waiting for it (-db.config)"
+	case errors.Is(err, errNoLockFolder):
+		return "the lock's folder is not there, waiting for it (-lock.dir); nothing is written"
 	case errors.Is(err, errLockLost):
 		return "the lock's file was removed, and everything is compared before anything is written"
 	case errors.As(err, &reply), errors.Is(err, errWrongType):

@@ -310,3 +310,19 @@ func TestPipeBesideTheRecorder(t *testing.T) {
 		}
 	})
 }
+
+// TestLockFolderThatIsNotThere is waited for, and named: the databases have nothing to do with it.
+func TestLockFolderThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.Configure(t.Context(), 1))
+	s.orchagent(true)
+	dir := filepath.Join(s.Dir, "none")
+	d := s.daemon("-lock.dir", dir)
+	s.waitStatus(d, "the lock's folder is not there: ", "make "+dir+", or name another")
+	if d.Logged("the lock's folder is not there, waiting for it (-lock.dir)") != 1 || d.Logged("the databases do not answer") > 0 {
+		t.Errorf("the log says\n%s", tail(d.Log()))
+	}
+	s.must(os.Mkdir(dir, 0o700))
+	s.waitEntry("Ethernet0", fields("up", "up", 1500))
+}

@@ -109,10 +109,13 @@ func openFile(path string, how int) (*os.File, error) {
 	return file, nil
 }
 
+// errNoLockFolder says that the folder is not there yet, or is named wrongly.
+var errNoLockFolder = errors.New("the lock's folder is not there")
+
 // lockError tells what waiting cures, a folder that is not there yet, from what it does not.
 func lockError(folder string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the lock: %w", err)
+		return fmt.Errorf("%w: %w; make %s, or name another folder with -lock.dir", errNoLockFolder, err, folder)
 	}
 	return fmt.Errorf("%w: the lock of the portsyncd that writes: %w", errConfig, &unwritableFolder{folder, err})
 }
