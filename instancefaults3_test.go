@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -325,4 +326,18 @@ func TestLockFolderThatIsNotThere(t *testing.T) {
 	}
 	s.must(os.Mkdir(dir, 0o700))
 	s.waitEntry("Ethernet0", fields("up", "up", 1500))
+}
+
+// TestHandOverThatIsNotAnswered is no reason to start the daemon again, and it is said how long that was waited for.
+func TestHandOverThatIsNotAnswered(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket) // which takes connections, and no more
+	must(t, err)
+	defer l.Close()
+	for request, restarts := range map[string]bool{"GET " + statusPath: true, "POST " + handoverPath: false} {
+		_, _, err := sendDaemon(socket, request, time.Now().Add(300*time.Millisecond))
+		if err == nil || !strings.Contains(err.Error(), " for 300ms: ") || strings.Contains(err.Error(), restart) != restarts {
+			t.Errorf("%s: %v", request, err)
+		}
+	}
 }

@@ -136,8 +136,12 @@ func askDaemon(socket, path string, deadline time.Time) ([]byte, error) {
 
 // sendDaemon is one request over the control socket, by hand: net/http's client would be a tenth of the binary.
 func sendDaemon(socket, request string, deadline time.Time) (status string, text []byte, err error) {
+	limit := time.Until(deadline).Round(100 * time.Millisecond)
 	c, err := (&net.Dialer{Deadline: deadline}).Dial("unix", socket)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded):
+		return "", nil, unanswered(socket, nil, request, limit)
+	case err != nil:
 		return "", nil, unreachable(socket, err)
 	}
 	defer c.Close()
@@ -150,7 +154,7 @@ func sendDaemon(socket, request string, deadline time.Time) (status string, text
 	status, _, _ = strings.Cut(string(head), "\r\n")
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "", nil, unanswered(socket, c)
+		return "", nil, unanswered(socket, c, request, limit)
 	case err != nil || !whole:
 		return "", nil, fmt.Errorf("the daemon behind %s has broken off its answer: it may be ending, ask again",
 			socket)
@@ -169,14 +173,13 @@ func unreachable(socket string, err error) error {
 			"its log says why (supervisorctl status portsyncd, systemctl status portsyncd)", socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s may not be used by this user: use sudo, or be in its group (ls -l %[1]s)", socket)
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded):
-		return unanswered(socket, nil)
 	}
 	return fmt.Errorf("%w"+remedy, err)
 }
 
-// unanswered says what to do about a daemon that takes requests and does not answer.
-func unanswered(socket string, c net.Conn) error {
+// unanswered says what to do about a daemon that takes requests and has not answered one within a limit. What it was
+// told to do it may be about to do.
+func unanswered(socket string, c net.Conn, request string, limit time.Duration) error {
 	pid, what := listenerOf(c), "the daemon"
 	if pid > 0 {
 		what = fmt.Sprintf("the daemon, process %d,", pid)
@@ -184,8 +187,11 @@ func unanswered(socket string, c net.Conn) error {
 	if pid > 0 && stopped(pid) {
 		return fmt.Errorf("%s does not answer on %s: it is stopped; kill -CONT %d has it go on", what, socket, pid)
 	}
-	return fmt.Errorf("%s has not answered on %s for %v: look at its log, then start it again (%s); ports stay as "+
-		"they are", what, socket, statusLimit, restart)
+	advice := "look at its log, then start it again (" + restart + "); ports stay as they are"
+	if strings.HasPrefix(request, "POST ") {
+		advice = "it may still do what it was told to; look at its log, and at portsyncd status"
+	}
+	return fmt.Errorf("%s has not answered on %s for %v: %s", what, socket, limit, advice)
 }
 
 // listenerOf is the process that listens at the other end, 0: not known.
