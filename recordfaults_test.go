@@ -267,3 +267,27 @@ func TestPublishedWhenAPPLDBHasIt(t *testing.T) {
 	land(outcome{exists: true, written: true})
 	says("written with a later one", "written")
 }
+
+// TestTwoRingsOfOneName, of a file that is broken: the second is nobody's, and no two ports get one ring.
+func TestTwoRingsOfOneName(t *testing.T) {
+	r, path := testRecorder(t, 2)
+	for i := range 2 {
+		nameRing(ringOf(r.image, i), "Ethernet0")
+	}
+	r = reopened(t, r, path, 2)
+	ports := make([]*port, 3)
+	for i := range ports {
+		name := fmt.Sprint("Ethernet", 4*i)
+		ports[i] = &port{name: name, slot: i, series: newPortSeries(name, "", 0)}
+	}
+	hear := func(i int) {
+		r.link(ports[i], &linkMessage{index: int32(5 + i), flags: upRunning, mtu: 1500}, false, time.Now())
+	}
+	hear(0)
+	hear(1)
+	r.forget(ports[0])
+	hear(2)
+	if a, b := r.rows.of(ports[1]).ring, r.rows.of(ports[2]).ring; a == nil || b == nil || &a[0] == &b[0] {
+		t.Error("two ports have one ring, or one has none")
+	}
+}

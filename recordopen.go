@@ -125,6 +125,11 @@ func (r *recorder) find(boot string) {
 		if at := recordFixed + i*portRing; at >= end {
 			r.idle = append(r.idle, i)
 		} else if name := ringName(ringOf(r.image, i)); name != "" {
+			if _, twice := r.byName[name]; twice { // of a file that is broken
+				nameRing(ringOf(r.image, i), "")
+				r.idle = append(r.idle, i)
+				continue
+			}
 			r.byName[name] = i
 			named = append(named, i)
 		} else {
