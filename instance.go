@@ -338,7 +338,9 @@ func (i *instance) await(turn context.Context, folder string, yield bool, end fu
 		if yield && !i.yield(i.lock, folder) {
 			i.log.Warn("nobody has taken over")
 		}
-		held, err = i.lock.await(folder)
+		if held, err = i.lock.await(folder, turn.Done()); errors.Is(err, errGivenUp) {
+			return
+		}
 		i.behind = i.behind || held
 		if err != nil && !(start && errors.Is(err, errConfig)) && !i.over.Load() && turn.Err() == nil {
 			i.log.Warn("the lock cannot be waited for, trying again", "err", err)

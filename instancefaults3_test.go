@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -339,5 +341,86 @@ func TestHandOverThatIsNotAnswered(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), " for 300ms: ") || strings.Contains(err.Error(), restart) != restarts {
 			t.Errorf("%s: %v", request, err)
 		}
+	}
+}
+
+// openOf is how often a process has a file open.
+func openOf(t *testing.T, pid int, path string) (n int) {
+	t.Helper()
+	all, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	must(t, err)
+	for _, fd := range all {
+		if to, _ := os.Readlink(fd); to == path {
+			n++
+		}
+	}
+	return n
+}
+
+// TestWaitForALockThatIsGivenUp is gone on with by the next one who waits for it. Where nobody does, the lock is free
+// when it comes.
+func TestWaitForALockThatIsGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	holder, waits := testLock("a"), newLockWaits()
+	must(t, holder.take(dir))
+	over := make(chan struct{})
+	close(over)
+	next := func() *writerLock {
+		l := testLock("b")
+		l.waits = waits
+		return l
+	}
+	for range 3 {
+		if held, err := next().await(dir, over); !held || !errors.Is(err, errGivenUp) {
+			t.Errorf("it has the lock: %v, %v", held, err)
+		}
+	}
+	must(t, switchtest.WaitFor(patience, "the holder's file and one more to be open", func() bool {
+		return openOf(t, os.Getpid(), filepath.Join(dir, "portsyncd.lock")) == 2
+	}))
+	l, got := next(), make(chan error)
+	go func() { _, err := l.await(dir, nil); got <- err }()
+	must(t, switchtest.WaitFor(patience, "the next one", func() bool {
+		waits.mu.Lock()
+		defer waits.mu.Unlock()
+		return waits.of[l.in(dir, lockSuffix)].takers == 1
+	}))
+	holder.release()
+	must(t, <-got)
+	if h, _ := holder.holder(dir); !l.held() || h != l.signed() {
+		t.Errorf("the holder is %v", h)
+	}
+	if _, err := next().await(dir, over); !errors.Is(err, errGivenUp) {
+		t.Error(err)
+	}
+	l.release()
+	must(t, switchtest.WaitFor(patience, "the lock to be free", func() bool { return holder.take(dir) == nil }))
+}
+
+// TestNamespaceThatIsListedAgain is waited for once.
+func TestNamespaceThatIsListedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBoxTest(t, 2, 1)
+	one := b.asics[1]
+	b.up(one, 1)
+	text, err := os.ReadFile(b.GlobalFile)
+	must(t, err)
+	own := filepath.Join(b.Dir, "own.json")
+	list := func(text []byte) {
+		must(t, os.WriteFile(own+".new", text, 0o644))
+		must(t, os.Rename(own+".new", own))
+	}
+	list(text)
+	standby, err := b.StartDaemon(daemonProgram(t), "-standby", "-instance", "b", "-db.global", own)
+	must(t, err)
+	one.keep(standby)
+	waits := func() int { return openOf(t, standby.PID(), filepath.Join(one.Dir, "portsyncd.lock")) }
+	one.waitFor("it to stand by", func() bool { return waits() == 1 })
+	list(bytes.Replace(text, []byte(`"namespace":"`+one.NetNS+`"`), []byte(`"container_name":"dpu9"`), 1))
+	one.waitFor("it to be left", func() bool { return standby.Logged("is not listed any more", one.NetNS) == 1 })
+	list(text)
+	one.waitFor("it to stand by again", func() bool { return standby.Logged("start decided", one.NetNS) == 2 })
+	if err := switchtest.WaitFor(time.Second, "one wait", func() bool { return waits() == 1 }); err != nil {
+		t.Errorf("%v: its lock's file is open %d times", err, waits())
 	}
 }

@@ -83,7 +83,7 @@ func TestEmptiedFolderWakesNobody(t *testing.T) {
 	a, b := testLock("a"), testLock("b")
 	must(t, a.take(dir))
 	got := make(chan error, 1)
-	go func() { _, err := b.await(dir); got <- err }()
+	go func() { _, err := b.await(dir, nil); got <- err }()
 	waits := func() bool {
 		info, err := os.Stat(path)
 		must(t, err)
@@ -138,7 +138,7 @@ func TestLockWithoutASignature(t *testing.T) {
 	must(t, a.enter())
 	a.leave()
 	a.release()
-	if held, err := a.await(dir); held || err != nil {
+	if held, err := a.await(dir, nil); held || err != nil {
 		t.Errorf("another one had it: %v, %v", held, err)
 	}
 	if err := testLock("b").take(dir); !errors.Is(err, errHeld) {

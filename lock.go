@@ -51,6 +51,7 @@ type writerLock struct {
 	now       func() time.Time
 	files     lockFolder
 	pause     func(until func() bool) // waits, in a simulation; nil: there is none
+	waits     *lockWaits              // of the process; nil: each waits by itself, and until the lock comes
 
 	mu     sync.Mutex
 	idle   sync.Cond // inside is 0
@@ -120,19 +121,26 @@ func (l *writerLock) without() string {
 	return ""
 }
 
-// await takes the lock in a folder as soon as nobody else has it, and nothing but the end of the process ends that
-// earlier. held: another one had it until then.
-func (l *writerLock) await(folder string) (held bool, err error) {
+// await takes the lock in a folder as soon as nobody else has it, unless over is closed before (errGivenUp). held:
+// another one had it until then.
+func (l *writerLock) await(folder string, over <-chan struct{}) (held bool, err error) {
 	waiting := &writerLock{me: l.me, now: l.now, files: l.files, path: l.in(folder, lockSuffix)}
-	if err = waiting.acquire(); errors.Is(err, errHeld) {
-		held, err = true, waiting.acquireBy(true)
+	got := func(err error) lockGot { return lockGot{waiting.file, waiting.since, err} }
+	is := got(waiting.acquire())
+	if held = errors.Is(is.err, errHeld); held {
+		call := func() lockGot { return got(waiting.acquireBy(true)) }
+		if l.waits == nil {
+			is = call()
+		} else {
+			is = l.waits.wait(waiting.path, over, call)
+		}
 	}
-	if err != nil {
-		return held, err
+	if is.err != nil {
+		return held, is.err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path, l.file, l.since, l.wanted = waiting.path, waiting.file, waiting.since, true
+	l.path, l.file, l.since, l.wanted = waiting.path, is.file, is.since, true
 	return held, nil
 }
 

@@ -248,8 +248,8 @@ func serve(o *options, stdout, stderr io.Writer) error {
 		log.Warn("this boot of the machine cannot be told from another: after a restart left-overs and interfaces of "+
 			"now may be mixed up", "remedy", "let the daemon read /proc/sys/kernel/random/boot_id: no ProcSubset=pid")
 	}
-	d := &daemon{options: o, log: log, m: m, unmark: unmark, pace: pace, health: &health{memoryLimit: uint64(o.memory),
-		bell: new(bell), begun: make(chan struct{})}}
+	d := &daemon{options: o, log: log, m: m, unmark: unmark, pace: pace, waits: newLockWaits(),
+		health: &health{memoryLimit: uint64(o.memory), bell: new(bell), begun: make(chan struct{})}}
 	if o.heartbeat {
 		d.health.heart = startHeart(stdout)
 	}

@@ -47,8 +47,9 @@ type daemon struct {
 	m       *metrics // of the process
 	health  *health  // of the process
 	box     *box
-	sharer  *sharer // of several namespaces among several instances, nil: there is none
-	unmark  func()  // has others see that we take no lock
+	sharer  *sharer    // of several namespaces among several instances, nil: there is none
+	waits   *lockWaits // of all namespaces
+	unmark  func()     // has others see that we take no lock
 	pace    *heapPace
 }
 
@@ -155,6 +156,7 @@ func (o *options) named() bool { return (o.standby || o.given["instance"]) && !o
 func (d *daemon) newInstance(u *unit) *instance {
 	o := d.options
 	lock := newWriterLock(lockHolder{Instance: o.instance, PID: os.Getpid(), Version: u.m.version}, time.Now)
+	lock.waits = d.waits
 	lock.flag, lock.namespace, lock.optional = o.lockDir, u.namespace, !o.amongOthers()
 	config := &dbConfigFile{path: u.look.dbConfig, now: time.Now}
 	i := &instance{instanceTools: newInstanceTools(config, lock, u.m, &daemonFinder{netns: u.look.netns},
