@@ -23,7 +23,7 @@ const (
 	lockMode       = 0o600            // whoever may open a file may lock it
 	controlDirMode = 0o755            // of the folder that they are in, or the control socket is
 	lockText       = 256              // what is in a file is a multiple of it
-	lockFileMost   = 64 << 20         // bytes that are read: more than 100,000 ports are
+	lockFileMost   = 16 << 20         // bytes that are read: more than 100,000 ports are
 )
 
 // What is in the folder.
