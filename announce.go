@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,15 +23,12 @@ var errPortsChange = errors.New("the ports change faster than they can be announ
 // popBatch is how many keys orchagent takes from the key set for one notification, at random (SONIC.md, "APPL_DB").
 const popBatch = 128
 
-// awaitConsumer waits until a consumer would take PortConfigDone after the ports that wait, or together with them.
-// orchagent takes a port that comes later for one that is not configured: it removes the port from the switch chip, and
-// makes it anew when it comes. A consumer that takes none may not run yet, and is not waited for.
-func (d *sonicDB) awaitConsumer(ctx context.Context, ports int) error {
-	if ports < popBatch {
-		return nil
-	}
-	least := int64(math.MaxInt64)
-	for pause := consumerPause; pause < consumerPatience; pause *= 2 {
+// awaitConsumer waits until orchagent will take PortConfigDone after all ports, or together with the last ones. A port
+// that it takes later is not configured to it: it removes the port from the switch chip, and makes it anew when it
+// comes. Nobody else reads the signal before orchagent has taken it, so that one that begins later is waited for, too.
+func (d *sonicDB) awaitConsumer(ctx context.Context) error {
+	least, pause, idle := int64(math.MaxInt64), consumerPause, time.Duration(0)
+	for limit := cmp.Or(d.patience, consumerPatience); idle < limit; {
 		ask := redis.NewIntCmd(ctx, "scard", d.producerKeys()[0])
 		if err := pipeline(ctx, d.m, d.appl, []redis.Cmder{ask}); err != nil {
 			return fmt.Errorf("ask APPL_DB how many ports orchagent has still to take: %w", err)
@@ -40,21 +38,25 @@ func (d *sonicDB) awaitConsumer(ctx context.Context, ports int) error {
 			return nil
 		}
 		if waiting < least {
-			least, pause = waiting, consumerPause
+			least, pause, idle = waiting, consumerPause, 0
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		idle += pause
+		pause = min(2*pause, consumerPauseMost)
 	}
 	return nil
 }
 
-// A consumer is asked for after pauses that double; in so long it has to take some.
+// The time between looks whether orchagent takes ports, and how long it is waited for while it takes none: a switch
+// chip takes it some ten seconds to make ready.
 const (
-	consumerPause    = time.Millisecond
-	consumerPatience = 256 * time.Millisecond
+	consumerPause     = time.Millisecond
+	consumerPauseMost = 32 * time.Millisecond
+	consumerPatience  = time.Minute
 )
 
 // announcement is what APPL_DB was told: the ports of PortConfigDone, and the names of those that it refused.
@@ -79,13 +81,11 @@ func (a *announcement) took(ports []portConfig) {
 }
 
 // announceAll is an announcement as one step of a server that has CONFIG_DB and APPL_DB: nobody changes a port between
-// its being read and its being pushed, and whoever changes one later finds our words in APPL_DB. It does nothing unless
-// CONFIG_DB is complete and has no more ports than one step may take. PortConfigDone goes with the ports if a consumer
-// takes all that waits at once. KEYS: those of configReading, the key set, the channel, the signal's pending hash.
-// ARGV: those of configReading, the ids of CONFIG_DB and APPL_DB, what a port's key begins with in CONFIG_DB and its
-// pending hash in APPL_DB, the signal, how many ports one step may take, how many keys a consumer takes. It returns
-// what it did, the digest and what was read if it is another one, else nothing, and the names of ports whose pending
-// hash is of another type.
+// its being read and PortConfigDone. It does nothing unless CONFIG_DB is complete, and a consumer will take all that
+// waits then at once. KEYS: those of configReading, the key set, the channel, the signal's pending hash. ARGV: those of
+// configReading, the ids of CONFIG_DB and APPL_DB, what a port's key begins with in CONFIG_DB and its pending hash in
+// APPL_DB, the signal, how many keys a consumer takes. It returns 1 if it did it, the digest and what was read if it is
+// another one, else nothing, and the names of ports whose pending hash is of another type.
 const announceAll script = pushPort + `
 redis.call('SELECT', ARGV[3])` + configReading + `
 redis.call('SELECT', ARGV[4])
@@ -93,7 +93,7 @@ local did, count = {'', digest, all or ''}, 0
 for i = ` + firstPort + `, #out, 2 do
 	if out[i + 1] ~= '' then count = count + 1 end
 end
-if out[1] ~= '1' or count > tonumber(ARGV[8]) then return did end
+if out[1] ~= '1' or redis.call('SCARD', KEYS[5]) + count >= tonumber(ARGV[8]) then return did end
 for i = ` + firstPort + `, #out, 2 do
 	local fields = out[i + 1]
 	if fields ~= '' then
@@ -103,19 +103,12 @@ for i = ` + firstPort + `, #out, 2 do
 		if refused then did[#did + 1] = port end
 	end
 end
-did[1] = 'pushed'
-if redis.call('SCARD', KEYS[5]) < tonumber(ARGV[9]) then
-	local failed, refused = push(KEYS[5], KEYS[6], KEYS[7], ARGV[7], {'count', count}, 1, 2)
-	if failed then return failed end
-	if refused then return redis.error_reply('WRONGTYPE of ' .. KEYS[7]) end
-	did[1] = 'done'
-end
+local failed, refused = push(KEYS[5], KEYS[6], KEYS[7], ARGV[7], {'count', count}, 1, 2)
+if failed then return failed end
+if refused then return redis.error_reply('WRONGTYPE of ' .. KEYS[7]) end
+did[1] = '1'
 return did
 `
-
-// portsAtOnce is how many ports may be announced in one step: it keeps the server from everybody else for some
-// milliseconds.
-const portsAtOnce = 1024
 
 // announceAtOnce does what Announce promises by announceAll; done is false if that cannot be.
 func (d *sonicDB) announceAtOnce(ctx context.Context, old leftovers) (a announcement, done bool, err error) {
@@ -123,39 +116,29 @@ func (d *sonicDB) announceAtOnce(ctx context.Context, old leftovers) (a announce
 		return a, false, err
 	}
 	keys := append(append(d.configKeys(), d.producerKeys()...), "_"+d.applKey(portConfigDone))
-	for range readings {
-		answer, err := announceAll.run(ctx, d.m, d.appl, keys, d.configKey(portConfigTable, "*"), d.lastConfig.digest,
-			d.cfgAddr.id, d.applAddr.id, d.configKey(portConfigTable, ""), "_"+d.applKey(""), portConfigDone,
-			portsAtOnce, popBatch).StringSlice()
-		if err == nil && len(answer) < 3 {
-			err = errGarbled
-		}
-		if err != nil {
-			return a, false, fmt.Errorf("announce the ports to APPL_DB: %w", err)
-		}
-		did, read, refused := answer[0], answer[1:3], answer[3:]
-		if did == "" {
-			return a, false, nil
-		}
-		if read[1] == "" {
-			read = read[:1]
-		}
-		c, err := d.loaded(read)
-		if err != nil {
-			return a, false, err
-		}
-		a.refuse(refused)
-		if done = did == "done"; !done {
-			if err = d.awaitConsumer(ctx, len(c.ports)); err == nil {
-				done, err = d.signalConfigDone(ctx, len(c.ports), namesOf(c.ports))
-			}
-		}
-		if done || err != nil {
-			a.took(c.ports)
-			return a, done, err
-		}
+	answer, err := announceAll.run(ctx, d.m, d.appl, keys, d.configKey(portConfigTable, "*"), d.lastConfig.digest,
+		d.cfgAddr.id, d.applAddr.id, d.configKey(portConfigTable, ""), "_"+d.applKey(""), portConfigDone,
+		popBatch).StringSlice()
+	if err == nil && len(answer) < 3 {
+		err = errGarbled
 	}
-	return a, false, errPortsChange
+	if err != nil {
+		return a, false, fmt.Errorf("announce the ports to APPL_DB: %w", err)
+	}
+	did, read, refused := answer[0], answer[1:3], answer[3:]
+	if did == "" {
+		return a, false, nil
+	}
+	if read[1] == "" {
+		read = read[:1]
+	}
+	c, err := d.loaded(read)
+	if err != nil {
+		return a, false, err
+	}
+	a.refuse(refused)
+	a.took(c.ports)
+	return a, true, nil
 }
 
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number: in one step where it can.
@@ -187,7 +170,7 @@ func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, o
 	}
 	sent := recent
 	for range readings {
-		if err := d.awaitConsumer(ctx, len(sent)); err != nil {
+		if err := d.awaitConsumer(ctx); err != nil {
 			return a, err
 		}
 		c, err := d.Load(ctx)

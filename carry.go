@@ -204,7 +204,7 @@ func joinCarried(own, theirs []carriedPort) []carriedPort {
 func (c *carriedPort) state() portState { return portState{admin: c.Admin, oper: c.Oper, mtu: c.MTU} }
 
 // carriedOf is what was counted of a port whose state is this.
-func carriedOf(p *port, state portState) carriedPort {
+func carriedOf(p *port, state portState, now time.Time) carriedPort {
 	return carriedPort{Port: p.name, Flaps: p.series.flaps.Load(), Admin: state.admin, Oper: state.oper,
-		MTU: state.mtu, Changed: p.series.lastChange.Load()}
+		MTU: state.mtu, Changed: p.series.lastChange.On(now)}
 }

@@ -73,8 +73,8 @@ type timeGauge struct {
 }
 
 func (g *timeGauge) SetTime(t time.Time) {
-	g.gauge.SetTime(t)
 	g.clock.Store(wallClock(t))
+	g.gauge.SetTime(t)
 }
 
 // On is the time by the clock of now, in seconds since the epoch; 0: none.

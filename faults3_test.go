@@ -290,16 +290,19 @@ func TestTimesFollowTheClock(t *testing.T) {
 			t.Fatalf("it started at %v, and then at %v", started, p.started.Load())
 		}
 	}
-	port := u.m.newPort("Ethernet0", 0)
-	port.show(true, false, 1500, now)
-	u.m.showLink(port)
-	at := port.lastChange.Load()
-	if text := string(port.lastChange.appendSamples(nil, "at", "")); text != "at "+string(appendFloat(nil, at))+"\n" {
+	series := u.m.newPort("Ethernet0", 0)
+	series.show(true, false, 1500, now)
+	u.m.showLink(series)
+	at := series.lastChange.Load()
+	if text := string(series.lastChange.appendSamples(nil, "at", "")); text != "at "+string(appendFloat(nil, at))+"\n" {
 		t.Errorf("it changed at %v, and the metrics say %q", at, text)
 	}
 	later := stepWall(now.Add(2*time.Second), by)
-	if on := port.lastChange.On(later); math.Abs(on-at-by.Seconds()) > 0.01 {
+	if on := series.lastChange.On(later); math.Abs(on-at-by.Seconds()) > 0.01 {
 		t.Errorf("it changed at %v, and after the clock was set at %v", at, on)
+	}
+	if c := carriedOf(&port{series: series}, portState{}, later); math.Abs(c.Changed-at-by.Seconds()) > 0.01 {
+		t.Errorf("it changed at %v, and the next turn is told %v", at, c.Changed)
 	}
 	if text := u.status(later, true).text(false); strings.Count(text, "s ago)") != 2 || regexp.MustCompile(`\d{4}h`).MatchString(text) {
 		t.Errorf("two seconds later:\n%s", text)

@@ -424,3 +424,47 @@ func TestNamespaceThatIsListedAgain(t *testing.T) {
 		t.Errorf("%v: its lock's file is open %d times", err, waits())
 	}
 }
+
+// TestWaitForALockWhoseFileIsRemoved: the call that is under way waits for a file that is no more, of a holder that
+// hangs, and whoever waits later does so for the one that is there.
+func TestWaitForALockWhoseFileIsRemoved(t *testing.T) {
+	t.Parallel()
+	dir, waits := t.TempDir(), newLockWaits()
+	lock := func(name string) *writerLock {
+		l := testLock(name)
+		l.waits = waits
+		return l
+	}
+	hangs, holds := testLock("h"), testLock("c")
+	must(t, hangs.take(dir))
+	defer hangs.release()
+	over, ended := make(chan struct{}), make(chan error, 2)
+	wait := func(over chan struct{}) {
+		_, err := lock("b").await(dir, over)
+		ended <- err
+	}
+	go wait(over)
+	calls := func() int {
+		waits.mu.Lock()
+		defer waits.mu.Unlock()
+		return len(waits.of)
+	}
+	for end := time.Now().Add(5 * time.Second); calls() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	close(over) // its namespace is not listed any more
+	if err := <-ended; !errors.Is(err, errGivenUp) {
+		t.Fatal(err)
+	}
+	must(t, os.Remove(filepath.Join(dir, "portsyncd.lock")))
+	must(t, holds.take(dir))
+	go wait(make(chan struct{}))
+	time.Sleep(50 * time.Millisecond)
+	holds.release()
+	select {
+	case err := <-ended:
+		must(t, err)
+	case <-time.After(5 * time.Second):
+		t.Error("the lock is free, and whoever waits for it does not get it")
+	}
+}

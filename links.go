@@ -203,12 +203,12 @@ func (t *linkTable) resume(p *port, row *linkRow, m *linkMessage, at time.Time) 
 	}
 }
 
-// leave ends what is published of ports, when the loop has ended, and returns what was counted.
-func (t *linkTable) leave() (all []carriedPort) {
+// leave ends what is published of ports, when the loop has ended, and returns what was counted by now.
+func (t *linkTable) leave(now time.Time) (all []carriedPort) {
 	t.all(func(p *port) {
 		row := t.rows.of(p)
 		t.m.hide(p.series)
-		c := carriedOf(p, row.state)
+		c := carriedOf(p, row.state, now)
 		c.Ifindex, c.CarrierDown, c.Counted, c.UpSeen = row.index, row.carrierDown, row.hasCarrier, row.upSeen
 		all = append(all, c)
 	})

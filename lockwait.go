@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // errGivenUp says that whoever waited for a lock does not any more.
@@ -17,6 +19,7 @@ type lockWaits struct {
 
 // lockWait is one of them.
 type lockWait struct {
+	file   fileID       // that the path was when it began
 	takers int          // who wants what comes of it
 	ended  chan lockGot // has that, once
 }
@@ -61,19 +64,25 @@ func (w *lockWaits) wait(path string, over <-chan struct{}, call func() lockGot)
 	return lockGot{err: errGivenUp}
 }
 
-// join finds the call that is under way, or makes it.
+// join finds the call that is under way, or makes it: another one where the lock's file is another by now, because
+// somebody has removed it. What that waits for may never come.
 func (w *lockWaits) join(path string, call func() lockGot) *lockWait {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	one := w.of[path]
-	if one == nil {
-		one = &lockWait{ended: make(chan lockGot, 1)}
+	one, file := w.of[path], fileID{}
+	if id, err := identify(unix.AT_FDCWD, path, 0); err == nil {
+		file = id
+	}
+	if one == nil || one.file != file {
+		one = &lockWait{file: file, ended: make(chan lockGot, 1)}
 		w.of[path] = one
 		go func() {
 			got := call()
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			delete(w.of, path)
+			if w.of[path] == one {
+				delete(w.of, path)
+			}
 			one.give(got)
 		}()
 	}

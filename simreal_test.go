@@ -171,25 +171,25 @@ func TestSimulatedRedis(t *testing.T) {
 	for _, c := range configs {
 		both(s.ConfigID, d.config, c)
 	}
-	announced := func(pattern string, limit, batch int) []func() redis.Cmder {
-		call := []any{"eval", string(announceAll), 7, "READY", "META", "WARM", "LOG", "SET", "CHANNEL", "_P:Done", pattern, "", s.ConfigID, s.ApplID, "PORT|", "_P:", "Done", limit, batch}
+	announced := func(pattern string, batch int) []func() redis.Cmder {
+		call := []any{"eval", string(announceAll), 7, "READY", "META", "WARM", "LOG", "SET", "CHANNEL", "_P:Done", pattern, "", s.ConfigID, s.ApplID, "PORT|", "_P:", "Done", batch}
 		return []func() redis.Cmder{free(call...), free("scard", "SET"), slice("hmget", "_P:a", "speed", "x"), slice("hmget", "_P:Done", "count"), integer("exists", "_P:aa")}
 	}
 	both(s.ConfigID, d.config, free("set", "PORT|ab", "text"))
 	both(s.ConfigID, d.config, integer("hset", "PORT|aa", "lanes", "1"))
 	both(s.ApplID, d.appl, free("set", "_P:aa", "text"))
-	for _, way := range [][2]int{{0, 9}, {1, 1}, {1, 9}} { // too many ports, a consumer that is behind, and all
+	for _, batch := range []int{1, 9} { // too many ports, and all
 		for _, pattern := range []string{"PORT|a", "PORT|aa", "PORT|ab"} { // a port, one that is refused, and none
-			for _, c := range announced(pattern, way[0], way[1]) {
+			for _, c := range announced(pattern, batch) {
 				both(s.ApplID, d.appl, c)
 			}
 		}
 	}
 	both(s.ApplID, d.appl, free("del", "_P:Done"))
 	both(s.ApplID, d.appl, free("set", "_P:Done", "text"))
-	both(s.ApplID, d.appl, announced("PORT|a", 1, 9)[0])
+	both(s.ApplID, d.appl, announced("PORT|a", 9)[0])
 	both(s.ConfigID, d.config, free("set", "READY", "0"))
-	both(s.ApplID, d.appl, announced("PORT|a", 1, 9)[0])
+	both(s.ApplID, d.appl, announced("PORT|a", 9)[0])
 	if m.redisErrors.Load() != 0 {
 		t.Error("errors were counted that nobody made")
 	}

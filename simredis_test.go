@@ -406,9 +406,9 @@ func init() {
 			config, _ := strconv.Atoi(args[2])
 			out, digest, all := s.readConfig(config, keys, args)
 			did := []any{"", digest, all}
-			limit, _ := strconv.Atoi(args[7])
+			batch, _ := strconv.Atoi(args[7])
 			ports := announcedBy(out)
-			if out[0] != "1" || len(ports) > limit {
+			if out[0] != "1" || len(s.members(db, keys[4]))+len(ports) >= batch {
 				return did
 			}
 			push := func(key, pending string, fields []any) (refused bool) {
@@ -430,14 +430,10 @@ func init() {
 					did = append(did, name)
 				}
 			}
-			did[0] = "pushed"
-			batch, _ := strconv.Atoi(args[8])
-			if len(s.members(db, keys[4])) < batch {
-				if push(args[6], keys[6], []any{"count", strconv.Itoa(len(ports))}) {
-					return wrongType
-				}
-				did[0] = "done"
+			if push(args[6], keys[6], []any{"count", strconv.Itoa(len(ports))}) {
+				return wrongType
 			}
+			did[0] = "1"
 			return did
 		},
 		readHashes: func(s *simServer, db int, keys, args []string) any {

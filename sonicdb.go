@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // SONiC's databases: where they are, what the tables and keys are called, and how a port gets into them.
@@ -44,8 +45,10 @@ type sonicDB struct {
 	// ports of an announcement that was not completed; nil: those of a run before are not known
 	pushed map[string]struct{}
 	warm   warmDecision
-	words  sync.Pool // of *[]any: what the commands of a flush are made of, for the next one
-	closed atomic.Bool
+	// how long orchagent is waited for that takes no ports; 0: consumerPatience
+	patience time.Duration
+	words    sync.Pool // of *[]any: what the commands of a flush are made of, for the next one
+	closed   atomic.Bool
 }
 
 // dbConns is the way to the three databases. It goes from a standby to the writer that it becomes: to connect again

@@ -316,5 +316,5 @@ func (s *syncer) leave() []carriedPort {
 	s.m.portInitDone.Set(0)
 	s.m.queueDepth.Set(0)
 	s.status.anew()
-	return s.links.leave()
+	return s.links.leave(s.now())
 }
