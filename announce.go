@@ -20,22 +20,24 @@ const readings = 8
 // errPortsChange says that CONFIG_DB, or APPL_DB, changed at every reading.
 var errPortsChange = errors.New("the ports change faster than they can be announced")
 
-// popBatch is how many keys orchagent takes from the key set for one notification, at random (SONIC.md, "APPL_DB").
+// popBatch is how many keys orchagent takes from the key set for one notification, at random, unless its option -b says
+// otherwise (SONIC.md, "APPL_DB"; swss-common, DEFAULT_POP_BATCH_SIZE).
 const popBatch = 128
 
 // awaitConsumer waits until orchagent will take PortConfigDone after all ports, or together with the last ones. A port
 // that it takes later is not configured to it: it removes the port from the switch chip, and makes it anew when it
-// comes. Nobody else reads the signal before orchagent has taken it, so that one that begins later is waited for, too.
-func (d *sonicDB) awaitConsumer(ctx context.Context) error {
+// comes. An orchagent that takes none for patience has not begun, and is not waited for, as the C++ daemon does not:
+// SONiC has it take 1,024 keys at a time. It returns what is left of patience.
+func (d *sonicDB) awaitConsumer(ctx context.Context, patience time.Duration) (time.Duration, error) {
 	least, pause, idle := int64(math.MaxInt64), consumerPause, time.Duration(0)
-	for limit := cmp.Or(d.patience, consumerPatience); idle < limit; {
+	for idle < patience {
 		ask := redis.NewIntCmd(ctx, "scard", d.producerKeys()[0])
 		if err := pipeline(ctx, d.m, d.appl, []redis.Cmder{ask}); err != nil {
-			return fmt.Errorf("ask APPL_DB how many ports orchagent has still to take: %w", err)
+			return 0, fmt.Errorf("ask APPL_DB how many ports orchagent has still to take: %w", err)
 		}
 		waiting := intOf(ask)
 		if waiting < popBatch {
-			return nil
+			return patience, nil
 		}
 		if waiting < least {
 			least, pause, idle = waiting, consumerPause, 0
@@ -43,20 +45,19 @@ func (d *sonicDB) awaitConsumer(ctx context.Context) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 		idle += pause
 		pause = min(2*pause, consumerPauseMost)
 	}
-	return nil
+	return 0, nil
 }
 
-// The time between looks whether orchagent takes ports, and how long it is waited for while it takes none: a switch
-// chip takes it some ten seconds to make ready.
+// The time between looks whether orchagent takes ports, and how long it is waited for while it takes none.
 const (
 	consumerPause     = time.Millisecond
 	consumerPauseMost = 32 * time.Millisecond
-	consumerPatience  = time.Minute
+	consumerPatience  = 250 * time.Millisecond
 )
 
 // announcement is what APPL_DB was told: the ports of PortConfigDone, and the names of those that it refused.
@@ -143,12 +144,11 @@ func (d *sonicDB) announceAtOnce(ctx context.Context, old leftovers) (a announce
 
 // Announce pushes the configured ports to APPL_DB, and then PortConfigDone with their number: in one step where it can.
 // Otherwise they are read at that moment, or are those that were read a moment ago (recent), and are read again
-// afterwards until nothing has changed:
-// whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them with its own. A port that CONFIG_DB
-// drops between our reading and our writing is taken back, because whoever else deletes it from APPL_DB may have done
-// so before we wrote. Where CONFIG_DB has no ports, and does not say that it is complete, the fallback serves if there
-// is one. Before anything else it writes down which interfaces are old, and before each push what is pushed: a daemon
-// that ends amid it leaves that to the next one.
+// afterwards until nothing has changed: whoever changes CONFIG_DB later finds our words in APPL_DB, and overwrites them
+// with its own. A port that CONFIG_DB drops between our reading and our writing is taken back, because whoever else
+// deletes it from APPL_DB may have done so before we wrote. Where CONFIG_DB has no ports, and does not say that it is
+// complete, the fallback serves if there is one. Before anything else it writes down which interfaces are old, and
+// before each push what is pushed: a daemon that ends amid it leaves that to the next one.
 func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, old leftovers) (a announcement,
 	err error) {
 	if d.pushed == nil {
@@ -168,9 +168,9 @@ func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, o
 	if err := d.push(ctx, recent, nil, &a); err != nil {
 		return a, err
 	}
-	sent := recent
+	sent, patience := recent, cmp.Or(d.patience, consumerPatience)
 	for range readings {
-		if err := d.awaitConsumer(ctx); err != nil {
+		if patience, err = d.awaitConsumer(ctx, patience); err != nil {
 			return a, err
 		}
 		c, err := d.Load(ctx)

@@ -698,8 +698,8 @@ func TestStandaloneHasNoPortConfigDone(t *testing.T) {
 }
 
 // TestPortConfigDoneIsTakenLast: orchagent takes 128 keys at a time, at random. A port that it takes after
-// PortConfigDone is no configured one to it. It may begin later than we, and be busy between two times; one that never
-// comes does not hold the signal up for good.
+// PortConfigDone is no configured one to it. It may be busy between two times; one that takes none does not hold the
+// signal up.
 func TestPortConfigDoneIsTakenLast(t *testing.T) {
 	t.Parallel()
 	for _, options := range []switchtest.Options{{}, {ApartConfig: true}} {
@@ -708,6 +708,7 @@ func TestPortConfigDoneIsTakenLast(t *testing.T) {
 				t.Parallel()
 				s := newSwitch(t, options)
 				d, _ := s.openDB()
+				d.patience = 10 * time.Second // this machine may be slow
 				ctx := t.Context()
 				s.must(s.Configure(ctx, ports))
 				done := make(chan error, 1)
@@ -718,8 +719,11 @@ func TestPortConfigDoneIsTakenLast(t *testing.T) {
 					done <- err
 				}()
 				s.waitFor("the ports", func() bool { return int(s.Appl.SCard(ctx, "PORT_TABLE_KEY_SET").Val()) >= ports })
-				time.Sleep(300 * time.Millisecond)                                // the chip is made ready
-				s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet0")).Err()) // portmgrd has not begun, either
+				want := ports
+				if ports >= popBatch { // then it waits
+					want--
+					s.must(s.Config.Del(ctx, s.ConfigKey("PORT", "Ethernet0")).Err()) // and portmgrd has not begun
+				}
 				for dropped, last := false, ""; last != portConfigDone; {
 					keys := s.Appl.SPopN(ctx, "PORT_TABLE_KEY_SET", popBatch).Val()
 					for _, key := range slices.Sorted(slices.Values(keys)) { // it has them in order, the signals last
@@ -728,15 +732,12 @@ func TestPortConfigDoneIsTakenLast(t *testing.T) {
 						}
 						dropped, last = dropped || s.Appl.SIsMember(ctx, "PORT_TABLE_DEL_SET", key).Val(), key
 					}
-					if last == portConfigDone && !dropped && ports >= popBatch {
+					if last == portConfigDone && dropped != (want < ports) {
 						t.Error("a port that CONFIG_DB has dropped by then stays announced")
 					}
 					time.Sleep(20 * time.Millisecond)
 				}
-				want := ports - 1
-				if s.must(<-done); ports < popBatch { // all was one step
-					want = ports
-				}
+				s.must(<-done)
 				if got := s.Appl.HGet(ctx, "_PORT_TABLE:PortConfigDone", "count").Val(); len(told.ports) != want || got != strconv.Itoa(want) {
 					t.Errorf("%d ports are announced, and the count is %s, want %d", len(told.ports), got, want)
 				}
@@ -746,7 +747,6 @@ func TestPortConfigDoneIsTakenLast(t *testing.T) {
 	t.Run("nobody takes them", func(t *testing.T) {
 		s := newSwitch(t, switchtest.Options{})
 		d, _ := s.openDB()
-		d.patience = 300 * time.Millisecond
 		s.must(s.Configure(t.Context(), 2*popBatch))
 		_, err := d.Announce(t.Context(), nil, nil, nil)
 		if s.must(err); s.Appl.Exists(t.Context(), "_PORT_TABLE:PortConfigDone").Val() != 1 {
@@ -760,7 +760,8 @@ func TestPortConfigDoneIsTakenLast(t *testing.T) {
 		for i := range popBatch {
 			s.must(s.Appl.SAdd(t.Context(), "PORT_TABLE_KEY_SET", fmt.Sprint("Ethernet", 1000+i)).Err())
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		d.patience = time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if _, err := d.Announce(ctx, nil, nil, nil); err == nil {
 			t.Error("PortConfigDone is announced while more keys wait than orchagent takes at once")
