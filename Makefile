@@ -35,11 +35,11 @@ run: build
 	$(GO) run ./demo $(if $(ASICS),-asics $(ASICS))
 
 # The end of the output is that of the tests proper: they take longer than what computes beside them.
-test: need check test-arm
+test: need test-arm
 	@$(MAKE) -j2 --output-sync --no-print-directory test-computing test-switches
 
 # What only computes goes on while the tests proper, beside it, mostly wait. The simulation plays the same seeds each time: what a new seed finds is for make sim.
-test-computing: dist fuzz
+test-computing: check dist fuzz
 	cd bench && $(GO) test -count=1 ./...
 	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 15000
 	nice $(GO) test -count=1 -run 'TestSimulationOfInstances$$' . -sim.seeds 1000
