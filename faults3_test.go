@@ -329,7 +329,10 @@ func TestControlSocketThatIsRemovedIsMadeAgain(t *testing.T) {
 	answers(t, socket)
 	must(t, os.Remove(socket))
 	answers(t, socket)
-	if d.Logged("somebody has removed it") != 1 || d.Logged("has what it lacked", "-control.socket") != 1 {
+	must(t, switchtest.WaitFor(patience, "the log to say that it was made again", func() bool {
+		return d.Logged("has what it lacked", "-control.socket") == 1
+	}))
+	if d.Logged("are not served", "somebody has removed it") != 1 {
 		t.Errorf("it says:\n%s", d.Log())
 	}
 }

@@ -383,6 +383,43 @@ func TestObserverBesideAnother(t *testing.T) {
 	g.agree(4)
 }
 
+// TestUnitEntersANamespace: that of a process, as a container's is named, takes the drop-in of the package, and without
+// it the daemon says so.
+func TestUnitEntersANamespace(t *testing.T) {
+	g := onGuest(t)
+	o := g.swss(2)
+	g.Cleanup(func() {
+		_ = exec.Command("systemctl", "stop", unit).Run()
+		g.removeLinks()
+	})
+	container := exec.Command("unshare", "--net", "sleep", "3600")
+	g.must(container.Start())
+	defer func() { _ = container.Process.Kill(); _ = container.Wait() }()
+	own, err := os.Readlink("/proc/self/ns/net")
+	g.must(err)
+	theirs := fmt.Sprintf("/proc/%d/ns/net", container.Process.Pid)
+	g.waitFor("its namespace", func() bool { id, err := os.Readlink(theirs); return err == nil && id != own })
+	const name = "/run/netns/container"
+	g.must(os.MkdirAll(filepath.Dir(name), 0o755))
+	g.must(os.Symlink(theirs, name))
+	defer os.Remove(name)
+	g.write(defaults, "PORTSYNCD_OPTS=-netns container\n")
+	begun := time.Now()
+	_ = g.output("systemctl", "start", unit)
+	g.waitFor("what it lacks", func() bool { return strings.Contains(g.journal(begun), "netns.conf") })
+	g.run("systemctl", "stop", unit)
+	dropIn, err := os.ReadFile("/usr/share/doc/portsyncd/deploy/systemd/netns.conf")
+	g.must(err)
+	g.write("/etc/systemd/system/"+unit+".d/netns.conf", string(dropIn))
+	g.run("systemctl", "daemon-reload")
+	g.run("systemctl", "start", unit)
+	g.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	g.run("nsenter", "--net="+name, "ip", "link", "add", "Ethernet0", "mtu", "4321", "type", "veth", "peer", "name", "far")
+	g.waitFor("the port of the container", func() bool {
+		return g.State.HGet(context.Background(), g.StateKey("Ethernet0"), "mtu").Val() == "4321"
+	})
+}
+
 // TestRemovalStopsIt: a removed package leaves no daemon and no unit behind.
 func TestRemovalStopsIt(t *testing.T) {
 	g := onGuest(t)
