@@ -102,7 +102,7 @@ func (g *guest) install(version string) {
 	if strings.Contains(g.output("portsyncd", "-version"), version) {
 		return
 	}
-	packages, _ := filepath.Glob("/vm/portsyncd_" + strings.ReplaceAll(strings.TrimPrefix(version, "v"), "-", "+") + "_*.deb")
+	packages, _ := filepath.Glob("/vm/portsyncd_" + strings.ReplaceAll(strings.TrimPrefix(version, "v"), "-", "~") + "_*.deb")
 	if len(packages) != 1 {
 		g.Fatalf("there are %d packages of %s", len(packages), version)
 	}
