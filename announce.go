@@ -156,7 +156,7 @@ func (d *sonicDB) Announce(ctx context.Context, recent, fallback []portConfig, o
 			return a, err
 		}
 	}
-	if len(d.pushed) == 0 && d.cfgAddr.server() == d.applAddr.server() {
+	if len(d.pushed) == 0 && d.cfgAddr.server() == d.applAddr.server() && d.known() < popBatch {
 		a, done, err := d.announceAtOnce(ctx, old)
 		if done || err != nil {
 			return a, err

@@ -147,6 +147,12 @@ func (d *sonicDB) loaded(answer []string) (*switchConfig, error) {
 	return c, nil
 }
 
+// known is how many ports CONFIG_DB had when it was last read, 0 if it never was.
+func (d *sonicDB) known() int {
+	says, _ := d.lastConfig.says.(configAnswer)
+	return len(says.config.ports)
+}
+
 // configAnswer is what an answer of readConfig says.
 type configAnswer struct {
 	ready  string

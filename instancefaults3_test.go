@@ -444,14 +444,13 @@ func TestWaitForALockWhoseFileIsRemoved(t *testing.T) {
 		ended <- err
 	}
 	go wait(over)
-	calls := func() int {
+	begun := func() bool {
 		waits.mu.Lock()
 		defer waits.mu.Unlock()
-		return len(waits.of)
+		call := waits.of[hangs.in(dir, lockSuffix)]
+		return call != nil && call.takers == 1
 	}
-	for end := time.Now().Add(5 * time.Second); calls() == 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	must(t, switchtest.WaitFor(patience, "the first wait", begun))
 	close(over) // its namespace is not listed any more
 	if err := <-ended; !errors.Is(err, errGivenUp) {
 		t.Fatal(err)
@@ -459,12 +458,12 @@ func TestWaitForALockWhoseFileIsRemoved(t *testing.T) {
 	must(t, os.Remove(filepath.Join(dir, "portsyncd.lock")))
 	must(t, holds.take(dir))
 	go wait(make(chan struct{}))
-	time.Sleep(50 * time.Millisecond)
+	must(t, switchtest.WaitFor(patience, "the second one", begun))
 	holds.release()
 	select {
 	case err := <-ended:
 		must(t, err)
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Error("the lock is free, and whoever waits for it does not get it")
 	}
 }

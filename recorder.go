@@ -1,12 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,17 +131,15 @@ func (r *recorder) sortIdle() {
 		row.recall(ringOf(r.image, ring))
 		last[ring] = row.last
 	}
-	slices.SortStableFunc(r.idle, func(i, j int) int {
-		a, b := last[i], last[j]
+	sort.SliceStable(r.idle, func(i, j int) bool {
+		a, b := last[r.idle[i]], last[r.idle[j]]
 		switch {
-		case a.present && !b.present:
-			return 1
-		case b.present && !a.present:
-			return -1
+		case a.present != b.present:
+			return b.present
 		case a.boot != b.boot:
-			return int(int8(a.boot - b.boot))
+			return int8(a.boot-b.boot) < 0
 		}
-		return cmp.Compare(a.since, b.since)
+		return a.since < b.since
 	})
 }
 

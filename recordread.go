@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"sort"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -253,17 +253,25 @@ func (r *recordReader) ports() (names []string, err error) {
 	return names, nil
 }
 
-// newest sorts what happened by the machine's clock, which nobody sets, and keeps the last ones.
+// byMoment sorts what happened by the machine's clock, which nobody sets.
+type byMoment []happened
+
+func (b byMoment) Len() int      { return len(b) }
+func (b byMoment) Swap(i, j int) { b[i], b[j] = b[j], b[i] }
+func (b byMoment) Less(i, j int) bool {
+	switch a, b := &b[i], &b[j]; {
+	case a.boot != b.boot:
+		return int8(a.boot-b.boot) < 0
+	case a.Since != b.Since:
+		return a.Since < b.Since
+	default:
+		return int32(a.number-b.number) < 0
+	}
+}
+
+// newest sorts what happened, and keeps the last ones.
 func newest(all []happened, most int) []happened {
-	slices.SortStableFunc(all, func(a, b happened) int {
-		if a.boot != b.boot {
-			return int(int8(a.boot - b.boot))
-		}
-		if a.Since != b.Since {
-			return cmp.Compare(a.Since, b.Since)
-		}
-		return int(int32(a.number - b.number))
-	})
+	sort.Stable(byMoment(all))
 	if most > 0 && len(all) > most {
 		all = slices.Delete(all, 0, len(all)-most)
 	}
