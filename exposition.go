@@ -113,11 +113,12 @@ const fewNotes = 64 // so many are never worth putting in order by themselves
 
 func byLabels(a, b series) int { return strings.Compare(a.labels, b.labels) }
 
+// notesByLabels sorts where its slice is kept: a slice itself would be copied to the heap to be sorted.
 type notesByLabels []series
 
-func (n notesByLabels) Len() int           { return len(n) }
-func (n notesByLabels) Less(i, j int) bool { return n[i].labels < n[j].labels }
-func (n notesByLabels) Swap(i, j int)      { n[i], n[j] = n[j], n[i] }
+func (n *notesByLabels) Len() int           { return len(*n) }
+func (n *notesByLabels) Less(i, j int) bool { return (*n)[i].labels < (*n)[j].labels }
+func (n *notesByLabels) Swap(i, j int)      { (*n)[i], (*n)[j] = (*n)[j], (*n)[i] }
 
 // Add puts a series in, in place of one with the same labels. The caller keeps s and changes it without the vector's
 // knowledge.
@@ -137,7 +138,7 @@ func (v *vector) note(s series) {
 
 // tidy carries the notes out, without memory of its own. The caller holds the lock.
 func (v *vector) tidy() {
-	sort.Stable(notesByLabels(v.notes))
+	sort.Stable((*notesByLabels)(&v.notes))
 	fresh := v.notes[:0] // the last word on labels that v.series does not have
 	at, gone := 0, false
 	for i, s := range v.notes {
