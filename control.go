@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +44,7 @@ func controlDoor(path string) door {
 
 // listenControl makes the socket, and the folder that it is in if that is missing. One that nobody listens on any more
 // is replaced, never another's that lives.
-func listenControl(ctx context.Context, path string) (_ *controlListener, err error) {
+func listenControl(ctx context.Context, path string) (_ *socketFile, err error) {
 	folder, err := openControlDir(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -64,47 +63,7 @@ func listenControl(ctx context.Context, path string) (_ *controlListener, err er
 		l.Close()
 		return nil, err
 	}
-	socket := &controlListener{UnixListener: l.(*net.UnixListener), path: path}
-	socket.SetUnlinkOnClose(false) // whose the file is then it does not look
-	socket.id, _ = identify(unix.AT_FDCWD, path, 0)
-	return socket, nil
-}
-
-// controlListener is the socket, and which file it is. As long as it is open that has no other one's inode.
-type controlListener struct {
-	*net.UnixListener
-	path string
-	id   fileID
-	lost atomic.Bool
-}
-
-// gone says that its file was removed, or is another's by now.
-func (l *controlListener) gone() bool {
-	named, err := identify(unix.AT_FDCWD, l.path, 0)
-	return errors.Is(err, fs.ErrNotExist) || err == nil && l.id != fileID{} && named != l.id
-}
-
-// look ends the socket if nobody can find it any more, for another one to be made. It comes at each beat, on a loop's
-// thread.
-func (l *controlListener) look() {
-	if l.gone() && !l.lost.Swap(true) {
-		go l.Close()
-	}
-}
-
-func (l *controlListener) Accept() (net.Conn, error) {
-	c, err := l.UnixListener.Accept()
-	if err != nil && l.lost.Load() {
-		err = fmt.Errorf("-control.socket %s: somebody has removed it, or put another file in its place", l.path)
-	}
-	return c, err
-}
-
-func (l *controlListener) Close() error {
-	if !l.gone() {
-		_ = os.Remove(l.path)
-	}
-	return l.UnixListener.Close()
+	return newSocketFile(l, path, "-control.socket "+path), nil
 }
 
 // openControlDir opens a folder, which is made if its own folder is there.

@@ -321,19 +321,21 @@ func TestStartAfterYearsOfUptime(t *testing.T) {
 	}
 }
 
-// TestControlSocketThatIsRemovedIsMadeAgain, and the log says what happened.
-func TestControlSocketThatIsRemovedIsMadeAgain(t *testing.T) {
+// TestSocketThatIsRemovedIsMadeAgain, the operator's and the metrics', and the log says what happened.
+func TestSocketThatIsRemovedIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	socket := filepath.Join(t.TempDir(), "control.sock")
-	d := standaloneWith(t, socket)
-	answers(t, socket)
-	must(t, os.Remove(socket))
-	answers(t, socket)
-	must(t, switchtest.WaitFor(patience, "the log to say that it was made again", func() bool {
-		return d.Logged("has what it lacked", "-control.socket") == 1
-	}))
-	if d.Logged("are not served", "somebody has removed it") != 1 {
-		t.Errorf("it says:\n%s", d.Log())
+	control, metrics := filepath.Join(t.TempDir(), "control.sock"), filepath.Join(t.TempDir(), "metrics.sock")
+	d := startStandalone(t, "-links", "lo", "-web.listen-address", "unix:"+metrics, "-control.socket", control)
+	for flag, socket := range map[string]string{"-control.socket": control, "-web.listen-address": metrics} {
+		answers(t, socket)
+		must(t, os.Remove(socket))
+		answers(t, socket)
+		must(t, switchtest.WaitFor(patience, "the log to say that it was made again", func() bool {
+			return d.Logged("has what it lacked", flag) == 1
+		}))
+		if d.Logged("are not served", "somebody has removed it", flag) != 1 {
+			t.Errorf("it says:\n%s", d.Log())
+		}
 	}
 }
 

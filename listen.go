@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -105,8 +107,9 @@ func addressSyntax(address string) error {
 
 // listen opens host:port or unix:/path. ctx bounds how long a name may take to be resolved.
 func listen(ctx context.Context, address string) (net.Listener, error) {
-	network, where := "tcp", address
-	if path, found := strings.CutPrefix(address, "unix:"); found {
+	network, where, name := "tcp", address, "-web.listen-address "+address
+	path, isFile := strings.CutPrefix(address, "unix:")
+	if isFile {
 		network, where = "unix", path
 		removeStale(path)
 	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
@@ -114,7 +117,10 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, network, where)
 	if err != nil {
-		return nil, fmt.Errorf("-web.listen-address %s: %w", address, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if isFile {
+		return newSocketFile(l, path, name), nil
 	}
 	return l, nil
 }
@@ -132,6 +138,51 @@ func removeStale(path string) {
 	} else if errors.Is(err, syscall.ECONNREFUSED) {
 		_ = os.Remove(path)
 	}
+}
+
+// socketFile is a unix socket, and which file it is. As long as it is open that has no other one's inode.
+type socketFile struct {
+	*net.UnixListener
+	path string
+	name string // as the flag gives it
+	id   fileID
+	lost atomic.Bool
+}
+
+func newSocketFile(l net.Listener, path, name string) *socketFile {
+	s := &socketFile{UnixListener: l.(*net.UnixListener), path: path, name: name}
+	s.SetUnlinkOnClose(false) // whose the file is then it does not look
+	s.id, _ = identify(unix.AT_FDCWD, path, 0)
+	return s
+}
+
+// gone says that its file was removed, or is another's by now.
+func (s *socketFile) gone() bool {
+	named, err := identify(unix.AT_FDCWD, s.path, 0)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && s.id != fileID{} && named != s.id
+}
+
+// look ends the socket if nobody can find it any more, for another one to be made. It comes at each beat, on a loop's
+// thread.
+func (s *socketFile) look() {
+	if s.gone() && !s.lost.Swap(true) {
+		go s.Close()
+	}
+}
+
+func (s *socketFile) Accept() (net.Conn, error) {
+	c, err := s.UnixListener.Accept()
+	if err != nil && s.lost.Load() {
+		err = fmt.Errorf("%s: somebody has removed it, or put another file in its place", s.name)
+	}
+	return c, err
+}
+
+func (s *socketFile) Close() error {
+	if !s.gone() {
+		_ = os.Remove(s.path)
+	}
+	return s.UnixListener.Close()
 }
 
 // inherited is a descriptor that systemd says it handed over, sd_listen_fds(3), and what is wrong with it.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,10 +33,10 @@ type web struct {
 	health *health
 	log    *slog.Logger
 	after  func(time.Duration) <-chan time.Time
-	made   atomic.Pointer[controlListener] // the control socket, nil: none yet
 
 	mu       sync.Mutex
-	troubles map[string]string // what does not work, and why
+	troubles map[string]string      // what does not work, and why
+	files    map[string]*socketFile // the unix sockets that were made last, by their doors
 }
 
 // webOptions is where to serve.
@@ -50,7 +49,8 @@ type webOptions struct {
 
 // startWeb has what a knows served as soon as that can be, and returns at once. drain lets requests under way finish.
 func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) *web {
-	w := &web{health: a.box.health, log: log, after: time.After, troubles: make(map[string]string)}
+	w := &web{health: a.box.health, log: log, after: time.After, troubles: make(map[string]string),
+		files: make(map[string]*socketFile)}
 	w.doors = doors(o.listen, o.sockets)
 	if o.tls.enabled() {
 		w.keep = newKeeper(o.tls, a.box.m, log)
@@ -66,10 +66,12 @@ func startWeb(ctx context.Context, o webOptions, a *api, log *slog.Logger) *web 
 	return w
 }
 
-// look has the control socket made again if somebody has removed it.
+// look has a unix socket made again that somebody has removed.
 func (w *web) look() {
-	if socket := w.made.Load(); socket != nil {
-		socket.look()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, file := range w.files {
+		file.look()
 	}
 }
 
@@ -117,8 +119,10 @@ func (w *web) serve(ctx context.Context, d *door, s *server, works func()) error
 		return err
 	}
 	works()
-	if socket, isControl := l.(*controlListener); isControl {
-		w.made.Store(socket)
+	if file, isFile := l.(*socketFile); isFile {
+		w.mu.Lock()
+		w.files[d.name] = file
+		w.mu.Unlock()
 	}
 	if w.keep == nil && exposed(l) {
 		w.log.Warn("the metrics are served without TLS to everyone who reaches this address", "address",
