@@ -19,18 +19,23 @@ func (s *mirror) do(e errand, job func(context.Context) error, done func(error))
 			s.failure = err
 			return
 		}
-		back := s.courier.learn(e, err, s.now())
-		done(err)
-		if back {
-			s.distrust()
-		}
-		trouble := s.courier.trouble()
-		if trouble == nil {
-			trouble = s.outbox.refused()
-		}
-		s.noteOutage(trouble)
-		s.status.database(trouble, s.courier.waits(), s.now())
+		s.fared(e, err, func() { done(err) })
 	})
+}
+
+// fared takes in whether the databases answer, and calls done before what follows from that.
+func (s *mirror) fared(e errand, err error, done func()) {
+	back := s.courier.learn(e, err, s.now())
+	done()
+	if back {
+		s.distrust()
+	}
+	trouble := s.courier.trouble()
+	if trouble == nil {
+		trouble = s.outbox.refused()
+	}
+	s.noteOutage(trouble)
+	s.status.database(trouble, s.courier.waits(), s.now())
 }
 
 // errFabric says that an ASIC connects others, and has no portsyncd (SONIC.md, "Several ASICs").
@@ -442,6 +447,7 @@ func (s *mirror) compared(f *flush) {
 	s.showInitDone()
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
+		s.compare.recheck(repairs > 0 || s.opers.found(), s.now())
 	}
 	s.status.fighting(s.compare.fight())
 }

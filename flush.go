@@ -77,9 +77,15 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	}
 	err := pipeline(ctx, d.m, d.appl, commands)
 	answers, rest := commands[:singly], commands[singly:]
-	if together && err == nil && intOf(answers[0]) != int64(len(asked)) {
+	if together && intOf(answers[0]) != int64(len(asked)) {
 		answers = d.existCommands(ctx, asked)
-		err = pipeline(ctx, d.m, d.appl, answers)
+		if err == nil {
+			err = pipeline(ctx, d.m, d.appl, answers)
+		} else { // how many are there is said, and which will not be
+			for _, answer := range answers {
+				answer.SetErr(err)
+			}
+		}
 	}
 	for i, w := range asked {
 		answer := answers[min(i, len(answers)-1)]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -60,12 +61,13 @@ const (
 	requestExpiry = 2 * time.Second
 )
 
-// kernelLinks is the link source that reads the kernel. All but Wake and SetDown belong to one goroutine.
+// kernelLinks is the link source that reads the kernel. All but Wake, Rouse and SetDown belong to one goroutine.
 type kernelLinks struct {
 	linkSockets
 	netns    string
 	may      func() (over func(), err error) // asked before a link is set down, and told when it is; nil: we may
-	event    int                             // eventfd behind Wake
+	waking   sync.Mutex                      // of event, which a Wake may come too late for
+	event    int                             // eventfd behind Wake, -1: none, or none any more
 	roused   atomic.Bool                     // Rouse was called
 	timer    int                             // timerfd that ends a Wait
 	timerAt  time.Time
@@ -151,13 +153,18 @@ func awaitKernelLinks(ctx context.Context, netns string, buffer int) (*kernelLin
 	}
 }
 
-// Close closes the sockets. No other method may be running.
+// Close closes the sockets. No other method may be running, but Wake and Rouse, which do nothing any more: the number of
+// the eventfd may soon be another file's.
 func (k *kernelLinks) Close() {
 	if k.poller != nil {
 		_ = k.poller.Close()
 	}
 	k.linkSockets.close()
-	for _, fd := range []int{k.event, k.timer} {
+	k.waking.Lock()
+	event := k.event
+	k.event = -1
+	k.waking.Unlock()
+	for _, fd := range []int{event, k.timer} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -422,6 +429,11 @@ func (k *kernelLinks) Rouse() {
 }
 
 func (k *kernelLinks) Wake() {
+	k.waking.Lock()
+	defer k.waking.Unlock()
+	if k.event < 0 {
+		return
+	}
 	one := [8]byte{}
 	binary.NativeEndian.PutUint64(one[:], 1)
 	_, _ = unix.Write(k.event, one[:])

@@ -600,3 +600,25 @@ func TestLongBridgeMessageIsNoLoss(t *testing.T) {
 		t.Errorf("a message of a bridge about its port counts as an overrun: %q", c.losses)
 	}
 }
+
+// TestWakeAfterClose: whoever wakes the loop may come when it has ended, and the number of its eventfd is another file's.
+func TestWakeAfterClose(t *testing.T) {
+	k, err := openKernelLinks("", 1<<20)
+	if err != nil {
+		t.Skip(err)
+	}
+	event := k.event
+	k.Close()
+	var other [2]int
+	must(t, unix.Pipe2(other[:], unix.O_NONBLOCK|unix.O_CLOEXEC))
+	defer unix.Close(other[0])
+	if other[1] != event { // somebody else's descriptor, which got the number
+		must(t, unix.Dup3(other[1], event, unix.O_CLOEXEC))
+		defer unix.Close(event)
+	}
+	defer unix.Close(other[1])
+	k.Wake()
+	if n, _ := unix.Read(other[0], make([]byte, 16)); n > 0 {
+		t.Errorf("%d bytes are written to a file of somebody else", n)
+	}
+}

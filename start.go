@@ -263,6 +263,9 @@ func (s *start) wrongCount(now time.Time) bool {
 		len(s.config.ports) != s.count
 }
 
+// rightCount says that the last PortConfigDone had the number of ports that CONFIG_DB has.
+func (s *start) rightCount() bool { return s.current() && len(s.config.ports) == s.count }
+
 // restWait is how long PortInitDone rests after it was refused.
 func (s *start) restWait(now time.Time) time.Duration {
 	if wait := s.rest.Sub(now); s.state == publishing && wait > 0 {

@@ -159,6 +159,9 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	if s.start.in(deciding) {
 		s.decide()
 	}
+	if s.start.in(announcing, reannouncing) && s.m.portsPresent.Load() == 0 {
+		s.start.bare(s.links.all, s.present)
+	}
 	if s.start.running() {
 		return min(wait, s.advanceConfig(now), s.advanceFlush(now))
 	}
@@ -208,6 +211,9 @@ func (s *syncer) advanceStart(now time.Time) time.Duration {
 func (s *syncer) advanceConfig(now time.Time) time.Duration {
 	if !s.courier.free(lookErrand) {
 		return beatInterval
+	}
+	if s.courier.failing(countErrand) && s.start.rightCount() { // its answer was lost
+		s.fared(countErrand, nil, func() {})
 	}
 	due := [...]struct {
 		wanted bool
