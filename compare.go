@@ -56,6 +56,17 @@ func (c *comparison) plan(now time.Time) {
 // soon has the next comparison come when what another one has sent is sure to be carried out.
 func (c *comparison) soon(now time.Time) { c.next = now.Add(settleTime) }
 
+// recheck has another one come where none comes by itself, and the last one has found something wrong: whoever was told
+// of that is to be told of its end.
+func (c *comparison) recheck(wrong bool, now time.Time) {
+	if wrong && c.interval <= 0 && c.next.IsZero() {
+		c.next = now.Add(recheckPause)
+	}
+}
+
+// recheckPause is the default of the interval between comparisons.
+const recheckPause = time.Minute
+
 // wait is how long none is due.
 func (c *comparison) wait(now time.Time) time.Duration {
 	if c.next.IsZero() {

@@ -331,3 +331,53 @@ func TestComparisonAfterAnAdoption(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatWasFoundIsOverWithoutComparisons: with -reconcile-interval 0 one that found something is followed by another, or health would never hear of its end.
+func TestWhatWasFoundIsOverWithoutComparisons(t *testing.T) {
+	for name, harm := range map[string]func(b *bench){
+		"an entry put right": func(b *bench) {
+			b.db.state["Ethernet0"] = portState{admin: true, mtu: 1500}
+			b.compare.soon(b.clock.Add(time.Minute - settleTime))
+			b.reconcile(both())
+			if why, _ := b.status.reconcile(); why != degraded {
+				t.Fatal("nothing was repaired: the test does not test anything")
+			}
+		},
+		"orchagent's word": func(b *bench) {
+			p := b.links.ports["Ethernet0"]
+			b.opers.look(p, "down", 1, b.clock)
+			b.opers.look(p, "down", 1, b.clock.Add(settleTime))
+			b.compare.askSignals() // any flush
+			b.settleDown()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := reconciling(t)
+			b.compare.interval, b.compare.next = 0, time.Time{}
+			harm(b)
+			b.reconcile(both())
+			if why, says := b.status.reconcile(); why != ok {
+				t.Error("a minute later, ", says)
+			}
+			b.opers.look(b.links.ports["Ethernet0"], "", 1, b.clock)
+			before := b.source.dumps
+			for range 4 {
+				b.clock = b.clock.Add(time.Minute)
+				dumps := b.source.dumps
+				for range 3 {
+					b.turn()
+				}
+				if b.source.dumps > dumps {
+					for name, m := range both() {
+						b.line(m, name)
+					}
+					b.dumpDone(false, nil)
+				}
+				b.settleDown()
+			}
+			if more := b.source.dumps - before; more > 1 { // one may have been due
+				t.Errorf("nothing is wrong any more, and it is compared %d times more", more)
+			}
+		})
+	}
+}

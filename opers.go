@@ -85,6 +85,9 @@ func (d *operLook) gone(p *port) {
 	}
 }
 
+// found says that something has lasted.
+func (d *operLook) found() bool { return len(d.ports) > 0 }
+
 // wait is how long no port is to be looked at again.
 func (d *operLook) wait(now time.Time) time.Duration {
 	if len(d.again) == 0 {

@@ -20,6 +20,7 @@ type warmRow struct{ found bool } // one that was found and not corrected yet
 // enter shows a state, and has it written with the next flush if STATE_DB does not have it yet.
 func (w *warmRestart) enter(state string, write bool) {
 	w.state = state
+	w.m.warmStart.SetBool(state != warmDisabled)
 	if write {
 		w.owed = state
 	}
@@ -31,7 +32,6 @@ func (w *warmRestart) enter(state string, write bool) {
 
 // begin is for a start that is warm: from here on entries that are kept, corrected and removed are counted.
 func (w *warmRestart) begin() {
-	w.m.warmStart.Set(1)
 	w.counting = true
 	w.enter(warmInitialized, false)
 	w.enter(warmRestored, true)
