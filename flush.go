@@ -52,7 +52,7 @@ func (d *sonicDB) askAppl(ctx context.Context, f *flush) error {
 	for _, w := range asked {
 		d.filter.doubt(w.port)
 	}
-	together := len(asked) > askedSingly // all of them are there most of the time
+	together := len(asked) > cmp.Or(d.singly, askedSingly) // all of them are there most of the time
 	if together {
 		commands = append(commands, d.countCommand(ctx, asked))
 	} else {

@@ -63,7 +63,7 @@ func (w *world) judgeSet(port string, fields []string) {
 	if l := w.kernel.named(port); l != nil && l.old && !w.seen[port] {
 		w.fail("%s is published, and its only interface is a left-over", port)
 	}
-	if !w.inAppl[port] && !w.doubtful {
+	if !w.inAppl[port] {
 		w.fail("%s is published, and was never in APPL_DB", port)
 	}
 	h, _ := w.server.hash(simState, "PORT_TABLE|"+port, false)
@@ -215,6 +215,9 @@ func (w *world) check() {
 	w.sleep(pause{until: w.now.Add(late), ready: func() bool { return w.m.queueDepth.Load() == 0 }}) // a comparison may be under way
 	if n := w.m.queueDepth.Load(); n != 0 {
 		w.fail("%v ports wait to be written", n)
+	}
+	if w.m.redisConnected.Load() != 1 {
+		w.fail("every database answers, and portsyncd_redis_connected is 0")
 	}
 }
 

@@ -60,6 +60,7 @@ type world struct {
 	others     map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
 	coldStarts int
 	unlinked   bool   // a lock's file was removed: whoever had it does not know what the next one has done
+	singly     int    // so many ports are asked for one by one, 0: as usual
 	doubtful   bool   // something happened after which an identical write is no fault
 	silent     bool   // something happened that only a comparison can find
 	again      bool   // the signals may come again
@@ -99,7 +100,7 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 		unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
 		orch: map[string]bool{}, others: map[string]string{},
 	}
-	w.feature = seed%4 == 0
+	w.feature, w.singly = seed%4 == 0, 1-int(seed/4%2) // there are not as many ports as are counted together otherwise
 	w.config, w.recorder = w.server, make([]byte, recordFixed+3*simPorts*portRing)
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
@@ -454,7 +455,7 @@ func (w *world) connect(d *simDaemon, m *metrics, slow func()) *sonicDB {
 		applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
 		cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
 		stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
-		m:         m, bootID: "boot",
+		m:         m, bootID: "boot", singly: w.singly,
 	}
 	db.use(conns)
 	return db
