@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sort"
@@ -26,6 +27,7 @@ type several struct {
 	file   *dbGlobalFile
 	now    func() time.Time
 	fabric func(ctx context.Context) // ends when fabric ASICs are looked at again
+	taken  chan error                // has who writes here when every namespace is another's
 
 	ended sync.WaitGroup
 
@@ -41,6 +43,8 @@ type runningUnit struct {
 	cancel  context.CancelFunc
 	over    chan struct{} // closed when it has ended
 	leaving bool          // it is to end; look's
+	idle    bool          // a fabric ASIC's: there is nothing to look after
+	refused error         // that another portsyncd writes there, nil: not as far as is known
 	// what it publishes; another one after its loop has ended. nil: nothing, for it is a fabric ASIC's
 	published *unit
 }
@@ -66,7 +70,8 @@ func (d *daemon) several(file string) *several {
 		d.sharer = newSharer(d.box, d.options.instance, d.log.Logger)
 	}
 	return &several{daemon: d, file: &dbGlobalFile{path: file, now: time.Now}, now: time.Now, fabric: awaitFabricLook,
-		running: map[string]*runningUnit{}, recorders: map[string]*recorder{}, logs: map[string]logSettings{}}
+		taken: make(chan error, 1), running: map[string]*runningUnit{}, recorders: map[string]*recorder{},
+		logs: map[string]logSettings{}}
 }
 
 // awaitFabricLook waits until a beat, when other loops wake up, too.
@@ -77,10 +82,12 @@ func awaitFabricLook(ctx context.Context) {
 	}
 }
 
-// run looks after them until ctx ends, and then lets each end by itself.
+// run looks after them until ctx ends, or each is another portsyncd's, and then lets each end by itself.
 func (s *several) run(ctx context.Context, start func(b *box) (stop func())) error {
 	defer start(s.box)()
 	defer s.ended.Wait()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	if s.sharer != nil {
 		go s.sharer.run(ctx)
 	}
@@ -95,6 +102,8 @@ func (s *several) run(ctx context.Context, start func(b *box) (stop func())) err
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-s.taken:
+			return err
 		case <-time.After(untilBeat(s.now())):
 		}
 	}
@@ -228,7 +237,7 @@ func (s *several) newUnit(r *runningUnit) *unit {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recorders[r.name], r.published = u.record, u
+	s.recorders[r.name], r.published, r.idle, r.refused = u.record, u, false, nil
 	return u
 }
 
@@ -246,6 +255,7 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err, "again", fabricPause)
 			s.hide(r)
 			s.publish()
+			s.refuse(r, true, nil)
 			for isFabric(ctx, r.dbConfig, u.m) {
 				if s.fabric(ctx); ctx.Err() != nil {
 					return
@@ -255,6 +265,7 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 		default:
 			u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
 			u.health.await(err)
+			s.refuse(r, false, err)
 			select {
 			case <-ctx.Done():
 				return
@@ -264,6 +275,35 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		u = s.newUnit(r)
 		s.publish()
+	}
+}
+
+// refuse notes that a namespace's loop has ended because there is nothing to look after, or with err. Where another
+// portsyncd writes to each that there is, the process ends as one that looks after a single namespace does: what it
+// would wait for is to write when the other one ends, which only -standby asks for. As long as one is its own, or may
+// yet be, it goes on for that, and takes up the others' when they are free.
+func (s *several) refuse(r *runningUnit, idle bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.idle, r.refused = idle, nil; errors.Is(err, errHeld) {
+		r.refused = err
+	}
+	var first *runningUnit
+	for _, of := range s.running {
+		switch {
+		case of.idle:
+		case of.refused == nil:
+			return
+		case first == nil || comparePorts(of.name, first.name) < 0:
+			first = of
+		}
+	}
+	if first == nil {
+		return
+	}
+	select {
+	case s.taken <- fmt.Errorf("%s: %w", first.name, first.refused):
+	default:
 	}
 }
 
