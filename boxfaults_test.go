@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// Boxes that start beside another portsyncd.
+// Boxes of which something is wrong, or another portsyncd's.
 
 // TestSecondDaemonOfABoxIsRefused as one of a single switch is (docs/instances.md, "The lock"): it ends with exit code 1 and a line that names the holder.
 func TestSecondDaemonOfABoxIsRefused(t *testing.T) {
@@ -54,4 +56,43 @@ func TestBoxOneOfWhoseNamespacesIsAnothers(t *testing.T) {
 	}
 	container.Stop()
 	b.up(others, 1)
+}
+
+// TestBrokenNamespaceSaysSoOnce: one ASIC's configuration is broken. Neither the log is filled with that, nor its recorder, where 512 events of the daemon have room:
+// what happened before is what somebody will ask for. Another reason is said, too, and what is mended is taken up.
+func TestBrokenNamespaceSaysSoOnce(t *testing.T) {
+	t.Parallel()
+	b := newBoxTest(t, 2, 1)
+	good, broken := b.asics[0], b.asics[1]
+	b.up(good, 1)
+	b.up(broken, 1)
+	must(t, b.List(good.Switch))
+	good.waitFor("it to go", func() bool { return !strings.Contains(good.scrape(b.d), broken.NetNS) })
+	config, err := os.ReadFile(broken.ConfigFile)
+	must(t, err)
+	must(t, os.WriteFile(broken.ConfigFile, []byte(`{"INSTANCES": {}, "DATABASES": {}}`), 0o644))
+	must(t, b.List(good.Switch, broken.Switch))
+	told := func(why string) func() bool {
+		return func() bool { return b.d.Logged("is not looked after for now", broken.NetNS, why) > 0 }
+	}
+	good.waitFor("it to be told of", told("has no APPL_DB"))
+	files, err := openRecords(b.Recorder())
+	must(t, err)
+	defer files.close()
+	events := func() int {
+		all, _, err := files.read(nil, cutoff{})
+		must(t, err)
+		return len(slices.DeleteFunc(all, func(h happened) bool { return h.Namespace != broken.NetNS }))
+	}
+	time.Sleep(beatInterval) // health is told of at a beat
+	lines, before := b.d.Logged("namespace="+broken.NetNS), events()
+	const watched = 4 * unitPause
+	time.Sleep(watched)
+	if more, since := b.d.Logged("namespace="+broken.NetNS)-lines, events()-before; more > 0 || since > 0 {
+		t.Errorf("in %v the log has %d more lines about it, and its recorder %d more events", watched, more, since)
+	}
+	must(t, os.WriteFile(broken.ConfigFile, []byte(`{"INSTANCES": 5}`), 0o644))
+	good.waitFor("the other reason to be told of", told("cannot unmarshal"))
+	must(t, os.WriteFile(broken.ConfigFile, config, 0o644))
+	b.up(broken, 1)
 }

@@ -246,16 +246,21 @@ func knows(ports map[string]*sides, asked string) bool {
 
 // keep leaves those differences that an earlier look has found, too. The others are of a change that is under way.
 func (r *diffReport) keep(earlier []portDiff, age time.Duration) {
-	lasted := func(name string) func(d difference) bool {
-		i := slices.IndexFunc(earlier, func(p portDiff) bool { return p.Port == name })
-		return func(d difference) bool { return i < 0 || !slices.ContainsFunc(earlier[i].Differences, d.same) }
+	kept := r.Ports[:0]
+	for _, p := range r.Ports {
+		var lasting []difference
+		i := slices.IndexFunc(earlier, func(e portDiff) bool { return e.Port == p.Port })
+		for _, d := range p.Differences {
+			if i >= 0 && slices.ContainsFunc(earlier[i].Differences, d.same) {
+				lasting = append(lasting, d)
+			}
+		}
+		if p.Differences = lasting; len(lasting) > 0 {
+			p.Since = age.Truncate(100 * time.Millisecond).Seconds()
+			kept = append(kept, p)
+		}
 	}
-	for i := range r.Ports {
-		p := &r.Ports[i]
-		p.Since = age.Truncate(100 * time.Millisecond).Seconds()
-		p.Differences = slices.DeleteFunc(p.Differences, lasted(p.Port))
-	}
-	r.Ports = slices.DeleteFunc(r.Ports, func(p portDiff) bool { return len(p.Differences) == 0 })
+	r.Ports = kept
 }
 
 // unsure says in one line which namespaces could not be looked at.

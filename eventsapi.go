@@ -50,15 +50,16 @@ func (u *unit) events(ports []string, since cutoff, after time.Duration, most in
 	all, err := reader.read(wanted, len(ports) == 0, since, most)
 	if after > machineClock() { // it is of another boot
 		after = 0
-	} else if after != 0 {
-		boot := u.record.bootNumber()
-		all = slices.DeleteFunc(all, func(h happened) bool { return h.Since <= after || h.boot != boot })
 	}
-	for i := range all {
-		all[i].Namespace = u.namespace
-		all[i].boot -= u.record.bootNumber() // each recorder counts for itself
+	boot, kept := u.record.bootNumber(), all[:0]
+	for _, h := range all {
+		if after == 0 || h.Since > after && h.boot == boot {
+			h.Namespace = u.namespace
+			h.boot -= boot // each recorder counts for itself
+			kept = append(kept, h)
+		}
 	}
-	return all, err
+	return kept, err
 }
 
 // changed grows with whatever is recorded.

@@ -169,6 +169,21 @@ func (d *daemon) newInstance(u *unit) *instance {
 	return i
 }
 
+// refusal is why a loop would end right after it has begun, nil: for nothing that is known. What the loop before had is
+// not touched: something of it may still be under way.
+func (d *daemon) refusal(u *unit) error {
+	c, err := readDBConfig(u.look.dbConfig)
+	if err == nil && !d.options.observe {
+		lock := d.newInstance(u).lock
+		err = lock.take(lock.folder(c))
+		lock.release()
+	}
+	if errors.Is(err, errConfig) || errors.Is(err, errNotJSON) || errors.Is(err, errHeld) && !d.options.standby {
+		return err
+	}
+	return nil
+}
+
 // amongOthers says that somebody has asked for an instance among others, or for its lock.
 func (o *options) amongOthers() bool { return o.standby || o.given["instance"] || o.given["lock.dir"] }
 

@@ -262,19 +262,42 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 				}
 			}
 			u.log.Log(ctx, levelNotice, "the namespace is looked after: its switch_type is not fabric any more")
+			source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		default:
-			u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
-			u.health.await(err)
-			s.refuse(r, false, err)
-			select {
-			case <-ctx.Done():
+			if source, noLinks = s.again(ctx, r, u, err); ctx.Err() != nil {
 				return
-			case <-time.After(unitPause):
 			}
 		}
-		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		u = s.newUnit(r)
 		s.publish()
+	}
+}
+
+// again waits until there is nothing that would end a loop at once, and then has the sockets open for the next one.
+// What there is gets said when it changes: loops that begin in vain would fill log and recorder with themselves.
+func (s *several) again(ctx context.Context, r *runningUnit, u *unit, err error) (source *kernelLinks, noLinks error) {
+	for said := ""; ; {
+		s.refuse(r, false, err)
+		if why := err.Error(); why != said {
+			u.log.Error("the namespace is not looked after for now; the others are", "err", err, "pause", unitPause)
+			u.health.await(err)
+			said = why
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(unitPause):
+		}
+		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
+		if err = noLinks; err == nil || errors.Is(err, errNoNetNS) {
+			err = s.refusal(u)
+		}
+		if err == nil {
+			return source, noLinks
+		}
+		if noLinks == nil {
+			source.Close()
+		}
 	}
 }
 
