@@ -18,6 +18,7 @@ type box struct {
 	several bool
 	book    *peerBook // of the instances, nil: we are alone
 	buffers bufferShare
+	idle    atomic.Bool // there are namespaces, and all are fabric ASICs: nothing is to be looked after
 	parts   atomic.Pointer[[]*unit]
 }
 
@@ -147,7 +148,7 @@ func (b *box) Ready(now time.Time) (failing []string) {
 		return b.units()[0].ready(now)
 	}
 	failing = b.health.unready(now)
-	if len(b.units()) == 0 {
+	if len(b.units()) == 0 && !b.idle.Load() {
 		failing = append(failing, "no namespace is looked after yet")
 	}
 	for _, u := range b.units() {
@@ -185,9 +186,10 @@ func (u *unit) prefixed(lines []string) []string {
 	return lines
 }
 
-// listed says that the first listings of all links are complete, but for those of namespaces that are not there.
+// listed says that the first listings of all links are complete, but for those of namespaces that are not there, or
+// that there is nothing to list.
 func (b *box) listed() bool {
-	some := false
+	some := b.idle.Load()
 	for _, u := range b.units() {
 		switch {
 		case u.health.listed.Load():

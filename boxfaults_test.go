@@ -2,11 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"portsyncd/internal/switchtest"
 )
 
 // Boxes of which something is wrong, or another portsyncd's.
@@ -95,4 +99,40 @@ func TestBrokenNamespaceSaysSoOnce(t *testing.T) {
 	good.waitFor("the other reason to be told of", told("cannot unmarshal"))
 	must(t, os.WriteFile(broken.ConfigFile, config, 0o644))
 	b.up(broken, 1)
+}
+
+// TestBoxOfFabricASICs has nothing to look after (docs/several-asics.md), and nothing is wrong with it: it is ready, and systemd's start ends.
+func TestBoxOfFabricASICs(t *testing.T) {
+	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	made, err := switchtest.NewBox(1, switchtest.Options{})
+	must(t, err)
+	t.Cleanup(made.Close)
+	fabric := &testSwitch{Switch: made.ASICs[0], t: t}
+	must(t, fabric.Config.HSet(t.Context(), fabric.ConfigKey("DEVICE_METADATA", "localhost"), "switch_type", "fabric").Err())
+	must(t, fabric.Configure(t.Context(), 1))
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	d, err := made.StartDaemon(daemonProgram(t))
+	must(t, err)
+	fabric.keep(d)
+	b := &testBox{Box: made, t: t, d: d}
+	fabric.waitFor("the fabric ASIC to be left out", func() bool { return d.Logged("is not looked after", fabric.NetNS) == 1 })
+	fabric.waitMetric(d, "portsyncd_health_status", "1")
+	if code, body := b.probe("/readyz"); code != 200 {
+		t.Errorf("health is ok, and /readyz answers %d %s", code, body)
+	}
+	must(t, systemd.SetReadDeadline(time.Now().Add(4*beatInterval)))
+	for told := make([]byte, 4096); ; {
+		n, err := systemd.Read(told)
+		if err != nil {
+			t.Errorf("systemd still waits for READY=1: %v", err)
+			return
+		}
+		if strings.Contains(string(told[:n]), "READY=1") {
+			return
+		}
+	}
 }

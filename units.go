@@ -254,8 +254,8 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 		case errors.Is(err, errFabric):
 			u.log.Log(ctx, levelNotice, "the namespace is not looked after", "why", err, "again", fabricPause)
 			s.hide(r)
-			s.publish()
 			s.refuse(r, true, nil)
+			s.publish()
 			for isFabric(ctx, r.dbConfig, u.m) {
 				if s.fabric(ctx); ctx.Err() != nil {
 					return
@@ -349,11 +349,13 @@ func (s *several) publish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var units []*unit
+	idle := len(s.running) > 0
 	for _, r := range s.running {
-		if r.published != nil {
+		if idle = idle && r.idle; r.published != nil {
 			units = append(units, r.published)
 		}
 	}
+	s.box.idle.Store(idle)
 	sort.SliceStable(units, func(i, j int) bool { return comparePorts(units[i].namespace, units[j].namespace) < 0 })
 	if s.box.book != nil {
 		names := make([]string, len(units))
