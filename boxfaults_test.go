@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -134,5 +135,34 @@ func TestBoxOfFabricASICs(t *testing.T) {
 		if strings.Contains(string(told[:n]), "READY=1") {
 			return
 		}
+	}
+}
+
+// TestListedNamespaceThatIsNotLookedAfter: its entry was changed while the kernel holds its loop. Whoever asks hears so, until it is let go.
+func TestListedNamespaceThatIsNotLookedAfter(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "database_global.json")
+	s := newQuietSeveral(t, file)
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); s.ended.Wait() }()
+	held := &runningUnit{namespaceConfig: namespaceConfig{"held", "x"}, cancel: func() {}, over: make(chan struct{}),
+		published: &unit{namespace: "held", m: newUnitMetrics(s.m, "held"), health: new(health), log: discard()}}
+	s.running["held"] = held
+	must(t, os.WriteFile(file, []byte(`{"INCLUDES": [{"namespace": "held", "include": "y"}, {"namespace": "portsyncd-none", "include": "x"}]}`), 0o644))
+	says := func(now time.Time) bool {
+		must(t, s.look(ctx))
+		s.box.Update(now, discard())
+		ready := strings.Join(s.box.Ready(now), "\n")
+		metric := strings.Contains(string(s.box.Append(nil)), "\n"+`portsyncd_health_check{check="netlink"} 0.5`+"\n")
+		if said := strings.Contains(ready, "netlink: held is "); said != metric {
+			t.Errorf("the metrics say so: %v, and /readyz:\n%s", metric, ready)
+		}
+		return metric
+	}
+	if now := time.Now(); !says(now) {
+		t.Error("database_global.json lists it, nobody looks after it, and nothing says so")
+	}
+	close(held.over)
+	if says(time.Now()) {
+		t.Error("it is let go, and something still says that it is not looked after")
 	}
 }

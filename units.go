@@ -130,11 +130,15 @@ func (s *several) look(ctx context.Context) error {
 	}
 	s.leave(ctx, listed)
 	var begun sync.WaitGroup
+	held := ""
 	for _, n := range listed {
-		if s.running[n.name] == nil {
+		if r := s.running[n.name]; r == nil {
 			s.begin(ctx, n, &begun)
+		} else if r.leaving {
+			held = n.name + " is listed otherwise, and not looked after before the kernel lets its loop go (rtnl)"
 		}
 	}
+	s.health.homeless(held)
 	begun.Wait()
 	s.publish()
 	return nil
