@@ -166,3 +166,25 @@ func TestListedNamespaceThatIsNotLookedAfter(t *testing.T) {
 		t.Error("it is let go, and something still says that it is not looked after")
 	}
 }
+
+// TestFollowedBoxGetsANamespace: portsyncd events -follow hears of one that is added later (docs/several-asics.md, "reads all of them").
+func TestFollowedBoxGetsANamespace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "recorder")
+	record := func(namespace string) {
+		r := openRecorder(recorderOf(path, namespace), recordFixed+portRing, newMetrics("test"), discard())
+		r.link(&port{name: "Ethernet-" + namespace}, &linkMessage{index: 5, flags: upRunning}, false, time.Now().Add(-time.Minute))
+		r.close()
+	}
+	record("asic0")
+	ctx, stop := context.WithCancel(t.Context())
+	out := new(lockedBuffer)
+	over := make(chan error)
+	go func() { over <- showEvents(ctx, &eventsOptions{file: path, follow: true}, out) }()
+	must(t, switchtest.WaitFor(patience, "the first", func() bool { return strings.Contains(out.String(), "Ethernet-asic0") }))
+	record("asic1")
+	if err := switchtest.WaitFor(5*time.Second, "the second", func() bool { return strings.Contains(out.String(), "Ethernet-asic1") }); err != nil {
+		t.Errorf("%v; it prints\n%s", err, out)
+	}
+	stop()
+	must(t, <-over)
+}

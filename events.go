@@ -70,7 +70,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer files.close()
+	defer func() { files.close() }()
 	if err := files.know(o.ports); err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func showEvents(ctx context.Context, o *eventsOptions, w io.Writer) error {
 			return nil
 		case <-time.After(followInterval):
 		}
-		files.renew()
+		files = files.renew(o.file)
 	}
 }
 

@@ -35,28 +35,7 @@ func (o *openedRecord) open() (err error) {
 
 // openRecords opens the file of that name, and those whose names go on with a dot and a namespace.
 func openRecords(path string) (files recordFiles, err error) {
-	single := &openedRecord{path: path}
-	if err = single.open(); err == nil {
-		files = append(files, single)
-	}
-	var others []string
-	if path != "" {
-		others, _ = filepath.Glob(globQuoted.Replace(path) + ".*")
-	}
-	slices.SortFunc(others, comparePorts)
-	for _, other := range others {
-		if strings.HasSuffix(other, asideSuffix) {
-			continue
-		}
-		o := &openedRecord{namespace: strings.TrimPrefix(other, path+"."), path: other}
-		broken := o.open()
-		switch {
-		case broken == nil:
-			files = append(files, o)
-		case errors.Is(broken, fs.ErrPermission):
-			err = broken
-		}
-	}
+	files, err = files.join(path)
 	switch {
 	case len(files) > 0:
 		return files, nil
@@ -68,6 +47,30 @@ func openRecords(path string) (files recordFiles, err error) {
 		return nil, fmt.Errorf("%w: try it as root (sudo), or as a member of the file's group", err)
 	}
 	return nil, err
+}
+
+// join opens those of them that are not open, and says why one that is there cannot be.
+func (f recordFiles) join(path string) (_ recordFiles, err error) {
+	var others []string
+	if path != "" {
+		others, _ = filepath.Glob(globQuoted.Replace(path) + ".*")
+	}
+	slices.SortFunc(others, comparePorts)
+	for i, other := range append([]string{path}, others...) {
+		if strings.HasSuffix(other, asideSuffix) && i > 0 ||
+			slices.ContainsFunc(f, func(o *openedRecord) bool { return o.path == other }) {
+			continue
+		}
+		o := &openedRecord{namespace: strings.TrimPrefix(other[len(path):], "."), path: other}
+		broken := o.open()
+		switch {
+		case broken == nil:
+			f = append(f, o)
+		case i == 0 || errors.Is(broken, fs.ErrPermission):
+			err = broken
+		}
+	}
+	return f, err
 }
 
 var globQuoted = strings.NewReplacer("*", "\\*", "?", "\\?", "[", "\\[", "\\", "\\\\")
@@ -124,8 +127,8 @@ func (f recordFiles) know(asked []string) error {
 	return nil
 }
 
-// renew opens what has taken the place of a file meanwhile.
-func (f recordFiles) renew() {
+// renew opens what has taken the place of a file meanwhile, and files that were not there.
+func (f recordFiles) renew(path string) recordFiles {
 	for _, o := range f {
 		was, err := o.file.Stat()
 		is, gone := os.Stat(o.path)
@@ -138,4 +141,6 @@ func (f recordFiles) renew() {
 			*o = *next
 		}
 	}
+	f, _ = f.join(path)
+	return f
 }
