@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"portsyncd/internal/switchtest"
 )
 
@@ -187,4 +189,31 @@ func TestFollowedBoxGetsANamespace(t *testing.T) {
 	}
 	stop()
 	must(t, <-over)
+}
+
+// TestPipeInPlaceOfANamespace holds up nobody: neither the others of the list, which are published and followed, nor the one itself for good.
+func TestPipeInPlaceOfANamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to put something into /run/netns")
+	}
+	name := fmt.Sprintf("portsyncd-pipe-%d", os.Getpid())
+	path := netNSPath(name)
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, unix.Mkfifo(path, 0o600))
+	t.Cleanup(func() { _ = os.Remove(path) })
+	file := filepath.Join(t.TempDir(), "database_global.json")
+	s := newQuietSeveral(t, file)
+	text := fmt.Sprintf(`{"INCLUDES": [{"namespace": %q, "include": "x"}, {"namespace": "portsyncd-none", "include": "x"}]}`, name)
+	must(t, os.WriteFile(file, []byte(text), 0o644))
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() { over <- s.look(ctx) }()
+	select {
+	case err := <-over:
+		must(t, err)
+	case <-time.After(5 * time.Second):
+		t.Fatalf("the list is looked at no more, and %d of 2 namespaces are published", len(s.box.units()))
+	}
+	stop()
+	s.ended.Wait()
 }
