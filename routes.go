@@ -21,11 +21,12 @@ func (p routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// register puts every path in.
+// register puts every path in. What costs memory and time, and waits for nobody, is answered in turn.
 func (a *api) register(pages map[string]http.HandlerFunc) {
-	pages[statusPath] = a.serveStatus
-	pages[portsPath] = a.servePorts
+	t := newTurns()
+	pages[statusPath] = t.in(a.serveStatus)
+	pages[portsPath] = t.in(a.servePorts)
 	pages[diffPath] = a.serveDiff
-	pages[eventsPath] = a.serveEvents
-	pages["/"] = a.servePage
+	pages[eventsPath] = t.in(a.serveEvents)
+	pages["/"] = t.in(a.servePage)
 }
