@@ -12,12 +12,10 @@ import (
 	"unicode"
 )
 
-// command is what is the same in portsyncd diff, events and status: flags, of which parse has said what is wrong with
-// them, a context that ends with Ctrl-C, and a line on stderr where it cannot tell. It returns the exit code.
-func command[options any](name string, args []string, stderr io.Writer,
-	parse func(args []string, stderr io.Writer) (*options, error),
-	do func(ctx context.Context, o *options) (code int, err error)) int {
-	o, err := parse(args, stderr)
+// command is what is the same in portsyncd diff, events, handover and status, whose flags are parsed: err is what was
+// wrong with them, and told. It has a context that ends with Ctrl-C, and a line on stderr where it cannot tell. It
+// returns the exit code.
+func command(name string, stderr io.Writer, err error, do func(ctx context.Context) (code int, err error)) int {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -26,7 +24,7 @@ func command[options any](name string, args []string, stderr io.Writer,
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	code, err := do(ctx, o)
+	code, err := do(ctx)
 	if err != nil {
 		fmt.Fprintf(stderr, "%s %s: %v\n", appName, name, err)
 		return exitUnsure

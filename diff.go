@@ -78,7 +78,8 @@ func parseDiff(args []string, stderr io.Writer) (*diffOptions, error) {
 
 // runDiff is the command without the process: it returns the exit code.
 func runDiff(args []string, stdout, stderr io.Writer) int {
-	return command("diff", args, stderr, parseDiff, func(ctx context.Context, o *diffOptions) (int, error) {
+	o, err := parseDiff(args, stderr)
+	return command("diff", stderr, err, func(ctx context.Context) (int, error) {
 		hushRedis()
 		looks, err := o.each()
 		if err != nil {

@@ -56,7 +56,8 @@ func parseEvents(args []string, stderr io.Writer) (*eventsOptions, error) {
 
 // runEvents is the command without the process: it returns the exit code.
 func runEvents(args []string, stdout, stderr io.Writer) int {
-	return command("events", args, stderr, parseEvents, func(ctx context.Context, o *eventsOptions) (int, error) {
+	o, err := parseEvents(args, stderr)
+	return command("events", stderr, err, func(ctx context.Context) (int, error) {
 		return exitOK, showEvents(ctx, o, stdout)
 	})
 }

@@ -191,8 +191,8 @@ func parseHandover(args []string, stderr io.Writer) (*handoverOptions, error) {
 
 // runHandover is the command without the process: it returns the exit code.
 func runHandover(args []string, stdout, stderr io.Writer) int {
-	return command("handover", args, stderr, parseHandover, func(_ context.Context, o *handoverOptions) (int,
-		error) {
+	o, err := parseHandover(args, stderr)
+	return command("handover", stderr, err, func(_ context.Context) (int, error) {
 		request := "POST " + handoverPath
 		if o.force {
 			request += "?force=1"

@@ -36,6 +36,7 @@ type server struct {
 	box   *box
 	log   *slog.Logger
 	slots *slots
+	keep  *keeper // nil: plain HTTP
 
 	ends context.CancelFunc // ends answers that wait for something
 
@@ -58,7 +59,7 @@ type page struct {
 // newServer makes a server of what a knows. keep is nil for plain HTTP.
 func newServer(a *api, log *slog.Logger, keep *keeper, slots *slots) *server {
 	b := a.box
-	s := &server{box: b, log: log, slots: slots, spares: make(chan *page, 1)}
+	s := &server{box: b, log: log, slots: slots, keep: keep, spares: make(chan *page, 1)}
 	pages := routes{
 		"/metrics": s.serveMetrics,
 		"/healthz": func(w http.ResponseWriter, _ *http.Request) { answer(w, b.Alive(time.Now()), "ok") },
@@ -137,9 +138,13 @@ func answer(w http.ResponseWriter, failing []string, well string) {
 	_, _ = io.WriteString(w, strings.Join(failing, "\n")+"\n")
 }
 
-// contain keeps a handler's panic from more than its own request.
+// contain keeps a handler's panic from more than its own request. A client that would not get in any more finds its
+// kept connection closed: one whose authority has another certificate by now connects anew.
 func (s *server) contain(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && !s.keep.stays(r.TLS, time.Now()) {
+			panic(http.ErrAbortHandler) // which is not logged
+		}
 		defer func() {
 			if why := recover(); why != nil {
 				s.box.m.httpPanics.Inc()

@@ -54,7 +54,8 @@ func parseStatus(args []string, stderr io.Writer) (*statusOptions, error) {
 
 // runStatus is the command without the process: it returns the exit code.
 func runStatus(args []string, stdout, stderr io.Writer) int {
-	return command("status", args, stderr, parseStatus, func(ctx context.Context, o *statusOptions) (int, error) {
+	o, err := parseStatus(args, stderr)
+	return command("status", stderr, err, func(ctx context.Context) (int, error) {
 		return o.show(ctx, newScreen(stdout))
 	})
 }

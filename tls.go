@@ -86,9 +86,15 @@ func (f *tlsFiles) read() (p pemFiles, err error) {
 	return p, nil
 }
 
+// inForce is a configuration, and the authorities whose clients it lets in.
+type inForce struct {
+	*tls.Config
+	authorities []*x509.Certificate
+}
+
 // config makes the server's TLS configuration: TLS 1.3 only, a client certificate of the CA required. notAfter is when
 // the server's certificate expires. Each error names its flag and file.
-func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter time.Time, err error) {
+func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *inForce, notAfter time.Time, err error) {
 	certs, err := parseCertificates(p.cert)
 	if err != nil {
 		return nil, notAfter, fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
@@ -121,7 +127,7 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter t
 	if valid == 0 {
 		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, invalid)
 	}
-	return &tls.Config{
+	return &inForce{&tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{pair},
 		ClientAuth:             tls.RequireAndVerifyClientCert,
@@ -129,7 +135,7 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *tls.Config, notAfter t
 		VerifyConnection:       f.verifyName,
 		SessionTicketsDisabled: true, // a replaced CA takes effect at the next connection
 		NextProtos:             []string{"http/1.1"},
-	}, certs[0].NotAfter, nil
+	}, authorities}, certs[0].NotAfter, nil
 }
 
 // parseCertificates reads every certificate of a PEM file; there has to be one. A file that is cut off in a later one
@@ -218,7 +224,7 @@ type keeper struct {
 	files   tlsFiles
 	m       *metrics
 	log     *slog.Logger
-	current atomic.Pointer[tls.Config]
+	current atomic.Pointer[inForce]
 	inUse   pemFiles
 	broken  pemFiles // content that was refused
 	told    bool     // and the log says so
@@ -265,11 +271,28 @@ func (k *keeper) Config() *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			if c := k.current.Load(); c != nil {
-				return c, nil
+				return c.Config, nil
 			}
 			return nil, errors.New("there is no usable certificate yet")
 		},
 	}
+}
+
+// stays tells whether the client of a connection would get in today: its certificate, and those that vouch for it, are
+// valid, and of an authority of today. It allocates nothing: each request is looked at.
+func (k *keeper) stays(state *tls.ConnectionState, now time.Time) bool {
+	for _, chain := range state.VerifiedChains {
+		root, valid := chain[len(chain)-1], true
+		for _, c := range chain {
+			valid = valid && !now.After(c.NotAfter)
+		}
+		for _, authority := range k.current.Load().authorities {
+			if valid && authority.Equal(root) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Watch takes up replaced files, at once after SIGHUP and by itself within three checks, until ctx ends.
