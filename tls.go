@@ -99,9 +99,6 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *inForce, notAfter time
 	if err != nil {
 		return nil, notAfter, fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
 	}
-	if err := validAt(certs[0], now); err != nil {
-		return nil, notAfter, fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
-	}
 	if block, _ := pem.Decode(p.key); block == nil {
 		return nil, notAfter, fmt.Errorf("-web.tls-key %s: no PEM data in it", f.key)
 	}
@@ -113,19 +110,12 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *inForce, notAfter time
 	if err != nil {
 		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, err)
 	}
+	if err := f.valid(certs[0], authorities, now); err != nil {
+		return nil, notAfter, err
+	}
 	pool := x509.NewCertPool()
-	var invalid error
-	valid := 0
 	for _, authority := range authorities {
 		pool.AddCert(authority) // one that is not valid now may be so later: it is looked at with each client
-		if err := validAt(authority, now); err != nil {
-			invalid = err
-			continue
-		}
-		valid++
-	}
-	if valid == 0 {
-		return nil, notAfter, fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, invalid)
 	}
 	return &inForce{&tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -136,6 +126,19 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *inForce, notAfter time
 		SessionTicketsDisabled: true, // a replaced CA takes effect at the next connection
 		NextProtos:             []string{"http/1.1"},
 	}, authorities}, certs[0].NotAfter, nil
+}
+
+// valid finds what is wrong with dates: the server's, or those of all who could vouch for clients.
+func (f *tlsFiles) valid(cert *x509.Certificate, authorities []*x509.Certificate, now time.Time) (err error) {
+	if err = validAt(cert, now); err != nil {
+		return fmt.Errorf("-web.tls-cert %s: %w", f.cert, err)
+	}
+	for _, authority := range authorities {
+		if err = validAt(authority, now); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("-web.tls-client-ca %s: %w", f.clientCA, err)
 }
 
 // parseCertificates reads every certificate of a PEM file; there has to be one. A file that is cut off in a later one
@@ -295,8 +298,9 @@ func (k *keeper) stays(state *tls.ConnectionState, now time.Time) bool {
 	return false
 }
 
-// Watch takes up replaced files, at once after SIGHUP and by itself within three checks, until ctx ends.
-func (k *keeper) Watch(ctx context.Context) {
+// Watch takes up replaced files, at once after SIGHUP and by itself within three checks, until ctx ends. It tells at
+// each look what is wrong with the dates of those in force, nil: nothing.
+func (k *keeper) Watch(ctx context.Context, tell func(expired error)) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -311,6 +315,8 @@ func (k *keeper) Watch(ctx context.Context) {
 		case <-ticker.C:
 			k.reload(time.Now(), false)
 		}
+		c := k.current.Load()
+		tell(k.files.valid(c.Certificates[0].Leaf, c.authorities, time.Now()))
 	}
 }
 

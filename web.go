@@ -18,9 +18,10 @@ import (
 // works.
 
 const (
-	firstRetry   = 250 * time.Millisecond
-	lastRetry    = 10 * time.Second
-	listingGrace = time.Second // so long the server waits for the first listing of links to be asked for
+	firstRetry       = 250 * time.Millisecond
+	lastRetry        = 10 * time.Second
+	certificateDates = "the dates of the TLS files"
+	listingGrace     = time.Second // so long the server waits for the first listing of links to be asked for
 )
 
 // web opens and serves what the flags name, each listener for itself.
@@ -103,7 +104,13 @@ func (w *web) run(ctx context.Context) {
 		if !w.until(ctx, "the TLS files", func(func()) error { return w.keep.Load(time.Now()) }) {
 			return
 		}
-		go w.keep.Watch(ctx)
+		go w.keep.Watch(ctx, func(expired error) {
+			if expired == nil {
+				w.settled(certificateDates)
+			} else {
+				w.failed(certificateDates, expired)
+			}
+		})
 	}
 	for _, d := range w.doors {
 		go w.until(ctx, d.name, func(works func()) error { return w.serve(ctx, &d, w.server, works) })
