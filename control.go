@@ -49,9 +49,15 @@ func listenControl(ctx context.Context, path string) (_ *socketFile, err error) 
 	if err != nil {
 		return nil, err
 	}
-	// closing it gives the lock back: of two daemons that start at a time, one could take the other's socket for stale
 	defer folder.Close()
-	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// Of two daemons that start at a time, one could take the other's socket for stale. Their lock is no lock on the
+	// folder: that is open to every user, and whoever may open a file may lock it.
+	lock, err := openFile(path+lockSuffix, os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close() // which gives the lock back; the file stays, or one could lock it while another makes the next
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, os.NewSyscallError("flock", err)
 	}
 	removeStale(path)

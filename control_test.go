@@ -105,3 +105,23 @@ func TestValuesOfSwitches(t *testing.T) {
 		t.Errorf("force=0 is answered with %s", answer)
 	}
 }
+
+// TestWhoeverMayReadTheFolderKeepsNoControlSocketAway: it is open to every user (0755), and whoever may open a file may lock it.
+func TestWhoeverMayReadTheFolderKeepsNoControlSocketAway(t *testing.T) {
+	needTool(t, "setpriv", "flock")
+	t.Parallel()
+	folder, err := os.MkdirTemp("", "portsyncd-folder-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	must(t, os.Chmod(folder, controlDirMode))
+	user, err := switchtest.StartProgram("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "flock", "--no-fork", "-x", folder, "sh", "-c", "echo locked; exec sleep 60")
+	must(t, err)
+	t.Cleanup(user.Stop)
+	must(t, switchtest.WaitFor(patience, "a user's lock", func() bool { return strings.Contains(user.Log(), "locked") }))
+	socket := filepath.Join(folder, "control.sock")
+	d := standaloneWith(t, socket)
+	listed(t, d)
+	if err := switchtest.WaitFor(12*time.Second, "the control socket", func() bool { _, err := os.Lstat(socket); return err == nil }); err != nil {
+		t.Errorf("%v: another user has the folder locked", err)
+	}
+}
