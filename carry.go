@@ -53,22 +53,21 @@ func (c *carriedPort) UnmarshalText(text []byte) error {
 	if len(words) < carriedWords {
 		return fmt.Errorf("%q is not %d words", text, carriedWords)
 	}
-	var problems [3]error
-	number := func(word string, bits int) uint64 {
-		n, err := strconv.ParseUint(word, 10, bits)
-		problems[0] = cmp.Or(problems[0], err)
-		return n
+	var problem error
+	var numbers [4]uint64
+	for i, of := range [...]struct{ word, bits int }{{0, 64}, {1, 31}, {2, 32}, {7, 32}} {
+		n, err := strconv.ParseUint(words[of.word], 10, of.bits)
+		numbers[i], problem = n, cmp.Or(problem, err)
 	}
-	on := func(word string) bool {
-		is, err := strconv.ParseBool(word)
-		problems[1] = cmp.Or(problems[1], err)
-		return is
+	*c = carriedPort{Port: words[9], Flaps: numbers[0], Ifindex: int32(numbers[1]), CarrierDown: uint32(numbers[2]),
+		MTU: uint32(numbers[3])}
+	for i, is := range [...]*bool{&c.Counted, &c.UpSeen, &c.Admin, &c.Oper} {
+		on, err := strconv.ParseBool(words[3+i])
+		*is, problem = on, cmp.Or(problem, err)
 	}
-	*c = carriedPort{Port: words[9], Flaps: number(words[0], 64), Ifindex: int32(number(words[1], 31)),
-		CarrierDown: uint32(number(words[2], 32)), Counted: on(words[3]), UpSeen: on(words[4]), Admin: on(words[5]),
-		Oper: on(words[6]), MTU: uint32(number(words[7], 32))}
-	c.Changed, problems[2] = strconv.ParseFloat(words[8], 64)
-	return errors.Join(problems[:]...)
+	changed, err := strconv.ParseFloat(words[8], 64)
+	c.Changed = changed
+	return cmp.Or(problem, err)
 }
 
 // handoverRecord is the file that a holder leaves for the next one.

@@ -205,11 +205,6 @@ func (s *mirror) setOldDown() {
 	})
 }
 
-// beside runs fn without waiting for it.
-func (s *mirror) beside(fn func()) {
-	s.courier.beside(fn)
-}
-
 // publish is where link messages reach STATE_DB from. What the run before left there is compared, and the databases'
 // events are followed.
 func (s *mirror) publish() {

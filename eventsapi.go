@@ -118,10 +118,17 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			answerJSON(w, http.StatusOK, answer)
 			return
 		}
+		t, inTurn := w.(*turn)
+		if inTurn {
+			t.leave() // others need not wait
+		}
 		select {
 		case <-r.Context().Done(): // the client has gone, or the daemon ends
 			limit = time.Time{}
 		case <-time.After(followInterval):
+		}
+		if inTurn && !t.take() {
+			return
 		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -111,8 +110,6 @@ type series struct {
 
 const fewNotes = 64 // so many are never worth putting in order by themselves
 
-func byLabels(a, b series) int { return strings.Compare(a.labels, b.labels) }
-
 // notesByLabels sorts where its slice is kept: a slice itself would be copied to the heap to be sorted.
 type notesByLabels []series
 
@@ -145,10 +142,9 @@ func (v *vector) tidy() {
 		if i+1 < len(v.notes) && v.notes[i+1].labels == s.labels {
 			continue
 		}
-		from, known := slices.BinarySearchFunc(v.series[at:], s, byLabels)
-		at += from
+		at += sort.Search(len(v.series)-at, func(i int) bool { return v.series[at+i].labels >= s.labels })
 		switch {
-		case known:
+		case at < len(v.series) && v.series[at].labels == s.labels:
 			v.series[at].value = s.value
 			gone = gone || s.value == nil
 		case s.value != nil:
@@ -156,7 +152,14 @@ func (v *vector) tidy() {
 		}
 	}
 	if gone {
-		v.series = slices.DeleteFunc(v.series, func(s series) bool { return s.value == nil })
+		kept := v.series[:0]
+		for _, s := range v.series {
+			if s.value != nil {
+				kept = append(kept, s)
+			}
+		}
+		clear(v.series[len(kept):])
+		v.series = kept
 	}
 	v.merge(fresh)
 	clear(v.notes)
@@ -180,7 +183,7 @@ func (v *vector) merge(fresh []series) {
 	v.series = append(v.series, fresh...)
 	for to := len(v.series) - 1; len(fresh) > 0; to-- {
 		last := len(fresh) - 1
-		if old > 0 && byLabels(v.series[old-1], fresh[last]) > 0 {
+		if old > 0 && v.series[old-1].labels > fresh[last].labels {
 			old--
 			v.series[to] = v.series[old]
 		} else {

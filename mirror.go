@@ -124,6 +124,9 @@ func (s *mirror) wake() {
 
 func (s *mirror) notice(msg string, args ...any) { s.log.Log(ctxNone, levelNotice, msg, args...) }
 
+// beside runs fn without waiting for it.
+func (s *mirror) beside(fn func()) { s.courier.beside(fn) }
+
 // received, live, dumped, dumpDone, lost and malformed take what the kernel says.
 
 func (s *mirror) received(at time.Time, messages int) {

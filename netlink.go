@@ -153,8 +153,8 @@ func awaitKernelLinks(ctx context.Context, netns string, buffer int) (*kernelLin
 	}
 }
 
-// Close closes the sockets. No other method may be running, but Wake and Rouse, which do nothing any more: the number of
-// the eventfd may soon be another file's.
+// Close closes the sockets. No other method may be running, but Wake and Rouse, which do nothing any more: the number
+// of the eventfd may soon be another file's.
 func (k *kernelLinks) Close() {
 	if k.poller != nil {
 		_ = k.poller.Close()

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -29,7 +28,10 @@ const pageEvents = 50
 const panelBlock = 16
 
 // pageParts is the page without its state, and the policy that lets a browser run nothing else.
-var pageParts = sync.OnceValue(func() (p struct{ before, after, policy string }) {
+type pageParts struct{ before, after, policy string }
+
+// newPageParts cuts the page up.
+func newPageParts() (p pageParts) {
 	p.before, p.after, _ = strings.Cut(pageHTML, "{{main}}")
 	hash := func(from, to string) string { // of what stands between two tags
 		_, rest, _ := strings.Cut(pageHTML, from)
@@ -40,7 +42,7 @@ var pageParts = sync.OnceValue(func() (p struct{ before, after, policy string })
 	p.policy = "default-src 'none'; connect-src 'self'; style-src " + hash("<style>", "</style>") + "; script-src " +
 		hash("<script>", "</script>") + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	return p
-})
+}
 
 // servePage renders the page, of all ports or with the events of ?port=.
 func (a *api) servePage(w http.ResponseWriter, r *http.Request) {
@@ -57,7 +59,7 @@ func (a *api) servePage(w http.ResponseWriter, r *http.Request) {
 		of, most = []string{asked}, 0
 	}
 	all, _ := a.events(of, cutoff{}, 0, most) // without a recorder there are none
-	parts := pageParts()
+	parts := newPageParts()
 	status := a.status(now)
 	var b bytes.Buffer
 	b.WriteString(strings.Replace(parts.before, "{{title}}", "portsyncd: "+status.Verdict, 1))
