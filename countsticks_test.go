@@ -152,10 +152,9 @@ func TestStallDuringABreakout(t *testing.T) {
 		time.Sleep(2600 * time.Millisecond)
 		s.must(s.Redis[0].Process().Signal(syscall.SIGCONT))
 		s.waitAgreement("after the stall")
-		time.Sleep(8 * time.Second)
-		if got := s.metric(d, "portsyncd_redis_connected"); got != "1" {
-			t.Errorf("breakout %d: 8 s after Redis goes on, portsyncd_redis_connected is %s, the check redis %s, and APPL_DB has count %s",
-				round+1, got, s.metric(d, `portsyncd_health_check{check="redis"}`), s.Appl.HGet(ctx, "PORT_TABLE:PortConfigDone", "count").Val())
+		if err := switchtest.WaitFor(8*time.Second, "the outage to be over", func() bool { return s.metric(d, "portsyncd_redis_connected") == "1" }); err != nil {
+			t.Errorf("breakout %d: %v; the check redis is %s, and APPL_DB has count %s",
+				round+1, err, s.metric(d, `portsyncd_health_check{check="redis"}`), s.Appl.HGet(ctx, "PORT_TABLE:PortConfigDone", "count").Val())
 			return
 		}
 	}

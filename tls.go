@@ -86,9 +86,10 @@ func (f *tlsFiles) read() (p pemFiles, err error) {
 	return p, nil
 }
 
-// inForce is a configuration, and the authorities whose clients it lets in.
+// inForce is a configuration, whose certificate it shows, and the authorities whose clients it lets in.
 type inForce struct {
 	*tls.Config
+	certificate *x509.Certificate
 	authorities []*x509.Certificate
 }
 
@@ -125,7 +126,7 @@ func (f *tlsFiles) config(p *pemFiles, now time.Time) (c *inForce, notAfter time
 		VerifyConnection:       f.verifyName,
 		SessionTicketsDisabled: true, // a replaced CA takes effect at the next connection
 		NextProtos:             []string{"http/1.1"},
-	}, authorities}, certs[0].NotAfter, nil
+	}, certs[0], authorities}, certs[0].NotAfter, nil
 }
 
 // valid finds what is wrong with dates: the server's, or those of all who could vouch for clients.
@@ -316,7 +317,7 @@ func (k *keeper) Watch(ctx context.Context, tell func(expired error)) {
 			k.reload(time.Now(), false)
 		}
 		c := k.current.Load()
-		tell(k.files.valid(c.Certificates[0].Leaf, c.authorities, time.Now()))
+		tell(k.files.valid(c.certificate, c.authorities, time.Now()))
 	}
 }
 
