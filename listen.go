@@ -108,10 +108,13 @@ func addressSyntax(address string) error {
 // listen opens host:port or unix:/path. ctx bounds how long a name may take to be resolved.
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	network, where, name := "tcp", address, "-web.listen-address "+address
-	path, isFile := strings.CutPrefix(address, "unix:")
+	path, isUnix := strings.CutPrefix(address, "unix:")
+	isFile := isUnix && !strings.HasPrefix(path, "@") // which is a name of the abstract namespace
 	if isFile {
-		network, where = "unix", path
 		removeStale(path)
+	}
+	if isUnix {
+		network, where = "unix", path
 	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
 		network = "tcp4" // or 0.0.0.0 would mean IPv6, too
 	}
