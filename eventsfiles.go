@@ -61,7 +61,10 @@ func (f recordFiles) join(path string) (_ recordFiles, err error) {
 			slices.ContainsFunc(f, func(o *openedRecord) bool { return o.path == other }) {
 			continue
 		}
-		o := &openedRecord{namespace: strings.TrimPrefix(other[len(path):], "."), path: other}
+		o := &openedRecord{path: other}
+		if i > 0 { // Glob may have written the folder otherwise
+			o.namespace = strings.TrimPrefix(filepath.Base(other), filepath.Base(path)+".")
+		}
 		broken := o.open()
 		switch {
 		case broken == nil:
