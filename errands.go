@@ -442,7 +442,8 @@ func (s *mirror) compared(f *flush) {
 	s.showInitDone()
 	if repairs, over := s.compare.outcome(); over {
 		s.status.repaired.Store(int64(repairs))
-		s.compare.recheck(repairs > 0 || s.opers.found(), s.now())
+		_, fights := s.compare.fight()
+		s.compare.recheck(repairs > 0 || fights > 0 || s.opers.found(), s.now())
 	}
 	s.status.fighting(s.compare.fight())
 }
