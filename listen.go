@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -150,6 +151,7 @@ type socketFile struct {
 	name string // as the flag gives it
 	id   fileID
 	lost atomic.Bool
+	once sync.Once
 }
 
 func newSocketFile(l net.Listener, path, name string) *socketFile {
@@ -182,9 +184,11 @@ func (s *socketFile) Accept() (net.Conn, error) {
 }
 
 func (s *socketFile) Close() error {
-	if !s.gone() {
-		_ = os.Remove(s.path)
-	}
+	s.once.Do(func() { // closed, it may have another one's inode
+		if !s.gone() {
+			_ = os.Remove(s.path)
+		}
+	})
 	return s.UnixListener.Close()
 }
 
