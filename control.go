@@ -53,6 +53,9 @@ func listenControl(ctx context.Context, path string) (_ *socketFile, err error) 
 	// Of two daemons that start at a time, one could take the other's socket for stale. Their lock is no lock on the
 	// folder: that is open to every user, and whoever may open a file may lock it.
 	lock, err := openFile(path+lockSuffix, os.O_RDWR|os.O_CREATE)
+	if errors.Is(err, fs.ErrPermission) && os.Remove(path+lockSuffix) == nil { // another user's, in a folder of ours
+		lock, err = openFile(path+lockSuffix, os.O_RDWR|os.O_CREATE)
+	}
 	if err != nil {
 		return nil, err
 	}
