@@ -18,6 +18,7 @@ import (
 const (
 	defaultControlSocket = "/run/portsyncd/control.sock"
 	controlMode          = 0o660
+	guardSuffix          = ".guard" // of the file that is locked while the socket is made; .lock may be the writer's
 )
 
 const controlUsage = "`path` of the unix socket on which the daemon answers portsyncd status; empty: none"
@@ -52,9 +53,9 @@ func listenControl(ctx context.Context, path string) (_ *socketFile, err error) 
 	defer folder.Close()
 	// Of two daemons that start at a time, one could take the other's socket for stale. Their lock is no lock on the
 	// folder: that is open to every user, and whoever may open a file may lock it.
-	lock, err := openFile(path+lockSuffix, os.O_RDWR|os.O_CREATE)
-	if errors.Is(err, fs.ErrPermission) && os.Remove(path+lockSuffix) == nil { // another user's, in a folder of ours
-		lock, err = openFile(path+lockSuffix, os.O_RDWR|os.O_CREATE)
+	lock, err := openFile(path+guardSuffix, os.O_RDWR|os.O_CREATE)
+	if errors.Is(err, fs.ErrPermission) && os.Remove(path+guardSuffix) == nil { // another user's, in a folder of ours
+		lock, err = openFile(path+guardSuffix, os.O_RDWR|os.O_CREATE)
 	}
 	if err != nil {
 		return nil, err

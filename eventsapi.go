@@ -127,7 +127,7 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 			limit = time.Time{}
 		case <-time.After(followInterval):
 		}
-		if inTurn && !t.take() {
+		if inTurn && !t.take(turnLimit) {
 			return
 		}
 	}

@@ -159,7 +159,7 @@ func (s *syncer) advance(now time.Time, more bool) time.Duration {
 	if s.start.in(deciding) {
 		s.decide()
 	}
-	if s.start.in(announcing, reannouncing) {
+	if !more && s.start.in(announcing, reannouncing) {
 		s.start.bare(s.links.all, s.present)
 	}
 	if s.start.running() {

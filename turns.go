@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -9,82 +10,124 @@ import (
 // Turns: what answers that take memory and processor time cost together, however many ask for them.
 
 const (
-	readyMost  = 4                // answers that are made, or not read to the end yet
-	turnLimit  = 8 * time.Second  // how long an answer waits for its turn
-	pieceSize  = 64 << 10         // how much of one is sent at a time
-	pieceLimit = time.Second      // how long whoever reads may take for that
-	readLimit  = 10 * time.Second // and for the whole
+	smallAnswer = 64 << 10 // so much of one is nothing to count
+	largeMost   = 4        // larger ones that are not read to the end yet,
+	largePeer   = 2        // and of these those that one address reads
+	largeLook   = 20 * time.Millisecond
+	turnLimit   = 8 * time.Second  // how long an answer waits for its turn
+	readLimit   = 10 * time.Second // and how long whoever reads it may take
 )
 
-// turns has answers made one at a time, and keeps a few that are ready: whoever reads none of his holds up the others
-// for no longer than pieceLimit.
+// turns has answers made one at a time, and keeps a few large ones for those who read them slowly, or not at all.
 type turns struct {
-	making sync.Mutex
-	ready  chan struct{} // has a token for each answer that is made or sent
+	making chan struct{} // has a token while one is made
+
+	mu    sync.Mutex
+	large map[string]int // how many of the large ones each address reads
+	all   int
 }
 
-func newTurns() *turns { return &turns{ready: make(chan struct{}, readyMost)} }
+func newTurns() *turns { return &turns{making: make(chan struct{}, 1), large: map[string]int{}} }
 
-// turn is an answer that is made in its turn. It is kept until the next one may be made.
+// turn is an answer that is made in its turn.
 type turn struct {
 	http.ResponseWriter
-	of   *turns
-	r    *http.Request
-	held bool // it has a token
-	has  bool // it is being made
-	code int
-	body []byte
+	of    *turns
+	r     *http.Request
+	peer  string
+	has   bool // it is being made,
+	holds bool // and counts as a large one
+	code  int
+	body  []byte
 }
 
-// in has a page's answers made in turn.
+// in has a page's answers made in turn. One that turns out to be large while there are enough of these is made again
+// when there are not.
 func (t *turns) in(serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		a := &turn{ResponseWriter: w, of: t, r: r, code: http.StatusOK}
+		a.peer, _, _ = net.SplitHostPort(r.RemoteAddr)
+		defer a.free()
 		defer a.leave() // also where the page panics
-		if a.take() {
+		end := time.Now().Add(turnLimit)
+		for a.take(time.Until(end)) {
 			serve(a, r)
+			if len(a.body) <= smallAnswer || a.count() {
+				break
+			}
+			a.code, a.body = http.StatusOK, nil
+			a.leave()
+			if !a.await(end) {
+				a.refuse()
+				break
+			}
 		}
+		a.leave()
 		a.send()
 	}
 }
 
 // take waits for the turn. false: it has not come, and the answer says so.
-func (a *turn) take() bool {
+func (a *turn) take(limit time.Duration) bool {
 	select {
-	case a.of.ready <- struct{}{}:
-	default:
-		select {
-		case a.of.ready <- struct{}{}:
-		case <-a.r.Context().Done(): // the client has gone, or the daemon ends
-			return a.refuse()
-		case <-time.After(turnLimit):
-			return a.refuse()
-		}
+	case a.of.making <- struct{}{}:
+		a.has = true
+	case <-a.r.Context().Done(): // the client has gone, or the daemon ends
+		a.refuse()
+	case <-time.After(limit):
+		a.refuse()
 	}
-	a.of.making.Lock()
-	a.held, a.has = true, true
+	return a.has
+}
+
+// leave lets the next one be made.
+func (a *turn) leave() {
+	if a.has {
+		a.has = false
+		<-a.of.making
+	}
+}
+
+func (a *turn) refuse() {
+	a.code, a.body = http.StatusOK, nil
+	answerJSON(a, http.StatusServiceUnavailable, errorAnswer{"too many ask at a time; ask again soon"})
+}
+
+// count has it count as a large one, if there are not too many.
+func (a *turn) count() bool {
+	t := a.of
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !a.holds && t.all < largeMost && t.large[a.peer] < largePeer {
+		t.all++
+		t.large[a.peer]++
+		a.holds = true
+	}
+	return a.holds
+}
+
+// await waits until it counts as a large one.
+func (a *turn) await(end time.Time) bool {
+	for !a.count() {
+		if a.r.Context().Err() != nil || time.Now().After(end) {
+			return false
+		}
+		time.Sleep(largeLook)
+	}
 	return true
 }
 
-func (a *turn) refuse() bool {
-	answerJSON(a, http.StatusServiceUnavailable, errorAnswer{"too many ask at a time; ask again soon"})
-	return false
-}
-
-// made lets the next one be made.
-func (a *turn) made() {
-	if a.has {
-		a.has = false
-		a.of.making.Unlock()
+// free has it not count any more.
+func (a *turn) free() {
+	if !a.holds {
+		return
 	}
-}
-
-// leave gives back what take took, for the rest of the answer or until take is called again.
-func (a *turn) leave() {
-	a.made()
-	if a.held {
-		a.held = false
-		<-a.of.ready
+	t := a.of
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all--
+	if t.large[a.peer]--; t.large[a.peer] == 0 {
+		delete(t.large, a.peer)
 	}
 }
 
@@ -95,19 +138,11 @@ func (a *turn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// send sends what was made. Whoever reads none of it for pieceLimit gets no more.
+// send sends what was made. Waiting for the turn takes nothing from the time to read it.
 func (a *turn) send() {
-	a.made()
-	a.ResponseWriter.WriteHeader(a.code)
-	w, limited := a.ResponseWriter.(interface{ SetWriteDeadline(time.Time) error })
-	for end := time.Now().Add(readLimit); len(a.body) > 0; {
-		if now := time.Now(); limited && now.Before(end) {
-			_ = w.SetWriteDeadline(now.Add(pieceLimit))
-		}
-		n, err := a.ResponseWriter.Write(a.body[:min(pieceSize, len(a.body))])
-		if err != nil {
-			return
-		}
-		a.body = a.body[n:]
+	if w, limited := a.ResponseWriter.(interface{ SetWriteDeadline(time.Time) error }); limited {
+		_ = w.SetWriteDeadline(time.Now().Add(readLimit))
 	}
+	a.ResponseWriter.WriteHeader(a.code)
+	_, _ = a.ResponseWriter.Write(a.body)
 }

@@ -113,29 +113,35 @@ func silentCrowd(t *testing.T, ctx context.Context, clients int, address, path s
 	<-ctx.Done()
 }
 
+// recorded is a daemon with a full recorder, and the address of its metrics.
+func recorded(t *testing.T) (address string, d *switchtest.Daemon) {
+	if testing.Short() {
+		t.Skip("an emulator's memory and time are not the daemon's")
+	}
+	recorder := filepath.Join(t.TempDir(), "recorder")
+	fullRecorder(t, recorder)
+	port, err := switchtest.FreePort()
+	must(t, err)
+	address = fmt.Sprintf("127.0.0.1:%d", port)
+	program := plainDaemon(t) // with the race detector an answer takes ten times as long to make
+	d, err = switchtest.StartProgram(program[0], append(slices.Clone(program[1:]), "-standalone", "-links", "lo", "-log.output", "stderr",
+		"-control.socket", "", "-recorder.file", recorder, "-web.listen-address", address)...)
+	must(t, err)
+	t.Cleanup(d.Stop)
+	waitListening(t, address)
+	return address, d
+}
+
 // TestCrowdThatAsksForEventsTakesNoMemory: SECURITY.md, "Bounded". 32 connections are all that there are, from two addresses; beyond MemoryMax the kernel
 // kills the service, and in the swss container it is a critical process.
 func TestCrowdThatAsksForEventsTakesNoMemory(t *testing.T) {
-	if testing.Short() {
-		t.Skip("an emulator's memory is not the daemon's")
-	}
 	for _, c := range []struct {
 		name    string
 		clients int
 		silent  bool
 	}{{"of two", maxConnections, false}, {"of two, who read nothing", maxConnections, true}} {
 		t.Run(c.name, func(t *testing.T) {
-			recorder := filepath.Join(t.TempDir(), "recorder")
-			fullRecorder(t, recorder)
-			port, err := switchtest.FreePort()
-			must(t, err)
-			address := fmt.Sprintf("127.0.0.1:%d", port)
-			program := plainDaemon(t)
-			d, err := switchtest.StartProgram(program[0], append(slices.Clone(program[1:]), "-standalone", "-links", "lo", "-log.output", "stderr",
-				"-control.socket", "", "-recorder.file", recorder, "-web.listen-address", address)...)
-			must(t, err)
-			t.Cleanup(d.Stop)
-			waitListening(t, address)
+			address, d := recorded(t)
 			before := mostMemory(t, d.PID())
 			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 			defer stop()

@@ -268,7 +268,11 @@ func (s *several) keep(ctx context.Context, r *runningUnit, u *unit, source *ker
 			u.log.Log(ctx, levelNotice, "the namespace is looked after: its switch_type is not fabric any more")
 			source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		default:
-			if source, noLinks = s.again(ctx, r, u, err); ctx.Err() != nil {
+			source, noLinks = s.again(ctx, r, u, err)
+			if ctx.Err() != nil {
+				if source != nil {
+					source.Close()
+				}
 				return
 			}
 		}
