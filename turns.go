@@ -70,6 +70,12 @@ func (t *turns) in(serve http.HandlerFunc) http.HandlerFunc {
 // take waits for the turn. false: it has not come, and the answer says so.
 func (a *turn) take(limit time.Duration) bool {
 	select {
+	case a.of.making <- struct{}{}: // also when the daemon ends
+		a.has = true
+		return true
+	default:
+	}
+	select {
 	case a.of.making <- struct{}{}:
 		a.has = true
 	case <-a.r.Context().Done(): // the client has gone, or the daemon ends
