@@ -237,9 +237,9 @@ func TestHeldLinksAreReportedNotPunished(t *testing.T) {
 	s.must(switchtest.WaitFor(12*time.Second, "netlink to be degraded", func() bool {
 		return s.metric(d, `portsyncd_health_check{check="netlink"}`) == "0.5"
 	}))
-	if d.Logged("level=WARN", "health is degraded", "netlink: the kernel has had a request for", "rtnl") != 1 {
-		t.Error("the log does not say why")
-	}
+	s.waitFor("the log to say why", func() bool { // which comes by way of a queue
+		return d.Logged("level=WARN", "health is degraded", "netlink: the kernel has had a request for", "rtnl") == 1
+	})
 	response, err := http.Get("http://" + d.Metrics + "/healthz")
 	s.must(err)
 	response.Body.Close()
