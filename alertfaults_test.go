@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"portsyncd/internal/switchtest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,5 +63,22 @@ func TestEveryCheckHasItsAlert(t *testing.T) {
 		if !strings.Contains(string(rules), `check="`+check+`"`) {
 			t.Errorf("docs/health.md says that the rules have an alert for each check, and there is none for %s", check)
 		}
+	}
+}
+
+// TestStandbySaysThatRedisIsAway: that is what keeps PortsyncdNotOneWriter quiet while nobody can tell the standby that he writes.
+func TestStandbySaysThatRedisIsAway(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.start(2, "-instance", "a")
+	b := s.standby("-instance", "b")
+	s.waitMetric(b, `portsyncd_instance_writer{instance="a"}`, "1")
+	s.must(s.Redis[0].Process().Signal(syscall.SIGSTOP))
+	defer func() { s.must(s.Redis[0].Process().Signal(syscall.SIGCONT)) }()
+	s.must(switchtest.WaitFor(peerStale+3*beatInterval, "the standby not to see who writes", func() bool {
+		return s.metric(b, `portsyncd_instance_writer{instance="a"}`) == "0"
+	}))
+	if got := s.metric(b, `portsyncd_health_check{check="redis"}`); got != "0.5" && got != "0" {
+		t.Errorf("Redis hangs, the standby sees nobody who writes, and its check redis is %s", got)
 	}
 }

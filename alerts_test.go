@@ -58,6 +58,17 @@ func needTool(t *testing.T, tools ...string) {
 	}
 }
 
+// needRoot is for what only root may do.
+func needRoot(t *testing.T, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("in CI everything has to be tested: ", why)
+		}
+		t.Skip(why)
+	}
+}
+
 // promtoolTests runs tests of rules, as promtool has them, with the rules of a file; empty: with none.
 func promtoolTests(t *testing.T, rules, tests string) {
 	t.Helper()

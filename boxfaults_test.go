@@ -193,9 +193,7 @@ func TestFollowedBoxGetsANamespace(t *testing.T) {
 
 // TestPipeInPlaceOfANamespace holds up nobody: neither the others of the list, which are published and followed, nor the one itself for good.
 func TestPipeInPlaceOfANamespace(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to put something into /run/netns")
-	}
+	needRoot(t, "it takes root to put something into /run/netns")
 	name := fmt.Sprintf("portsyncd-pipe-%d", os.Getpid())
 	path := netNSPath(name)
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))

@@ -43,6 +43,22 @@ func (b *bench) reconcile(lines map[string]linkMessage) {
 	b.settleDown()
 }
 
+// minute lets one pass, and answers the dump if there is one.
+func (b *bench) minute() {
+	b.clock = b.clock.Add(time.Minute)
+	dumps := b.source.dumps
+	for range 3 {
+		b.turn()
+	}
+	if b.source.dumps > dumps {
+		for name, m := range both() {
+			b.line(m, name)
+		}
+		b.dumpDone(false, nil)
+	}
+	b.settleDown()
+}
+
 func both() map[string]linkMessage {
 	return map[string]linkMessage{"Ethernet0": news(1, running), "Ethernet4": news(2, running)}
 }
@@ -362,22 +378,32 @@ func TestWhatWasFoundIsOverWithoutComparisons(t *testing.T) {
 			b.opers.look(b.links.ports["Ethernet0"], "", 1, b.clock)
 			before := b.source.dumps
 			for range 4 {
-				b.clock = b.clock.Add(time.Minute)
-				dumps := b.source.dumps
-				for range 3 {
-					b.turn()
-				}
-				if b.source.dumps > dumps {
-					for name, m := range both() {
-						b.line(m, name)
-					}
-					b.dumpDone(false, nil)
-				}
-				b.settleDown()
+				b.minute()
 			}
 			if more := b.source.dumps - before; more > 1 { // one may have been due
 				t.Errorf("nothing is wrong any more, and it is compared %d times more", more)
 			}
 		})
+	}
+}
+
+// TestFightIsOverWithoutComparisons: with -reconcile-interval 0 a fight that is over shows as over, too.
+func TestFightIsOverWithoutComparisons(t *testing.T) {
+	b := reconciling(t)
+	b.compare.interval, b.compare.next = 0, time.Time{}
+	b.compare.soon(b.clock)
+	for range fightAfter + 3 {
+		b.db.state["Ethernet0"] = portState{mtu: 9}
+		b.minute()
+	}
+	if _, n := b.compare.fight(); n != 1 {
+		t.Fatal("no fight: the test does not test anything")
+	}
+	b.db.state["Ethernet0"] = portState{true, true, 1500} // the other program has ended
+	for range 3 * restAtMost {
+		b.minute()
+	}
+	if level, why := b.status.reconcile(); level != ok {
+		t.Errorf("three hours after the other program has ended: %s", why)
 	}
 }

@@ -132,9 +132,7 @@ func TestWhoeverMayReadTheFolderKeepsNoControlSocketAway(t *testing.T) {
 // TestControlSocketAfterRootRanTheDaemon by hand, once, in the folder of the confined service (DynamicUser, RuntimeDirectoryPreserve=yes): systemd gives the service
 // what is in it only if the folder itself is another's. What root's daemon has left there keeps the service's control socket away.
 func TestControlSocketAfterRootRanTheDaemon(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to be another user")
-	}
+	needRoot(t, "it takes root to be another user")
 	const nobody = 65534
 	dir, err := os.MkdirTemp("", "portsyncd-control")
 	must(t, err)

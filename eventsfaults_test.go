@@ -245,3 +245,27 @@ func TestEventsOfOneMomentAreToldTogether(t *testing.T) {
 		t.Errorf("who follows hears of %v", all)
 	}
 }
+
+// TestRecordersByAnotherPath: a path is the same file however it is written, and its namespaces have the same names.
+func TestRecordersByAnotherPath(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	openRecorder(recorderOf(filepath.Join(dir, "recorder"), "asic0"), recordFixed+portRing, newMetrics("test"), discard()).close()
+	for _, path := range []string{"recorder", "./recorder", dir + "//recorder", dir + "/../" + filepath.Base(dir) + "/recorder"} {
+		t.Run(strings.ReplaceAll(strings.ReplaceAll(path, dir, "DIR"), "/", "|"), func(t *testing.T) {
+			files, err := openRecords(path)
+			must(t, err)
+			defer files.close()
+			if len(files) == 0 || files[0].namespace != "asic0" {
+				t.Errorf("%d files, and the namespace of the first is not asic0: %q", len(files), namesOfRecords(files))
+			}
+		})
+	}
+}
+
+func namesOfRecords(files recordFiles) (names []string) {
+	for _, o := range files {
+		names = append(names, o.namespace)
+	}
+	return names
+}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,5 +63,40 @@ func TestLiveSocketIsNeverRemoved(t *testing.T) {
 	removeStale(file)
 	if !exists(file) {
 		t.Error("a file that is no socket was removed")
+	}
+}
+
+// TestAbstractSocketIsServedOn: -web.listen-address unix:@name has no file that somebody could remove.
+func TestAbstractSocketIsServedOn(t *testing.T) {
+	name := fmt.Sprintf("@portsyncd-test-%d", os.Getpid())
+	l, err := listen(t.Context(), "unix:"+name)
+	must(t, err)
+	defer l.Close()
+	if file, isFile := l.(*socketFile); isFile {
+		file.look()
+		time.Sleep(50 * time.Millisecond)
+	}
+	c, err := net.Dial("unix", name)
+	if err != nil {
+		t.Fatalf("after a beat nobody listens any more: %v", err)
+	}
+	c.Close()
+}
+
+// TestSocketFileThatIsClosedTwice, as every server's is: by Drain, and by net/http. What another daemon has made in between stays.
+func TestSocketFileThatIsClosedTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web.sock")
+	for range 20 { // whether an inode's number is another file's at once is up to the file system
+		l, err := listen(t.Context(), "unix:"+path)
+		must(t, err)
+		must(t, l.Close())
+		next, err := listen(t.Context(), "unix:"+path)
+		must(t, err)
+		_ = l.Close()
+		_, err = os.Lstat(path)
+		next.Close()
+		if err != nil {
+			t.Fatalf("the next daemon's socket is removed: %v", err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -199,5 +200,109 @@ func TestCrowdThatAsksForEventsDelaysNoPort(t *testing.T) {
 		if took := amid(path); took > 5*scrapes && took > 100*time.Millisecond {
 			t.Errorf("amid 32 clients that ask for %s a change takes %v, amid as many scrapes %v", path, took, scrapes)
 		}
+	}
+}
+
+// slowly reads a connection at so many bytes a second.
+type slowly struct {
+	net.Conn
+	rate int
+}
+
+func (s slowly) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b[:min(len(b), 2048)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(s.rate))
+	return n, err
+}
+
+// askSlowly asks for a path over a line that takes as much as a network of small segments does, and returns how much it got.
+func askSlowly(ctx context.Context, from, address, path string, rate int) (got int, err error) {
+	small := func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10), unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1460))
+		}), err)
+	}
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Control: small}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if _, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: switch\r\nConnection: close\r\n\r\n", path); err != nil {
+		return 0, err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(slowly{c, rate}), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return len(text), err
+}
+
+// TestSlowLineGetsItsAnswer: docs/api.md, "Whoever reads one may take 10 s": whoever reads something of it all the time gets all of it, as long as
+// the 10 s of a request are enough.
+func TestSlowLineGetsItsAnswer(t *testing.T) {
+	address, _ := recorded(t)
+	path := eventsPath + "?"
+	for i := 8; ; i++ {
+		path += "&port=" + switchtest.PortName(i)
+		if i%4 < 3 {
+			continue
+		}
+		response, err := http.Get("http://" + address + path)
+		must(t, err)
+		text, err := io.ReadAll(response.Body)
+		must(t, err)
+		response.Body.Close()
+		whole := len(text)
+		if response.StatusCode != http.StatusOK {
+			t.Fatal(i, response.Status, string(text))
+		}
+		if whole < 240<<10 {
+			continue
+		}
+		begun := time.Now()
+		got, err := askSlowly(t.Context(), "127.0.0.1", address, path, 40<<10)
+		if got != whole {
+			t.Errorf("a client that reads 40 KiB a second gets %d of %d bytes in %v: %v", got, whole, time.Since(begun).Round(time.Millisecond), err)
+		}
+		return
+	}
+}
+
+// TestSlowReadersKeepNobodyOut: SECURITY.md, "A client that stalls keeps nobody else out". One address has 16 connections, over which it reads just fast enough.
+func TestSlowReadersKeepNobodyOut(t *testing.T) {
+	address, _ := recorded(t)
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	var crowd sync.WaitGroup
+	for range maxPerPeer {
+		crowd.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = askSlowly(ctx, "127.0.0.2", address, eventsPath, 100<<10)
+			}
+		})
+	}
+	time.Sleep(2 * time.Second)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	var codes []int
+	var took []time.Duration
+	for ctx.Err() == nil {
+		begun := time.Now()
+		r, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+statusPath, nil)
+		response, err := client.Do(r)
+		if err != nil {
+			break
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		codes, took = append(codes, response.StatusCode), append(took, time.Since(begun).Round(time.Millisecond))
+		time.Sleep(100 * time.Millisecond)
+	}
+	stop()
+	crowd.Wait()
+	if len(took) == 0 || slices.Contains(codes, http.StatusServiceUnavailable) {
+		t.Errorf("one address that reads slowly keeps another one waiting for %s: %v after %v", statusPath, codes, took)
 	}
 }
