@@ -99,12 +99,12 @@ for i = ` + firstPort + `, #out, 2 do
 	local fields = out[i + 1]
 	if fields ~= '' then
 		local port = string.sub(out[i], #ARGV[5] + 1)
-		local failed, refused = push(KEYS[5], KEYS[6], ARGV[6] .. port, port, fields, 1, #fields)
+		local failed, refused = push(KEYS[5], KEYS[6], ARGV[6] .. port, port, fields)
 		if failed then return failed end
 		if refused then did[#did + 1] = port end
 	end
 end
-local failed, refused = push(KEYS[5], KEYS[6], KEYS[7], ARGV[7], {'count', count}, 1, 2)
+local failed, refused = push(KEYS[5], KEYS[6], KEYS[7], ARGV[7], {'count', count})
 if failed then return failed end
 if refused then return redis.error_reply('WRONGTYPE of ' .. KEYS[7]) end
 did[1] = '1'
@@ -253,12 +253,12 @@ func (d *sonicDB) droppedSince(c *switchConfig) (names []string) {
 
 // changed are the ports that were not sent yet as they are now.
 func changed(sent, now []portConfig) (due []portConfig) {
-	before := make(map[string][]string, len(sent))
+	before := make(map[string]string, len(sent))
 	for _, p := range sent {
-		before[p.name] = p.fields
+		before[p.name] = string(p.fields)
 	}
 	for _, p := range now {
-		if fields, known := before[p.name]; !known || !slices.Equal(fields, p.fields) {
+		if fields, known := before[p.name]; !known || fields != string(p.fields) {
 			due = append(due, p)
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
@@ -16,9 +15,9 @@ import (
 // come before the key set: a key without fields would be a deletion. They are set a thousand at a time, because Lua's
 // stack takes some thousands. It returns an error, or true as its second value if the pending hash is of another type.
 const pushPort = `
-local function push(set, channel, pending, port, fields, first, last)
-	for at = first, last, 1000 do
-		local put = redis.pcall('HSET', pending, unpack(fields, at, math.min(at + 999, last)))
+local function push(set, channel, pending, port, fields)
+	for at = 1, #fields, 1000 do
+		local put = redis.pcall('HSET', pending, unpack(fields, at, math.min(at + 999, #fields)))
 		if type(put) == 'table' then
 			if string.find(put.err, 'WRONGTYPE', 1, true) then return nil, true end
 			return put
@@ -31,19 +30,21 @@ end
 `
 
 // producerSet pushes many ports in one call. KEYS: the key set, the channel, then each port's pending hash. ARGV: for
-// each port its name, the number of strings that follow, and these: field, value, field, value… It returns the names of
-// the ports whose pending hash is of another type.
+// each port its name, and the packed list of field, value, field, value… It returns the names of the ports whose
+// pending hash is of another type.
 const producerSet script = pushPort + `
-local at, names = 1, {}
+local names = {}
 for i = 3, #KEYS do
-	local port, n = ARGV[at], tonumber(ARGV[at + 1])
-	local failed, refused = push(KEYS[1], KEYS[2], KEYS[i], port, ARGV, at + 2, at + 1 + n)
+	local port, fields = ARGV[2 * i - 5], cmsgpack.unpack(ARGV[2 * i - 4])
+	local failed, refused = push(KEYS[1], KEYS[2], KEYS[i], port, fields)
 	if failed then return failed end
 	if refused then names[#names + 1] = port end
-	at = at + 2 + n
 end
 return names
 `
+
+// initDoneFields are those of PortInitDone: lanes, 0.
+const initDoneFields packedTexts = "\x92\xa5lanes\xa10"
 
 // producerDel is the same protocol's deletion, of ports that CONFIG_DB does not have: one that it has again by now is
 // left alone, because others may have announced it again, with fields of their own. KEYS: the key set, the set of
@@ -72,19 +73,14 @@ const portsPerCall = 256
 
 // produce hands ports to the consumers of APPL_DB's PORT_TABLE, and returns the names of those that it refused.
 func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []string, err error) {
-	for part := range slices.Chunk(ports, portsPerCall) {
-		words := 0
-		for _, p := range part {
-			words += 2 + len(p.fields)
-		}
-		keys, args := d.producerKeys(), make([]any, 0, words)
+	for len(ports) > 0 {
+		part := ports[:min(len(ports), portsPerCall)]
+		ports = ports[len(part):]
+		keys, args := d.producerKeys(), make([]any, 0, 2*len(part))
 		for i := range part {
 			p := &part[i]
 			keys = append(keys, "_"+d.applKey(p.name))
-			args = append(args, &p.name, len(p.fields))
-			for i := range p.fields { // a text would be copied to where an interface can point to
-				args = append(args, &p.fields[i])
-			}
+			args = append(args, &p.name, (*string)(&p.fields)) // a text would be copied to where an interface can point to
 		}
 		names, err := producerSet.run(ctx, d.m, d.appl, keys, args...).StringSlice()
 		if err != nil {
@@ -101,7 +97,9 @@ func (d *sonicDB) withdraw(ctx context.Context, ports []string) error {
 	if d.cfgAddr.server() == d.applAddr.server() {
 		ask = strconv.Itoa(d.cfgAddr.id)
 	}
-	for part := range slices.Chunk(ports, portsPerCall) {
+	for len(ports) > 0 {
+		part := ports[:min(len(ports), portsPerCall)]
+		ports = ports[len(part):]
 		own := d.producerKeys()
 		keys := []string{own[0], portTable + "_DEL_SET", own[1]}
 		args := []any{ask, d.applAddr.id, d.configKey(portConfigTable, "")}

@@ -14,11 +14,11 @@ import (
 
 // CONFIG_DB, as far as it concerns a port sync daemon.
 
-// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value… The fields of all ports
-// share the memory of the answer that they were read from: whatever outlives them is a clone.
+// portConfig is one port of CONFIG_DB: its name and its fields as name, value, name, value… The fields of all ports are
+// where the answer is that they were read from, packed as they came: whatever outlives them is a clone.
 type portConfig struct {
 	name   string
-	fields []string
+	fields packedTexts
 }
 
 // switchConfig is CONFIG_DB as one reading found it.
@@ -38,14 +38,7 @@ const recently = 50 * time.Millisecond // so old may ports be that are pushed wi
 type logSettings struct{ level, output string }
 
 // alias is what operators call the port, empty: nothing else.
-func (p *portConfig) alias() string {
-	for i := 0; i+1 < len(p.fields); i += 2 {
-		if p.fields[i] == "alias" {
-			return p.fields[i+1]
-		}
-	}
-	return ""
-}
+func (p *portConfig) alias() string { return p.fields.after("alias") }
 
 // byPort sorts ports. An instance of slices.SortFunc has 12 KB for each type, of which the binary can spare few.
 type byPort []portConfig
@@ -179,8 +172,8 @@ func (d *sonicDB) takeConfig(answer []string) (says configAnswer, ok bool) {
 	c.ports = make([]portConfig, 0, min(items, uint64(len(out.rest)))/2) // an item takes a byte at least
 	for i := uint64(configHead); i+1 < items && !out.bad; i += 2 {
 		name := strings.Clone(strings.TrimPrefix(out.text(), d.configKey(portConfigTable, "")))
-		if _, fields, isHash := out.next(); isHash {
-			c.ports = append(c.ports, portConfig{name, out.texts(fields)})
+		if fields, isHash := out.list(); isHash {
+			c.ports = append(c.ports, portConfig{name, fields})
 		} else {
 			c.odd = append(c.odd, name)
 		}

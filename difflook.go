@@ -65,16 +65,7 @@ func (d *sonicDB) readConfigSide(ctx context.Context, of func(name string) *side
 		return err
 	}
 	for _, p := range c.ports {
-		s := new(side)
-		for i := 0; i+1 < len(p.fields); i += 2 {
-			switch p.fields[i] {
-			case "admin_status":
-				s.Admin = p.fields[i+1]
-			case "mtu":
-				s.MTU = p.fields[i+1]
-			}
-		}
-		of(p.name).Config = s
+		of(p.name).Config = &side{Admin: p.fields.after("admin_status"), MTU: p.fields.after("mtu")}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (d *sonicDB) Flush(ctx context.Context, f *flush) error {
 	}
 	if err == nil && f.initDone {
 		var refused []string
-		if refused, err = d.produce(ctx, []portConfig{{portInitDone, []string{"lanes", "0"}}}); len(refused) > 0 {
+		if refused, err = d.produce(ctx, []portConfig{{portInitDone, initDoneFields}}); len(refused) > 0 {
 			f.refused = fmt.Errorf("%s: %w", refused[0], errWrongType)
 		} else if err != nil && !unavailable(err) { // the key set: no port's entry waits for it
 			f.refused, err = err, nil

@@ -340,8 +340,8 @@ func TestReadingConnRefusesEveryWrite(t *testing.T) {
 		"Recount":  func() error { _, err := d.Recount(ctx, 1); return err },
 		"Logger":   func() error { return d.SetLogger(ctx, logSettings{}) },
 		"withdraw": func() error { return d.withdraw(ctx, []string{"Ethernet0"}) },
-		"produce":  func() error { _, err := d.produce(ctx, []portConfig{{"Ethernet0", nil}}); return err },
-		"pushed":   func() error { return d.recordPushed(ctx, []portConfig{{"Ethernet0", nil}}) },
+		"produce":  func() error { _, err := d.produce(ctx, []portConfig{{"Ethernet0", packedFields()}}); return err },
+		"pushed":   func() error { return d.recordPushed(ctx, []portConfig{{"Ethernet0", packedFields()}}) },
 		"LookBack": func() error { _, err := d.LookBack(ctx, nil); return err },
 	} {
 		conn.sent = nil

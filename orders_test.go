@@ -172,7 +172,7 @@ func TestCountThatIsRefusedConcernsNobodyElse(t *testing.T) {
 			b.dumpDone(false, nil)
 			b.say(news(1, running), "Ethernet0")
 			b.settleDown()
-			b.db.config.ports = append(slices.Clip(b.db.config.ports), portConfig{"Ethernet4", nil})
+			b.db.config.ports = append(slices.Clip(b.db.config.ports), portConfig{"Ethernet4", packedFields()})
 			b.start.wantLook(true)
 			asked := b.db.asked
 			for range 1000 {

@@ -9,6 +9,9 @@ type packed struct {
 	bad  bool // the answer makes no sense; nothing comes of the rest
 }
 
+// packedTexts is a list of texts that is left packed: most are only handed on.
+type packedTexts string
+
 // lastAnswer is what was read of the last answer to a question: nearly all say the same again.
 type lastAnswer struct {
 	digest string // of the answer; empty: there was none
@@ -75,4 +78,25 @@ func (p *packed) texts(items uint64) []string {
 		texts[i] = p.text()
 	}
 	return texts
+}
+
+// list reads over a list of texts, or over one text, which is none.
+func (p *packed) list() (texts packedTexts, ok bool) {
+	all := p.rest
+	_, items, ok := p.next()
+	for ; items > 0 && !p.bad; items-- {
+		p.text()
+	}
+	return packedTexts(all[:len(all)-len(p.rest)]), ok
+}
+
+// after is the value of a field in a list of field, value, field, value… Empty: there is none.
+func (l packedTexts) after(field string) string {
+	p := packed{rest: string(l)}
+	for _, items, _ := p.next(); items > 1; items -= 2 {
+		if name, value := p.text(), p.text(); name == field {
+			return value
+		}
+	}
+	return ""
 }

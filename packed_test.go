@@ -41,6 +41,22 @@ func pack(what any) string {
 	return "\xc2"
 }
 
+// packedFields is how a port's fields are packed: field, value, field, value…
+func packedFields(words ...string) packedTexts {
+	list := make([]any, len(words))
+	for i, word := range words {
+		list[i] = word
+	}
+	return packedTexts(pack(list))
+}
+
+// words are the texts of such a list.
+func (l packedTexts) words() []string {
+	p := packed{rest: string(l)}
+	_, items, _ := p.next()
+	return p.texts(items)
+}
+
 // unpacked reads a list of texts and lists of texts.
 func unpacked(answer string) (all []string, ok bool) {
 	p := packed{rest: answer}
@@ -135,7 +151,7 @@ func TestConfigThatIsReadAgain(t *testing.T) {
 		t.Error("the same answer is read apart again, or both have one config")
 	}
 	s.must(s.Config.HSet(ctx, "PORT|Ethernet0", "mtu", "1500").Err())
-	if c := load("after a change"); c.ports[0].fields[1] != "1500" || first.ports[0].fields[1] != "9100" {
+	if c := load("after a change"); c.ports[0].fields.after("mtu") != "1500" || first.ports[0].fields.after("mtu") != "9100" {
 		t.Errorf("%+v after a change, and before it %+v", c, first)
 	}
 	s.must(s.Config.Set(ctx, configReady, "1", 0).Err())

@@ -273,7 +273,7 @@ func TestLoopGoesOnWhileAFlushIsSlow(t *testing.T) {
 	source := &fed{news: make(chan linkMessage, 10)}
 	db := &slowDB{mapDB: &mapDB{appl: map[string]bool{"Ethernet0": true}, state: map[string]portState{}},
 		began: make(chan struct{}, 10), release: make(chan struct{})}
-	db.config.ports = []portConfig{{"Ethernet0", []string{"lanes", "1"}}}
+	db.config.ports = []portConfig{{"Ethernet0", packedFields("lanes", "1")}}
 	db.facts.events = true
 	open := func(slow func()) (database, error) { db.slow = slow; return db, nil }
 	status, m := new(health), newMetrics("test")

@@ -260,7 +260,7 @@ func TestCountAfterAWarmStartThatLacksAPort(t *testing.T) {
 	b.clock = b.clock.Add(24 * time.Hour)
 	b.settleDown()
 	b.db.done = nil
-	b.db.config.ports = append(b.db.config.ports, portConfig{"Ethernet8", nil})
+	b.db.config.ports = append(b.db.config.ports, portConfig{"Ethernet8", packedFields()})
 	b.start.wantLook(true)
 	b.settleDown()
 	b.want("a port that was added a day after a warm start", "PortConfigDone 3")

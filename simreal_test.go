@@ -153,8 +153,8 @@ func TestSimulatedRedis(t *testing.T) {
 		keys := append([]any{"eval", string(producerSet), 4, "KEYS", "CHANNEL", "_P:a", "_P:b"}, args...)
 		return []func() redis.Cmder{free(keys...), slice("hmget", "_P:a", "x", "y"), integer("sadd", "KEYS", "a")}
 	}
-	scripts := append(producer("a", 2, "x", "1", "b", 4, "x", "2", "y", "3"), free("set", "_P:b", "text"))
-	scripts = append(scripts, producer("a", 2, "x", "9", "b", 2, "x", "9")...)
+	scripts := append(producer("a", string(packedFields("x", "1")), "b", string(packedFields("x", "2", "y", "3"))), free("set", "_P:b", "text"))
+	scripts = append(scripts, producer("a", string(packedFields("x", "9")), "b", string(packedFields("x", "9")))...)
 	scripts = append(scripts, free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
 		free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
 	scripts = append(scripts, free("scard", "KEYS"), free("scard", "none"))

@@ -369,14 +369,13 @@ func init() {
 	simScripts = map[script]func(s *simServer, db int, keys, args []string) any{
 		producerSet: func(s *simServer, db int, keys, args []string) any {
 			refused := []any{}
-			for at, i := 0, 2; i < len(keys); i++ {
-				n, _ := strconv.Atoi(args[at+1])
-				if reply := s.hset(db, append([]string{keys[i]}, args[at+2:at+2+n]...)); reply == wrongType {
-					refused = append(refused, args[at])
-				} else if s.command(db, "sadd", []string{keys[0], args[at]}) == int64(1) {
+			for i, key := range keys[2:] {
+				port, fields := args[2*i], packedTexts(args[2*i+1])
+				if reply := s.hset(db, append([]string{key}, fields.words()...)); reply == wrongType {
+					refused = append(refused, port)
+				} else if s.command(db, "sadd", []string{keys[0], port}) == int64(1) {
 					s.messages[keys[1]]++
 				}
-				at += 2 + n
 			}
 			return refused
 		},

@@ -45,7 +45,7 @@ func TestProducerProtocol(t *testing.T) {
 	const n = portsPerCall + 44
 	var ports []portConfig
 	for i := range n {
-		ports = append(ports, portConfig{switchtest.PortName(i), []string{"lanes", fmt.Sprint(i), "speed", "100000"}})
+		ports = append(ports, portConfig{switchtest.PortName(i), packedFields("lanes", fmt.Sprint(i), "speed", "100000")})
 	}
 	notified := func(want int) {
 		t.Helper()
@@ -81,7 +81,7 @@ func TestProducerProtocol(t *testing.T) {
 	if s.Appl.Exists(ctx, "PORT_TABLE:Ethernet8").Val() != 0 {
 		t.Error("the producer wrote to the table itself")
 	}
-	produce(append(ports[:3:3], portConfig{"Ethernet9999", []string{"lanes", "7"}}))
+	produce(append(ports[:3:3], portConfig{"Ethernet9999", packedFields("lanes", "7")}))
 	notified(1) // the others wait already
 }
 
@@ -276,11 +276,9 @@ func TestOneAnswerOfConfig(t *testing.T) {
 	c, err := d.Load(ctx)
 	s.must(err)
 	at := func(text string) uintptr { return uintptr(unsafe.Pointer(unsafe.StringData(text))) }
-	first, last := at(c.ports[0].fields[0]), at(c.ports[0].fields[0])
+	first, last := at(string(c.ports[0].fields)), at(string(c.ports[0].fields))
 	for _, p := range c.ports {
-		for _, f := range p.fields {
-			first, last = min(first, at(f)), max(last, at(f))
-		}
+		first, last = min(first, at(string(p.fields))), max(last, at(string(p.fields)))
 	}
 	if last-first > 500 {
 		t.Errorf("the fields of two ports are %d bytes apart", last-first)

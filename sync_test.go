@@ -162,7 +162,7 @@ func newBench(t *testing.T, ports ...string) *bench {
 	b := &bench{t: t, source: new(still), clock: time.Unix(1e9, 0),
 		db: &mapDB{appl: map[string]bool{}, state: map[string]portState{}, refuse: map[string]error{}}}
 	for _, p := range ports {
-		b.db.config.ports = append(b.db.config.ports, portConfig{p, []string{"lanes", "1"}})
+		b.db.config.ports = append(b.db.config.ports, portConfig{p, packedFields("lanes", "1")})
 	}
 	b.db.facts.events = true
 	open := func(func()) (database, error) { return b.db, nil }
