@@ -43,11 +43,15 @@ test-computing: check dist fuzz
 	cd bench && $(GO) test -count=1 ./...
 	nice $(GO) test -count=1 -run 'TestSimulation$$' . -sim.seeds 15000
 	nice $(GO) test -count=1 -run 'TestSimulationOfInstances$$' . -sim.seeds 1000
+	$(ON_PATH) nice $(GO) test -count=1 -run $(ONE_THREAD) -skip 'TestSimulation$$|TestSimulationOfInstances$$' .
+
+# What has no daemon, nothing to wait for and one thread, the race detector would only make slower.
+ONE_THREAD = 'TestImagePatch|TestOnlyARooms|TestNoTwoFiles|TestFilesFunctions|TestRulesAre|TestMutants|TestReproducible|TestPackage|TestAlertRules|TestRecordingRules|TestDocumentedWarm|TestQuotedLog|TestManPage|TestUnitLeaves|TestRemovalEnds|TestReleaseRefuses|TestLicences|TestSimulation|TestKilledWritersCommands|TestKeptScenarios'
 
 # One package at a time: there is one kernel, and a storm of one package delays the carriers of another. Tests that mostly wait, for certificates, pauses and programs
 # beside the daemon, run together at a package's end.
 test-switches:
-	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 10 -timeout 15m ./...
+	$(ON_PATH) $(GO) test -race -count=1 -p 1 -parallel 10 -timeout 15m -skip $(ONE_THREAD) ./...
 
 # What the tests need: installed if we may, else named. Tests that cannot run say why, and in CI they fail.
 need:
