@@ -13,9 +13,11 @@ import (
 // pushPort is the producer-state-table protocol of SONIC.md for one port, as a function in Lua. Consumers pop a bounded
 // number of keys a notification, so each key that was not waiting already gets a notification of its own. The fields
 // come before the key set: a key without fields would be a deletion. They are set a thousand at a time, because Lua's
-// stack takes some thousands. It returns an error, or true as its second value if the pending hash is of another type.
+// stack takes some thousands. A list is called name@ in CONFIG_DB, and there alone: swss-common cuts the mark off
+// wherever it reads a hash. It returns an error, or true as its second value if the pending hash is of another type.
 const pushPort = `
 local function push(set, channel, pending, port, fields)
+	for at = 1, #fields, 2 do fields[at] = string.match(fields[at], '^[^@]*') end
 	for at = 1, #fields, 1000 do
 		local put = redis.pcall('HSET', pending, unpack(fields, at, math.min(at + 999, #fields)))
 		if type(put) == 'table' then

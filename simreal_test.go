@@ -151,9 +151,9 @@ func TestSimulatedRedis(t *testing.T) {
 	}
 	producer := func(args ...any) []func() redis.Cmder {
 		keys := append([]any{"eval", string(producerSet), 4, "KEYS", "CHANNEL", "_P:a", "_P:b"}, args...)
-		return []func() redis.Cmder{free(keys...), slice("hmget", "_P:a", "x", "y"), integer("sadd", "KEYS", "a")}
+		return []func() redis.Cmder{free(keys...), slice("hmget", "_P:a", "x", "y"), slice("hmget", "_P:b", "x", "y"), integer("sadd", "KEYS", "a")}
 	}
-	scripts := append(producer("a", string(packedFields("x", "1")), "b", string(packedFields("x", "2", "y", "3"))), free("set", "_P:b", "text"))
+	scripts := append(producer("a", string(packedFields("x", "1")), "b", string(packedFields("x@", "2", "y@@z", "3@4"))), free("set", "_P:b", "text"))
 	scripts = append(scripts, producer("a", string(packedFields("x", "9")), "b", string(packedFields("x", "9")))...)
 	scripts = append(scripts, free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:a", "_P:a", "Done", "count", "1"),
 		free("eval", string(configDone), 5, "KEYS", "CHANNEL", "_P:Done", "P:q", "_P:q", "Done", "count", "1"), slice("hmget", "_P:Done", "count"))
@@ -163,7 +163,7 @@ func TestSimulatedRedis(t *testing.T) {
 	for _, c := range scripts {
 		both(s.ApplID, d.appl, c)
 	}
-	configs := []func() redis.Cmder{free("set", "READY", "1"), integer("hset", "PORT|a", "speed", "1"), free("set", "PORT|b", "text"),
+	configs := []func() redis.Cmder{free("set", "READY", "1"), integer("hset", "PORT|a", "speed@", "1"), free("set", "PORT|b", "text"),
 		integer("hset", "META", "switch_type", "dpu"), free("eval", string(readConfig), 4, "READY", "META", "WARM", "LOG", "PORT|a*", ""),
 		free("eval", string(readConfig), 4, "PORT|a", "READY", "WARM", "LOG", "PORT|b*", "x"),
 		free("eval", string(readConfig), 4, "none", "none", "none", "none", "none*", ""),

@@ -362,6 +362,14 @@ func (s *simServer) match(db int, pattern string) any {
 	return out
 }
 
+// plainNames cuts the mark of a list off the names of fields, as pushPort does.
+func plainNames(fields []string) []string {
+	for i := 0; i < len(fields); i += 2 {
+		fields[i], _, _ = strings.Cut(fields[i], "@")
+	}
+	return fields
+}
+
 // simScripts carry out what the daemon's scripts say.
 var simScripts map[script]func(s *simServer, db int, keys, args []string) any
 
@@ -371,7 +379,7 @@ func init() {
 			refused := []any{}
 			for i, key := range keys[2:] {
 				port, fields := args[2*i], packedTexts(args[2*i+1])
-				if reply := s.hset(db, append([]string{key}, fields.words()...)); reply == wrongType {
+				if reply := s.hset(db, append([]string{key}, plainNames(fields.words())...)); reply == wrongType {
 					refused = append(refused, port)
 				} else if s.command(db, "sadd", []string{keys[0], port}) == int64(1) {
 					s.messages[keys[1]]++
@@ -411,11 +419,11 @@ func init() {
 				return did
 			}
 			push := func(key, pending string, fields []any) (refused bool) {
-				words := []string{pending}
+				words := []string{}
 				for _, f := range fields {
 					words = append(words, f.(string))
 				}
-				if s.hset(db, words) == wrongType {
+				if s.hset(db, append([]string{pending}, plainNames(words)...)) == wrongType {
 					return true
 				}
 				if s.command(db, "sadd", []string{keys[4], key}) == int64(1) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -786,6 +787,23 @@ func TestPortOfManyFields(t *testing.T) {
 		s.must(err)
 		if got := s.Appl.HLen(ctx, "_PORT_TABLE:Ethernet8").Val(); got != n {
 			t.Errorf("%d of %d fields are announced", got, n)
+		}
+	}
+}
+
+// TestListsOfCONFIGDB: a field that is a list is called name@ there, and there alone.
+func TestListsOfCONFIGDB(t *testing.T) {
+	for _, options := range []switchtest.Options{{}, {ApartConfig: true}} {
+		s := newSwitch(t, options)
+		d, _ := s.openDB()
+		ctx := t.Context()
+		s.must(s.Configure(ctx, 1))
+		s.must(s.Config.HSet(ctx, s.ConfigKey("PORT", "Ethernet4"), "adv_speeds@", "10000,25000", "description", "leaf@rack").Err())
+		_, err := d.Announce(ctx, nil, nil, nil)
+		s.must(err)
+		want := map[string]string{"adv_speeds": "10000,25000", "description": "leaf@rack"}
+		if got := s.Appl.HGetAll(ctx, "_PORT_TABLE:Ethernet4").Val(); !maps.Equal(got, want) {
+			t.Errorf("announced: %v", got)
 		}
 	}
 }
