@@ -412,7 +412,9 @@ func TestLinkLife(t *testing.T) {
 	s.must(s.Batch(s.NetNS, "link add Bridge type bridge", "link set Bridge up", "link set Ethernet0 master Bridge"))
 	s.must(s.Batch(s.NetNS, "link set Ethernet0 nomaster", "link add Ethernet0.10 type veth peer name x10",
 		"link add Vlan10 type bridge", "link add eth0 type veth peer name eth1", "link set eth0 up", "link set Ethernet0.10 up"))
+	s.must(s.State.HSet(ctx, "PORT_TABLE|Ethernet0.10", "state", "ok").Err()) // intfmgrd
 	s.must(s.IP("link", "del", "Ethernet0.10"))
+	s.waitEntry("Ethernet0.10", nil)
 	s.must(s.IP("link", "set", "Ethernet0", "mtu", "9000")) // all of the above was handled once this is
 	s.waitEntry("Ethernet0", with(fields("up", "up", 9000)))
 	if got := s.metric(d, `portsyncd_netlink_ignored_total{reason="bridge_family"}`); got == "0" {

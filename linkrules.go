@@ -52,5 +52,12 @@ func (g globs) isPort(name []byte) bool {
 	return false
 }
 
+// isSub says that a name is a sub-interface's of a front-panel port. intfmgrd has an entry of it in STATE_DB's
+// PORT_TABLE, which goes with the interface, also when the kernel deletes it together with its port: intfmgrd takes one
+// that stays for an interface that is there, and ends when that cannot be set.
+func (g globs) isSub(name []byte) bool {
+	return g == nil && strings.HasPrefix(string(name), "Ethernet") && strings.IndexByte(string(name), '.') >= 0
+}
+
 // goneFlapsMax is how many ports that are gone are remembered for their flap counts.
 const goneFlapsMax = 4096

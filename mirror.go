@@ -146,10 +146,22 @@ func (s *mirror) live(m *linkMessage) {
 		s.outbox.note(h.port, s.at)
 	case m.deleted && h.gone[0] != nil:
 		s.outbox.note(h.gone[0], s.at)
+	case h.ignored == &s.m.ignoredName && s.options.links.isSub(m.name):
+		s.subInterface(m)
 	case m.deleted && h.ignored != nil: // it looks like a deletion, and is none
 		if p := s.links.known(string(m.name)); p != nil {
 			s.record.ignored(p, s.at)
 		}
+	}
+}
+
+// subInterface takes what is said of an interface that is no port and has an entry nevertheless (rule 3). One that is
+// there again keeps it.
+func (s *mirror) subInterface(m *linkMessage) {
+	if m.deleted {
+		s.outbox.drop(s.links.port(string(m.name)))
+	} else if p := s.links.known(string(m.name)); p != nil {
+		s.outbox.dismiss(p)
 	}
 }
 
