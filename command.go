@@ -6,9 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 )
 
@@ -24,6 +26,8 @@ func command(name string, stderr io.Writer, err error, do func(ctx context.Conte
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// nobody may read on what is printed, as on a terminal that is slow, or held
+	defer context.AfterFunc(ctx, func() { time.Sleep(interruptTime); os.Exit(exitUnsure) })()
 	code, err := do(ctx)
 	if err != nil {
 		fmt.Fprintf(stderr, "%s %s: %v\n", appName, name, err)
@@ -31,6 +35,9 @@ func command(name string, stderr io.Writer, err error, do func(ctx context.Conte
 	}
 	return code
 }
+
+// interruptTime is how long a command may take to end when it is interrupted.
+const interruptTime = 500 * time.Millisecond
 
 // inBrackets is text behind a name, if there is any.
 func inBrackets(text string) string {
