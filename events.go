@@ -108,25 +108,34 @@ type eventPrinter struct {
 	w    *bufio.Writer
 	json bool
 	told map[[2]string]toldEvent // the newest one, by namespace and port
-	last time.Duration           // the machine's clock at the line before, 0: there is none
+	last toldEvent               // the line before
 	n    int
 }
 
 // toldEvent is one that was printed. Numbers begin anew in a ring that was another port's meanwhile, and so does the
-// clock in another boot: the next one has either a higher number or a later time.
+// clock in another boot: the next one of a boot has either a higher number or a later time.
 type toldEvent struct {
-	number uint32
+	boot   byte
+	number uint32 // 0: there is none
 	since  time.Duration
+}
+
+// after says that it comes after another one of the same port.
+func (e toldEvent) after(other toldEvent) bool {
+	if e.boot != other.boot {
+		return int8(e.boot-other.boot) > 0
+	}
+	return newer(e.number, other.number) || e.since > other.since
 }
 
 func (p *eventPrinter) print(all []happened) error {
 	for i := range all {
 		h := &all[i]
-		of := [2]string{h.Namespace, h.Port}
-		if told, any := p.told[of]; any && !newer(h.number, told.number) && h.Since <= told.since {
+		of, is := [2]string{h.Namespace, h.Port}, toldEvent{h.boot, h.number, h.Since}
+		if told, any := p.told[of]; any && !is.after(told) {
 			continue
 		}
-		p.told[of] = toldEvent{h.number, h.Since}
+		p.told[of] = is
 		p.n++
 		if p.json {
 			if err := json.NewEncoder(p.w).Encode(h); err != nil {
@@ -135,10 +144,10 @@ func (p *eventPrinter) print(all []happened) error {
 			continue
 		}
 		step := ""
-		if p.last != 0 && h.Since >= p.last {
-			step = "+" + shortDuration(h.Since-p.last)
+		if last := p.last; last.number != 0 && h.boot == last.boot && h.Since >= last.since {
+			step = "+" + shortDuration(h.Since-last.since)
 		}
-		p.last = h.Since
+		p.last = is
 		if _, err := fmt.Fprintf(p.w, "%s %9s  %-*s %s\n", h.Time.Local().Format("2006-01-02 15:04:05.000000 MST"),
 			step, 12+len(h.Namespace), plain(h.who()), plain(h.line())); err != nil {
 			return err

@@ -51,7 +51,8 @@ func (u *unit) events(ports []string, since cutoff, after time.Duration, most in
 	if after > machineClock() { // it is of another boot
 		after = 0
 	}
-	boot, kept := u.record.bootNumber(), all[:0]
+	kept := all[:0]
+	boot, _ := reader.present()
 	for _, h := range all {
 		if after == 0 || h.Since > after && h.boot == boot {
 			h.Namespace = u.namespace
@@ -113,7 +114,10 @@ func (a *api) serveEvents(w http.ResponseWriter, r *http.Request) {
 		if len(all) > 0 || q.Get("follow") != "1" || time.Now().After(limit) {
 			answer := eventsAnswer{Events: append([]happened{}, all...), Next: after}
 			if len(all) > 0 {
-				answer.Next = int64(all[len(all)-1].Since)
+				last := &all[len(all)-1]
+				if answer.Next = int64(last.Since); last.boot != 0 { // whatever is of the present one is newer
+					answer.Next = 1
+				}
 			}
 			answerJSON(w, http.StatusOK, answer)
 			return

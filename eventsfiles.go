@@ -20,16 +20,10 @@ type openedRecord struct {
 	namespace, path string
 	reader          *recordReader
 	file            *os.File
-	boot            byte // of the machine, as this file counted when it was opened
 }
 
 func (o *openedRecord) open() (err error) {
-	if o.reader, o.file, err = openRecordReader(o.path); err != nil {
-		return err
-	}
-	if o.boot, err = o.reader.boot(); err != nil {
-		o.file.Close()
-	}
+	o.reader, o.file, err = openRecordReader(o.path)
 	return err
 }
 
@@ -91,13 +85,14 @@ func (f recordFiles) read(asked []string, after cutoff) (all []happened, torn in
 	broken := 0
 	for _, o := range f {
 		of, failed := o.reader.read(wanted, len(asked) == 0, after, 0)
+		boot, _ := o.reader.present() // by now: a daemon may have begun in this one meanwhile
 		if failed != nil {
 			broken, err = broken+1, fmt.Errorf("%s: %w", o.path, failed)
 			continue
 		}
 		for i := range of {
 			of[i].Namespace = o.namespace
-			of[i].boot -= o.boot // each file counts for itself
+			of[i].boot -= boot // each file counts for itself
 		}
 		all, torn = append(all, of...), torn+o.reader.torn
 	}

@@ -111,13 +111,6 @@ func newRecordReader(file *os.File) (*recordReader, error) {
 	return &recordReader{from: file, rings: (int(info.Size()) - recordFixed) / portRing}, nil
 }
 
-// boot is how often the machine was booted since the file was made.
-func (r *recordReader) boot() (byte, error) {
-	var boots [1]byte
-	_, err := r.from.ReadAt(boots[:], headBoots)
-	return boots[0], err
-}
-
 // records reads part of the file, as often as it takes until no record in it is being written.
 func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
 	var never [ownEvent]byte // a record that was never written; no record is longer
