@@ -1,9 +1,6 @@
 package main
 
-import (
-	"runtime/debug"
-	"time"
-)
+import "time"
 
 // How the flight recorder goes on in another file while a loop runs: that of the portsyncd whose work this one takes
 // over, or its own again when that had failed. To open one and to look through it takes milliseconds, which no port is
@@ -47,6 +44,8 @@ func (r *recorder) mend(now time.Time, wrote bool, ports func(each func(p *port)
 		if !v.wrote && now.Before(v.by) {
 			return nil
 		}
+	} else if !fails && !v.late && !wrote && r.path != "" && !r.memory && !(&diskFile{File: r.file}).behind(r.path) {
+		path, v.path, v.late = r.path, r.path, true // somebody has removed it
 	} else if !fails && !v.late || now.Before(r.again) {
 		return nil
 	}
@@ -159,12 +158,6 @@ func (r *recorder) intoMemory() {
 	if err == nil {
 		(&recordPlace{file: file, image: image}).close()
 	}
-}
-
-// copyTo copies the image.
-func (r *recorder) copyTo(image []byte) {
-	defer r.guard(debug.SetPanicOnFault(true))
-	copy(image, r.image)
 }
 
 // comeBack has a recorder that went into memory go on in its file, if nobody else records to it. No loop records

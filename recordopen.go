@@ -74,14 +74,26 @@ func (r *recorder) settleIn(file *os.File, image []byte, boot string) {
 	r.begin(file, image, boot)
 }
 
-// replace lets go of the file and begins with another one. Whoever notes something finds one of the two.
+// replace lets go of the file and begins with another one, with what was recorded if that one is new. Whoever notes
+// something finds one of the two.
 func (r *recorder) replace(place recordPlace) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.waiting() {
+		r.copyTo(place.image)
+	}
 	r.unmap()
 	r.rows, r.memory = rows[recordRow]{}, place.memory
 	r.begin(place.file, place.image, bootID())
 	r.changes.Add(1)
+}
+
+// copyTo copies the image to one that nobody has recorded to.
+func (r *recorder) copyTo(image []byte) {
+	defer r.guard(debug.SetPanicOnFault(true))
+	if recordOrder.Uint32(ownAt(image, 1)[4:]) == 0 {
+		copy(image, r.image)
+	}
 }
 
 func (r *recorder) begin(file *os.File, image []byte, boot string) {
@@ -195,13 +207,6 @@ func (r *recorder) reader() (*recordReader, error) {
 		return nil, errNoRecorder
 	}
 	return newRecordReader(r.file)
-}
-
-// bootNumber is the present boot of the machine, as the recorder counts, for anybody.
-func (r *recorder) bootNumber() byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.boot
 }
 
 // close lets go of the file for good.
