@@ -306,10 +306,11 @@ func (s *mirror) lostSignals() {
 // checkInterval is how often APPL_DB is asked when its server sends no events.
 const checkInterval = time.Second
 
-// checkAppl is the view of APPL_DB when its server sends no events: ports believed to be there are counted, and those
-// that have an interface and were not found are asked for again. It returns how long that is not due.
+// checkAppl is the view of APPL_DB when its server sends no events, or refuses a subscription: ports believed to be
+// there are counted, and those that have an interface and were not found are asked for again. It returns how long that
+// is not due.
 func (s *mirror) checkAppl(now time.Time) time.Duration {
-	if _, facts := s.start.known(); facts.events {
+	if _, facts := s.start.known(); facts.events && !s.watchLost {
 		return beatInterval
 	}
 	if now.Before(s.nextCheck) {
