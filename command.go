@@ -30,7 +30,7 @@ func command(name string, stderr io.Writer, err error, do func(ctx context.Conte
 	defer context.AfterFunc(ctx, func() { time.Sleep(interruptTime); os.Exit(exitUnsure) })()
 	code, err := do(ctx)
 	if err != nil {
-		fmt.Fprintf(stderr, "%s %s: %v\n", appName, name, err)
+		fmt.Fprintf(stderr, "%s %s: %s\n", appName, name, plain(err.Error()))
 		return exitUnsure
 	}
 	return code
@@ -64,13 +64,13 @@ type paper struct {
 }
 
 // plain is text without what moves a cursor.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
+func plain(text string) string { return strings.Map(plainRune, text) }
+
+func plainRune(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
 }
 
 func (p *paper) line(colour, format string, args ...any) {
