@@ -45,7 +45,7 @@ func openPlace(path string, size int, log *slog.Logger) (place recordPlace) {
 				"remedy", "make its directory writable, or name another file with -recorder.file")
 		} else if !inMemory(place.file) {
 			log.Warn("the flight recorder's file is on a disk: what is recorded may have to wait for it", "file", path,
-				"remedy", "name a file on a tmpfs, such as "+defaultRecorderFile+", with -recorder.file")
+				"remedy", "name a file on a tmpfs, such as /dev/shm/portsyncd, with -recorder.file")
 		}
 	}
 	if err != nil {
