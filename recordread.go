@@ -120,7 +120,8 @@ func (r *recordReader) records(b []byte, offset int64, skip, size int) error {
 			return fmt.Errorf("read the flight recorder: %w", err)
 		}
 		torn = 0
-		for record := range slices.Chunk(b[skip:], size) {
+		for rest := b[skip:]; len(rest) >= size; rest = rest[size:] {
+			record := rest[:size]
 			if !sealed(record) && !bytes.Equal(record, never[:size]) {
 				torn++
 			}
@@ -198,8 +199,8 @@ func (r *recordReader) read(
 		if err := r.records(own, recordHead, 0, ownEvent); err != nil {
 			return nil, err
 		}
-		for record := range slices.Chunk(own, ownEvent) {
-			if e, whole := takeOwnRecord(record); whole {
+		for ; len(own) >= ownEvent; own = own[ownEvent:] {
+			if e, whole := takeOwnRecord(own[:ownEvent]); whole {
 				keep(happened{Time: e.at, Since: e.since, What: e.kind.String(), Text: e.text,
 					boot: e.boot, number: e.number})
 			}

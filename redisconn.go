@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,7 +144,9 @@ func account(m *metrics, start time.Time, commands int, err error) {
 // unavailable. The answer to each, or that its key was refused, is in the command itself.
 func pipeline(ctx context.Context, m *metrics, c redisConn, commands []redis.Cmder) error {
 	var first error
-	for part := range slices.Chunk(commands, pipelineLen) {
+	for len(commands) > 0 {
+		part := commands[:min(len(commands), pipelineLen)]
+		commands = commands[len(part):]
 		start := time.Now()
 		err := c.Exec(ctx, part)
 		account(m, start, len(part), err)
