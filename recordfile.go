@@ -345,6 +345,9 @@ func mapRecord(file *os.File, size int) (image []byte, usable bool, err error) {
 	}
 	if err != nil {
 		if !errors.Is(err, unix.EOPNOTSUPP) {
+			if fresh { // a reader would take an empty one for a broken one
+				_ = os.Remove(file.Name())
+			}
 			return nil, false, fmt.Errorf("claim %d bytes: %w", size, err)
 		}
 		if fresh {

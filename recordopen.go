@@ -42,7 +42,7 @@ func openPlace(path string, size int, log *slog.Logger) (place recordPlace) {
 		}
 		if err != nil {
 			log.Warn("the flight recorder is in memory only, and ends with this process", "file", path, "err", err,
-				"remedy", "make its directory writable, or name another file with -recorder.file")
+				"remedy", "make its directory writable, with room for it, or name another file with -recorder.file")
 		} else if !inMemory(place.file) {
 			log.Warn("the flight recorder's file is on a disk: what is recorded may have to wait for it", "file", path,
 				"remedy", "name a file on a tmpfs, such as /dev/shm/portsyncd, with -recorder.file")

@@ -91,8 +91,8 @@ func (s *start) loaded(c *switchConfig, f startFacts, now time.Time) {
 // known is what a start goes by: CONFIG_DB as it was last read, and what the run before left.
 func (s *start) known() (*switchConfig, startFacts) { return s.config, s.facts }
 
-// mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing, unless APPL_DB
-// had them when it began.
+// mayAnnounce says that signals which APPL_DB lacks are ours to send. A warm start announces nothing before it is
+// complete, unless APPL_DB had them when it began.
 func (s *start) mayAnnounce() bool {
 	return !s.observes && (s.done() || s.state == publishing && (!s.facts.warm || s.facts.configDone))
 }

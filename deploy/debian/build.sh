@@ -3,7 +3,7 @@
 # the package, $5: a binary that runs on this machine, whose -help is the man page's list of flags.
 set -eu
 binary=$1 arch=$2 version=$3 out=$4 native=$5
-top=$(cd "$(dirname "$0")/../.." && pwd)
+top=$(CDPATH= cd "$(dirname "$0")/../.." && pwd)
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 umask 022
