@@ -10,6 +10,7 @@
 # make rates  processor time, wake-ups and latency at each rate of changes (VS=… beside another), with docs/rates.svg
 # make growth  how it grows to 100,000 ports, with docs/growth.svg
 # make profile  CPU and heap profiles of a storm, in profile/
+# make fidelity VS=/usr/bin/portsyncd  random histories played to both, ours and the C++ one, and all compared that they make of them (DIFFFLAGS='-histories 100')
 # make page  the page at / in a Chromium, with pictures in dist/page/ and docs/page.png; part of no other command
 # make troubleshooting  docs/troubleshooting.md, with what the commands print today
 # make sim  the simulated switch for SIMTIME, or SEEDS=n runs, or SEED=n alone with its history; SIM=TestSimulationOfInstances has several portsyncd
@@ -24,7 +25,7 @@ FUZZTIME ?= 1000x
 TOOLS   := $(CURDIR)/.tools
 ON_PATH  = PATH="$(TOOLS)/usr/bin:$$PATH"
 
-.PHONY: build run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb release bench rates instructions growth profile page troubleshooting soak sim mutants clean
+.PHONY: build fidelity run test test-computing test-switches need check fuzz test-arm test-as-arm test-as-arm64 test-vm test-vm-arm64 dist deb release bench rates instructions growth profile page troubleshooting soak sim mutants clean
 .DEFAULT_GOAL := build
 
 build:
@@ -133,6 +134,9 @@ rates: build
 # What no noise of the machine changes: instructions of a link message (parsed; and taken in, with its share of a turn) and of a flush of 1, 8 and 64 ports.
 instructions:
 	@GO=$(GO) sh .ci/instructions '^BenchmarkParseLink$$:20000 ^BenchmarkStep$$:20000 ^BenchmarkFlush$$/^1$$:10000 ^BenchmarkFlush$$/^8$$:4000 ^BenchmarkFlush$$/^64$$:1000'
+
+fidelity: build
+	$(GO) run ./switchdiff $(if $(VS),-vs '$(VS)') $(DIFFFLAGS)
 
 growth:
 	$(GO) test -run '^$$' -bench Growth -benchtime 1x -timeout 20m -growth.svg docs/growth.svg .
