@@ -42,15 +42,26 @@ func (d *sonicDB) awaitConsumer(ctx context.Context, patience time.Duration) (ti
 		if waiting < least {
 			least, pause, idle = waiting, consumerPause, 0
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return 0, ctx.Err()
+		if err := d.rest(ctx, pause); err != nil {
+			return 0, err
 		}
 		idle += pause
 		pause = min(2*pause, consumerPauseMost)
 	}
 	return 0, nil
+}
+
+// rest lets time pass.
+func (d *sonicDB) rest(ctx context.Context, pause time.Duration) error {
+	if d.sleep != nil {
+		d.sleep(pause)
+		return ctx.Err()
+	}
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // The time between looks whether orchagent takes ports, and how long it is waited for while it takes none.

@@ -54,6 +54,7 @@ var harsh = map[string]int{"kill": 2, "term": 1, "coldstart": 2, "warm": 1, "sto
 
 const (
 	simPorts  = 6
+	simSpare  = 3 // ports that are not configured at first, where there are many
 	simEvents = 40
 	simKinds  = 3       // kinds of failures that are told with their histories
 	simSteps  = 200_000 // a run of a few hundred events takes some thousands
@@ -96,7 +97,29 @@ func newScenario(seed uint64) scenario {
 		}
 		s.events = append(s.events, happening{after.Round(time.Microsecond), kinds[dice.IntN(len(kinds))], dice.IntN(simPorts), dice.IntN(simPorts)})
 	}
+	s.crowd()
 	return s
+}
+
+// crowd gives some switches more ports than the others: one of two dozen so many that APPL_DB is asked for all of them at once, a few more than orchagent takes at a
+// time. Half of what happens does so to any of them, and the rest to a few, as elsewhere.
+func (s *scenario) crowd() {
+	dice := rand.New(rand.NewPCG(s.seed, 3))
+	ports := 0
+	switch n := dice.IntN(600); {
+	case n == 0:
+		ports = popBatch + dice.IntN(170)
+	case n <= 25:
+		ports = askedSingly + 1 + dice.IntN(24)
+	default:
+		return
+	}
+	s.setup.a, s.setup.b = ports, dice.IntN(ports/2)
+	for i := range s.events {
+		if dice.IntN(2) == 0 {
+			s.events[i].a = dice.IntN(ports + simSpare)
+		}
+	}
 }
 
 // run plays a scenario, and returns what did not hold, and with trace the history.

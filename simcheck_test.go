@@ -50,6 +50,9 @@ func (w *world) judge(who *simDaemon, db int, name string, args []string) {
 			ports := announcedBy(out)
 			w.judgeConfigDone(strconv.Itoa(len(ports)), false, func(name string) bool { return ports["PORT|"+name] != nil })
 		}
+		if args[0] == string(producerSet) && len(w.server.members(simAppl, "PORT_TABLE_KEY_SET")) < popBatch {
+			w.many = w.now
+		}
 		if slices.Contains(args, portInitDone) {
 			w.judgeInitDone()
 		}
@@ -103,6 +106,7 @@ func (w *world) judgeConfigDone(text string, again bool, pushed func(name string
 	w.daemon.announced = w.now
 	if !again {
 		w.afresh = w.now
+		w.judgeWaiting()
 	}
 	for _, l := range w.kernel.sorted() {
 		l.unsaid = false
@@ -120,6 +124,16 @@ func (w *world) judgeConfigDone(text string, again bool, pushed func(name string
 		for name := range w.seen {
 			w.unsure[name] = true
 		}
+	}
+}
+
+// judgeWaiting: PortConfigDone comes when orchagent takes it with the last ports, or after them, as long as it takes some now and then. What others push
+// meanwhile is their business.
+func (w *world) judgeWaiting() {
+	waiting := len(w.server.members(simAppl, "PORT_TABLE_KEY_SET"))
+	others := w.now.Sub(w.pushed) < late
+	if waiting >= popBatch && !others && !w.idle() && w.now.Sub(w.lull) > late {
+		w.fail("PortConfigDone comes while %d ports wait for an orchagent that takes them", waiting)
 	}
 }
 

@@ -19,6 +19,9 @@ func (w *world) prepare(setup happening) {
 	if w.dice.IntN(2) == 0 { // so seldom that nothing may rely on it
 		w.reconcile = time.Minute
 	}
+	if setup.a > simPorts {
+		w.crowded(setup.a + simSpare)
+	}
 	if setup.what == "apart" {
 		w.config = newSimServer(w.scheduler, "config")
 		w.config.events = w.keyEvent
@@ -49,6 +52,15 @@ func (w *world) prepare(setup happening) {
 	w.config.command(simConfig, "set", ready)
 	w.server.command(simState, "hset", []string{simFeature, "container_id", "c", "up_status", "true"}) // of the run before
 	w.begin()
+}
+
+// crowded makes room for many ports. orchagent may be slow with them, begin late, or take more of them at a time, as SONiC's does.
+func (w *world) crowded(ports int) {
+	w.ports, w.kernel.lines = ports, max(simDumpBatch, ports/10)
+	w.recorder = make([]byte, recordFixed+2*ports*portRing)
+	w.pace = []time.Duration{w.pace, w.pace, 100 * time.Millisecond}[w.dice.IntN(3)]
+	w.batch = []int{popBatch, popBatch, 8 * popBatch}[w.dice.IntN(3)]
+	w.yawn = []time.Duration{0, 0, 2 * time.Second}[w.dice.IntN(3)]
 }
 
 // dpu says that the switch has no old interfaces.
@@ -87,7 +99,7 @@ func (w *world) happen(h happening) {
 	case "stranger":
 		w.kernel.create([]string{"eth0", "Ethernet0.10", "PortChannel1", "Vlan10", "PortChannel2", "Ethernet-BP0"}[h.b], 0, unix.IFF_UP)
 	case "clock":
-		w.stepped += time.Duration(h.a-simPorts/2) * time.Duration(1+h.b) * 17 * time.Minute
+		w.stepped += time.Duration(h.a%simPorts-simPorts/2) * time.Duration(1+h.b) * 17 * time.Minute
 		w.say("somebody sets the clock, by now it is off by %v", w.stepped)
 	case "confighang", "configstop":
 		w.configTrouble(h, name)
@@ -106,7 +118,7 @@ func (w *world) happen(h happening) {
 // visit is a port that CONFIG_DB does not have: it comes, goes without an event as when a database is flushed, and comes again, first its interface
 // and then its entry in APPL_DB. It is published at once, and not at the next comparison.
 func (w *world) visit() {
-	const name = "Ethernet96"
+	const name = "Ethernet9996"
 	key := []string{"PORT_TABLE:" + name, "lanes", "1"}
 	d, doubtful := w.daemon, w.doubtful
 	if d == nil || !d.publishing || w.kernel.named(name) != nil {
@@ -256,8 +268,8 @@ func (w *world) follow(what, name string, speed int) {
 func (w *world) reload(more bool) {
 	w.rewriting = true
 	names := slices.Sorted(maps.Keys(w.configured))
-	if more && len(names) < simPorts {
-		for i := range simPorts {
+	if more && len(names) < w.ports {
+		for i := range w.ports {
 			if !slices.Contains(names, portName(i)) {
 				names = append(names, portName(i))
 				break
@@ -391,7 +403,7 @@ func (w *world) remake(h happening) {
 	}
 	w.spawn("syncd", 0, func() {
 		for _, name := range names {
-			w.nap(time.Duration(1+h.b) * 200 * time.Millisecond)
+			w.nap(time.Duration(1+h.b) * 200 * time.Millisecond * simPorts / time.Duration(max(w.ports, simPorts)))
 			w.kernel.create(name, 0, unix.IFF_UP|unix.IFF_RUNNING)
 		}
 	})

@@ -182,12 +182,14 @@ func (w *world) simTools(d *simDaemon) instanceTools {
 			case *observedDB:
 				real = as.sonicDB
 			}
+			w.suit(real)
 			return &simDB{as, real.filter, real.closed.Load, w, d}
 		},
 		run: func(ctx context.Context, s *syncer) error {
 			if !s.options.observe {
 				w.begins(d)
 			}
+			w.widen(s)
 			var failed error
 			ended := false
 			s.launch(ctx, func(err error) { failed, ended = err, true })

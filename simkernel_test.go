@@ -25,10 +25,12 @@ type simLink struct {
 type simKernel struct {
 	*scheduler
 	links map[int32]*simLink
+	names map[string]*simLink
 	last  int32 // ifindex given out
 	base  int   // grows with every link that comes or goes: what a listing is interrupted by
 	home  netNSID
 	away  bool // the namespace has no name for now
+	lines int  // of a listing, which the kernel fills in at a time
 
 	kinds map[string]string // of links by name: what creates them
 
@@ -74,12 +76,12 @@ type simDump struct {
 }
 
 const (
-	simDumpBatch = 3   // lines the kernel fills in at a time
+	simDumpBatch = 3   // lines the kernel fills in at a time, where there are few links
 	simSpins     = 100 // turns of a loop without a wait
 )
 
 func newSimKernel(s *scheduler) *simKernel {
-	return &simKernel{scheduler: s, links: map[int32]*simLink{}, last: 1, kinds: map[string]string{"PortChannel2": "team"}}
+	return &simKernel{scheduler: s, links: map[int32]*simLink{}, names: map[string]*simLink{}, last: 1, lines: simDumpBatch, kinds: map[string]string{"PortChannel2": "team"}}
 }
 
 // sorted are the links by ifindex.
@@ -92,14 +94,7 @@ func (k *simKernel) sorted() (links []*simLink) {
 }
 
 // named finds a link.
-func (k *simKernel) named(name string) *simLink {
-	for _, l := range k.links {
-		if l.name == name {
-			return l
-		}
-	}
-	return nil
-}
+func (k *simKernel) named(name string) *simLink { return k.names[name] }
 
 // tell sends a message about a link to every subscription.
 func (k *simKernel) tell(l *simLink, change func(*linkMessage)) {
@@ -137,7 +132,7 @@ func (k *simKernel) create(name string, index int32, flags uint32) *simLink {
 		index = k.last
 	}
 	l := &simLink{name: name, linkMessage: linkMessage{index: index, mtu: 1500, hasCarrier: true, kind: []byte(k.kinds[name])}}
-	k.links[index] = l
+	k.links[index], k.names[name] = l, l
 	k.base++
 	k.say("link %d %s is created", index, name)
 	k.tell(l, func(m *linkMessage) { m.created = true })
@@ -203,6 +198,7 @@ func (k *simKernel) remove(l *simLink) {
 		k.tell(l, func(m *linkMessage) { m.family, m.deleted = unix.AF_BRIDGE, true })
 	}
 	delete(k.links, l.index)
+	delete(k.names, l.name)
 	k.base++
 	k.say("link %d %s is deleted", l.index, l.name)
 	k.tell(l, func(m *linkMessage) { m.deleted = true })
@@ -216,11 +212,12 @@ func (k *simKernel) rename(l *simLink, name string) {
 	if k.named(name) != nil {
 		return
 	}
+	delete(k.names, l.name)
 	if k.onGone != nil {
 		k.onGone(l)
 	}
 	k.say("link %d %s is renamed %s", l.index, l.name, name)
-	l.name = name
+	l.name, k.names[name] = name, l
 	k.tell(l, nil)
 	if k.onNew != nil {
 		k.onNew(l)
@@ -236,6 +233,7 @@ func (k *simKernel) remake() {
 		}
 	}
 	clear(k.links)
+	clear(k.names)
 	k.home.inode++
 	k.last, k.base = 1, k.base+1
 	k.say("the namespace is made again")
@@ -339,7 +337,7 @@ func (s *simSocket) fill(d *simDump) {
 		links = s.dead
 	}
 	for _, l := range links[min(d.at, len(links)):] {
-		if len(d.filled) == simDumpBatch {
+		if len(d.filled) == s.k.lines {
 			return
 		}
 		if d.at++; d.fault == "torn" && !l.old && s.k.dice.IntN(3) > 0 {

@@ -19,6 +19,7 @@ type strand struct {
 	owner   int // the daemon's number, 0: the world's
 	resume  func() (pause, bool)
 	end     func()
+	ended   bool
 	waiting pause
 }
 
@@ -126,6 +127,7 @@ func (s *scheduler) drop(which func(*strand) bool) {
 	}
 	s.strands = kept
 	for _, st := range gone {
+		st.ended = true
 		st.end()
 	}
 }

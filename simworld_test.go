@@ -41,6 +41,7 @@ type world struct {
 	reconcile time.Duration
 	m         *metrics
 	recorder  []byte // what the flight recorder's file holds
+	ports     int    // that the switch has at most
 
 	configured map[string]time.Time // what CONFIG_DB is to have, since when; not what it has in the middle of a rewrite
 	rewriting  bool
@@ -57,6 +58,13 @@ type world struct {
 	vanished   map[string]int  // interfaces of this name that went, less its DELs
 
 	orch       map[string]bool   // ports that orchagent knows, true: it has made an interface
+	batch      int               // keys that it takes at a time,
+	pace       time.Duration     // in which it takes them,
+	yawn       time.Duration     // and in which it begins
+	pushed     time.Time         // when portmgrd told it something last
+	many       time.Time         // when there were few for it to take, and the daemon had more,
+	popped     time.Time         // when it took some last,
+	lull       time.Time         // and when it had not for a while although many waited
 	others     map[string]string // fields of STATE_DB that another daemon wrote, by port: must survive
 	coldStarts int
 	unlinked   bool   // a lock's file was removed: whoever had it does not know what the next one has done
@@ -98,9 +106,9 @@ func newWorld(seed uint64, trace bool, m *metrics) *world {
 		scheduler: s, kernel: newSimKernel(s), server: newSimServer(s, "redis"), m: m,
 		configured: map[string]time.Time{}, seen: map[string]bool{}, vanished: map[string]int{},
 		unsure: map[string]bool{}, unheard: map[string]bool{}, inAppl: map[string]bool{}, goneUntold: map[string]bool{},
-		orch: map[string]bool{}, others: map[string]string{},
+		orch: map[string]bool{}, others: map[string]string{}, ports: simPorts, batch: popBatch, pace: 2 * time.Millisecond,
 	}
-	w.feature, w.singly = seed%4 == 0, 1-int(seed/4%2) // there are not as many ports as are counted together otherwise
+	w.feature, w.singly = seed%4 == 0, 1-int(seed/4%2) // mostly there are not as many ports as are counted together otherwise
 	w.config, w.recorder = w.server, make([]byte, recordFixed+3*simPorts*portRing)
 	w.server.events, w.server.watch, w.server.onCut = w.keyEvent, w.judge, w.cutWatch
 	w.kernel.onGone, w.kernel.onNew = w.linkGone, w.linkNew
@@ -197,6 +205,7 @@ func (w *world) push(name string) {
 		return
 	}
 	w.say("portmgrd pushes %s, speed %s", name, h["speed"])
+	w.pushed = w.now
 	w.server.command(simAppl, "hset", []string{"_PORT_TABLE:" + name, "speed", h["speed"]})
 	if w.server.command(simAppl, "sadd", []string{"PORT_TABLE_KEY_SET", name}) == int64(1) {
 		w.server.messages[simChannel]++
@@ -223,21 +232,39 @@ func (w *world) signal(name string) bool {
 
 // orchagent pops what is announced, 128 keys a notification, and makes interfaces once PortConfigDone has come.
 func (w *world) orchagent() {
+	if w.yawn > 0 {
+		w.nap(w.yawn)
+	}
 	for {
 		w.sleep(pause{until: w.now.Add(time.Hour), ready: func() bool { return !w.server.down && w.server.messages[simChannel] > 0 }})
 		if w.server.down || w.server.messages[simChannel] == 0 {
 			continue
 		}
 		w.server.messages[simChannel]--
-		w.pop()
-		w.nap(2 * time.Millisecond)
+		if w.pop() {
+			w.nap(w.pace)
+		} else {
+			w.nap(2 * time.Millisecond)
+		}
 		w.makeInterfaces()
 	}
 }
 
-func (w *world) pop() {
+// pop takes keys, of many at random, and tells whether there were any.
+func (w *world) pop() (any bool) {
 	set := w.server.members(simAppl, "PORT_TABLE_KEY_SET")
-	for _, key := range slices.Sorted(maps.Keys(set))[:min(128, len(set))] {
+	keys := slices.Sorted(maps.Keys(set))
+	if len(keys) > w.batch {
+		w.dice.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		keys = keys[:w.batch]
+	}
+	if w.idle() {
+		w.lull = w.now
+	}
+	if len(keys) > 0 {
+		w.popped = w.now
+	}
+	for _, key := range keys {
 		delete(set, key)
 		if gone := w.server.members(simAppl, "PORT_TABLE_DEL_SET"); gone[key] {
 			w.say("orchagent drops %s", key)
@@ -255,6 +282,12 @@ func (w *world) pop() {
 			w.orch[key] = false
 		}
 	}
+	return len(keys) > 0
+}
+
+// idle says that orchagent has taken nothing for a while.
+func (w *world) idle() bool {
+	return min(w.now.Sub(w.popped), w.now.Sub(w.many)) > consumerPatience*4/5
 }
 
 // makeInterfaces makes the interfaces that are missing, and removes left-overs of their names as syncd does.
@@ -382,7 +415,7 @@ func (w *world) tellKey(d *simDaemon, db int, key, what string) {
 	d.lastEvent = w.spawn("event", d.number, func() {
 		w.nap(500 * time.Microsecond)
 		if before != nil {
-			w.sleep(pause{until: w.now.Add(time.Minute), ready: func() bool { return !slices.Contains(w.strands, before) }})
+			w.sleep(pause{until: w.now.Add(time.Minute), ready: func() bool { return before.ended }})
 		}
 		if d.filter == filter {
 			filter.event(channel, what)
@@ -408,7 +441,7 @@ func (w *world) start(options syncOptions) {
 		if d.socket.torn%2 == 1 { // and that takes long enough for an operator to configure another port
 			w.spawn("operator", 0, func() {
 				w.nap(time.Duration(d.socket.torn) * 300 * time.Millisecond)
-				for i := range simPorts {
+				for i := range w.ports {
 					if _, has := w.configured[portName(i)]; !has && !d.publishing && w.daemon == d {
 						w.operate("add", portName(i), 1000)
 						return
@@ -437,6 +470,7 @@ func (w *world) start(options syncOptions) {
 	}
 	status := new(health)
 	s := newSyncer(options, d.socket, open, w.m, status, slog.New(slog.DiscardHandler), w.clock)
+	w.widen(s)
 	w.spawn("daemon", d.number, func() {
 		s.launch(d.ctx, func(err error) {
 			d.err, d.ended = err, true
@@ -455,10 +489,20 @@ func (w *world) connect(d *simDaemon, m *metrics, slow func()) *sonicDB {
 		applAddr:  dbAddress{name: "APPL_DB", network: "sim", address: w.server.name, id: simAppl, separator: ":"},
 		cfgAddr:   dbAddress{name: "CONFIG_DB", network: "sim", address: w.config.name, id: simConfig, separator: "|"},
 		stateAddr: dbAddress{name: "STATE_DB", network: "sim", address: w.server.name, id: simState, separator: "|"},
-		m:         m, bootID: "boot", singly: w.singly,
+		m:         m, bootID: "boot",
 	}
 	db.use(conns)
+	w.suit(db)
 	return db
+}
+
+// widen gives a loop an inbox that is never full, for who waits for room in it would not let the loop go on.
+func (w *world) widen(s *syncer) { s.inbox = make(chan func(), 64*w.ports) }
+
+// suit gives databases what they take from elsewhere.
+func (w *world) suit(db *sonicDB) {
+	db.singly = w.singly
+	db.sleep = func(t time.Duration) { w.sleep(pause{until: w.now.Add(t)}) }
 }
 
 // markOld decides as the switch means it which interfaces are left-overs: those that exist when a daemon starts, unless the run before has announced,

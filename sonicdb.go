@@ -47,8 +47,9 @@ type sonicDB struct {
 	warm   warmDecision
 	// how long orchagent is waited for that takes no ports; 0: consumerPatience
 	patience time.Duration
-	singly   int       // how many ports are asked for one by one; 0: askedSingly
-	words    sync.Pool // of *[]any: what the commands of a flush are made of, for the next one
+	sleep    func(time.Duration) // lets time pass; nil: the clock does
+	singly   int                 // how many ports are asked for one by one; 0: askedSingly
+	words    sync.Pool           // of *[]any: what the commands of a flush are made of, for the next one
 	closed   atomic.Bool
 }
 
