@@ -50,7 +50,7 @@ var dull = map[string]int{"flap": 12, "admin": 6, "mtu": 4, "storm": 3, "delete"
 	"bridge": 3, "stranger": 2, "add": 2, "drop": 2, "speed": 3, "other": 2, "save": 2, "visitor": 1, "overrun": 1, "clock": 1}
 var harsh = map[string]int{"kill": 2, "term": 1, "coldstart": 2, "warm": 1, "stop": 2, "empty": 1, "older": 2, "hang": 1, "condition": 1,
 	"lost": 2, "cut": 2, "refused": 1, "flushappl": 1, "flushall": 1, "vandal": 2, "reload": 2, "dropamid": 2, "killamid": 1, "listing": 2, "cutwatch": 1,
-	"confighang": 1, "configstop": 1, "netns": 2}
+	"confighang": 1, "configstop": 1, "netns": 2, "outlive": 1}
 
 const (
 	simPorts  = 6

@@ -120,11 +120,27 @@ func (w *world) judgeConfigDone(text string, again bool, pushed func(name string
 			w.fail("PortConfigDone comes before %s is in APPL_DB", name)
 		}
 	}
+	if !again && w.knownEmpty() {
+		w.awaited = map[string]bool{}
+		for name := range w.configured {
+			w.awaited[name] = true
+		}
+	}
 	if w.bare() || w.now.Sub(w.bareAt) < w.late() { // then the switch software starts again: whatever was seen is waited for
 		for name := range w.seen {
 			w.unsure[name] = true
 		}
 	}
+}
+
+// knownEmpty says that no configured port has an interface, and that the daemon knows that: all of them went a while ago.
+func (w *world) knownEmpty() bool {
+	while := 500*time.Millisecond + w.daemon.still
+	if w.m.overruns.Load() > 0 || w.remade || w.daemon.socket.dump != nil { // a listing tells
+		while += 15 * time.Second
+	}
+	lately := slices.ContainsFunc(w.counts, func(c simCount) bool { return w.now.Sub(c.until) < w.late() })
+	return w.bare() && !w.emptied.IsZero() && w.now.Sub(w.emptied) > while && !lately
 }
 
 // judgeWaiting: PortConfigDone comes when orchagent takes it with the last ports, or after them, as long as it takes some now and then. What others push
@@ -150,6 +166,12 @@ func (w *world) judgeInitDone() {
 			}
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(w.awaited)) {
+		if at, configured := w.configured[name]; configured && w.now.Sub(at) > w.late() {
+			w.fail("PortInitDone comes, and %s has had no interface since all had gone and the ports were announced", name)
+		}
+	}
+	w.awaited = nil
 	for _, name := range slices.Sorted(maps.Keys(w.configured)) {
 		if w.now.Sub(w.configured[name]) > w.late() && !w.seen[name] && !w.again {
 			w.fail("PortInitDone comes before %s has an interface", name)

@@ -104,7 +104,7 @@ func (w *world) happen(h happening) {
 	case "confighang", "configstop":
 		w.configTrouble(h, name)
 	case "kill", "term", "coldstart", "warm", "stop", "empty", "older", "hang", "condition", "lost", "cut", "refused", "flushappl", "flushall",
-		"vandal", "listing", "cutwatch", "netns":
+		"vandal", "listing", "cutwatch", "netns", "outlive":
 		w.harm(h, name)
 	case "handover", "killone", "termone", "pauseone", "unlink", "killwriting", "hangover":
 		w.disturb(h)
@@ -190,7 +190,7 @@ func (w *world) change(h happening, l *simLink, other string) {
 
 // operate is what an operator does to CONFIG_DB, and portmgrd a little later to APPL_DB.
 func (w *world) operate(what, name string, speed int) {
-	if w.config.down || w.rewriting {
+	if w.config.down || w.rewriting || w.blocked {
 		return
 	}
 	_, has := w.configured[name]
@@ -224,13 +224,13 @@ func (w *world) operate(what, name string, speed int) {
 // and CONFIG_DB is read, and read again, in the next fractions of a millisecond.
 func (w *world) dropAmid() {
 	h := w.amid
-	if w.amid = nil; h == nil || w.config.down || w.rewriting {
+	if w.amid = nil; h == nil || w.config.down || w.rewriting || w.blocked {
 		return
 	}
 	d := w.daemon
 	w.spawn("operator", 0, func() {
 		w.nap(time.Duration(h.b) * 100 * time.Microsecond)
-		if _, has := w.configured[portName(h.a)]; has && !w.rewriting && d == w.daemon { // the next one decides anew
+		if _, has := w.configured[portName(h.a)]; has && !w.rewriting && !w.blocked && d == w.daemon { // the next one decides anew
 			w.unconfigure(portName(h.a))
 			w.follow("drop", portName(h.a), 1000)
 		}
@@ -320,7 +320,7 @@ func (w *world) reload(more bool) {
 // harm is what goes wrong.
 func (w *world) harm(h happening, name string) {
 	switch h.what {
-	case "empty", "older", "flushappl", "flushall":
+	case "empty", "older", "flushappl", "flushall", "outlive":
 		// Nobody could tell this from a cold start, while nothing is written down or between two steps of an announcement.
 		// While CONFIG_DB is rewritten, what was known of it is announced again.
 		if d := w.daemon; d == nil || w.rewriting || !d.publishing || !w.signal(portConfigDone) || w.now.Sub(d.announced) < 50*time.Millisecond {
@@ -381,7 +381,77 @@ func (w *world) harm(h happening, name string) {
 		w.cutWatch()
 	case "netns":
 		w.remake(h)
+	case "outlive":
+		w.outlive(h)
 	}
+}
+
+// outlive starts the switch software again under a daemon that goes on (docs/several-asics.md): APPL_DB is flushed, the daemon finds that, and something
+// keeps it from announcing the ports for a while. Meanwhile syncd takes the interfaces away.
+func (w *world) outlive(h happening) {
+	if w.server.down || w.blocked {
+		return
+	}
+	w.say("the switch software starts again, and the daemon goes on")
+	d := w.daemon
+	w.blocked = true
+	over := w.obstacle([]string{"", "loading", "condition", "hangs", "apart", "slow"}[h.b%6], func() {
+		w.saved = nil
+		w.flush(h.a%2 == 0 && len(w.crew) == 0) // where all is lost, the moment in which one takes over from another is too much
+		w.restartOrchagent()
+		w.cutWatch()
+		found := func() bool { return d != w.daemon || w.m.portConfigDone.Load() == 0 }
+		w.sleep(pause{until: w.now.Add(2 * time.Second), ready: found})
+	})
+	left := w.dice.IntN(4) * w.dice.IntN(2) // so many are there still when the ports are announced
+	for _, l := range w.kernel.sorted() {
+		if _, configured := w.configured[l.name]; !configured || l.old {
+			continue
+		}
+		if left--; left < 0 && w.kernel.links[l.index] == l {
+			w.kernel.remove(l)
+			w.nap(100 * time.Microsecond)
+		}
+	}
+	after := []time.Duration{10 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second}[h.a%6]
+	w.spawn("boot", 0, func() {
+		w.sleep(pause{until: w.now.Add(after)})
+		over()
+		w.blocked, w.readable = false, w.now
+	})
+}
+
+// obstacle keeps ports from being announced, from a moment before or after something happens until it is over: CONFIG_DB is being loaded, or on a server of
+// its own and does not answer, or Redis does not, or refuses.
+func (w *world) obstacle(what string, amid func()) (over func()) {
+	loaded := func(word string) { w.config.command(simConfig, "set", []string{configReady, word}) }
+	switch {
+	case what == "loading", what == "apart" && w.config == w.server:
+		loaded("0")
+		amid()
+		return func() { loaded("1") }
+	case what == "apart":
+		w.config.down = true
+		amid()
+		return func() { w.config.down = false }
+	case what == "condition":
+		amid()
+		w.server.condition = "LOADING Redis is loading"
+		return func() { w.server.condition = "" }
+	case what == "hangs":
+		amid()
+		w.server.hangs = true
+		return func() { w.server.hangs = false }
+	}
+	amid()
+	return func() {}
+}
+
+// restartOrchagent has it begin anew, and know nothing.
+func (w *world) restartOrchagent() {
+	w.drop(func(st *strand) bool { return st.name == "orchagent" || st.name == "portmgrd" })
+	w.spawn("orchagent", 0, w.orchagent)
+	clear(w.orch)
 }
 
 // remake makes the namespace again, after a time in which there is none, and with interfaces for the ports that had
@@ -425,7 +495,7 @@ func (w *world) intake(name string) {
 // configTrouble has a CONFIG_DB on a server of its own not answer for a while. A link that changes meanwhile is written
 // as ever.
 func (w *world) configTrouble(h happening, name string) {
-	if w.config == w.server || w.rewriting {
+	if w.config == w.server || w.rewriting || w.blocked {
 		return
 	}
 	w.say("CONFIG_DB: %s", h.what)
@@ -482,8 +552,7 @@ func (w *world) coldStart() {
 	w.say("the switch software starts again, cold")
 	w.coldStarts++
 	w.saved = nil
-	w.drop(func(st *strand) bool { return st.name == "orchagent" || st.name == "portmgrd" })
-	w.spawn("orchagent", 0, w.orchagent)
+	w.restartOrchagent()
 	clear(w.server.database(simAppl))
 	clear(w.server.messages)
 	for key := range w.server.database(simState) {
@@ -492,10 +561,9 @@ func (w *world) coldStart() {
 		}
 	}
 	w.server.command(simState, "del", []string{"WARM_RESTART_ENABLE_TABLE|swss"})
-	clear(w.orch)
 	clear(w.others)
 	w.seen = map[string]bool{}
-	w.again = false
+	w.again, w.awaited = false, nil
 	w.begin()
 }
 
@@ -517,6 +585,7 @@ func (w *world) outage(h happening) {
 		for db, d := range w.saved {
 			w.server.dbs[db] = cloneDatabase(d)
 		}
+		w.awaited = nil
 	}
 	if len(w.server.members(simAppl, "PORT_TABLE_KEY_SET")) > 0 {
 		w.server.messages[simChannel] = 1 // orchagent looks at what waits
@@ -575,7 +644,7 @@ func (w *world) flush(all bool) {
 
 // heal ends every fault, and looks at the switch when it has had the time that is promised.
 func (w *world) heal() {
-	for w.rewriting {
+	for w.rewriting || w.blocked {
 		w.nap(10 * time.Millisecond)
 	}
 	s := w.server

@@ -19,7 +19,7 @@ import (
 
 // instanceHarm is what happens beside the usual, by how often it comes.
 var instanceHarm = map[string]int{"handover": 12, "killone": 8, "termone": 4, "pauseone": 6, "unlink": 3, "killwriting": 2, "hangover": 2, "coldstart": 1, "stop": 1, "hang": 1,
-	"lost": 2, "cut": 2, "refused": 1, "condition": 1, "cutwatch": 1, "flushappl": 1, "vandal": 1, "empty": 1}
+	"lost": 2, "cut": 2, "refused": 1, "condition": 1, "cutwatch": 1, "flushappl": 1, "vandal": 1, "empty": 1, "outlive": 1}
 
 var instanceKinds = weigh(func() map[string]int {
 	usual := maps.Clone(dull)

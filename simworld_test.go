@@ -50,6 +50,9 @@ type world struct {
 	seen       map[string]bool // ports that had an interface that is not old, since the switch started or they were configured
 	unsure     map[string]bool // seen, and gone before the daemon had decided anything
 	afresh     time.Time       // when all ports were announced last
+	emptied    time.Time       // since when no configured port has an interface, zero: one has, or none ever had
+	awaited    map[string]bool // ports that were announced when none had, and have had none since
+	blocked    bool            // something keeps ports from being announced, and CONFIG_DB as it is
 	bareAt     time.Time       // when the last configured port that had an interface lost it
 	unheard    map[string]bool // the message that they are new was lost: gone before the next listing, they were never seen
 	goneUntold map[string]bool // left-overs that went, or before the daemon had decided: no entry goes for them
@@ -139,6 +142,9 @@ func (w *world) linkGone(l *simLink) {
 	}
 	if w.bare() {
 		w.bareAt = w.now
+		if _, configured := w.configured[l.name]; configured && !l.old {
+			w.emptied = w.now
+		}
 	}
 	w.goneUntold[l.name] = l.old || w.daemon == nil || !w.daemon.publishing
 	delete(w.others, l.name)
@@ -160,6 +166,10 @@ func (w *world) bare() bool {
 
 func (w *world) linkNew(l *simLink) {
 	if !l.old {
+		if _, configured := w.configured[l.name]; configured {
+			w.emptied = time.Time{}
+		}
+		delete(w.awaited, l.name)
 		w.seen[l.name] = true
 		delete(w.unsure, l.name)
 	}
