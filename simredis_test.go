@@ -24,10 +24,11 @@ type simServer struct {
 	name string
 	dbs  map[int]map[string]any // a string, a map[string]string or a map[string]bool
 
-	down      bool     // connections are refused
-	hangs     bool     // nothing is answered
-	condition string   // an error that every command gets, such as LOADING
-	faults    []string // of the next round trips: "lost", "cut", "refused", or ""
+	down      bool      // connections are refused
+	hangs     bool      // nothing is answered
+	condition string    // an error that every command gets, such as LOADING
+	faults    []string  // of the next round trips: "lost", "cut", "refused", or ""
+	failed    time.Time // when it last did not do as it was told
 	events    func(db int, key, event string)
 	messages  map[string]int                                           // published on a channel, and not taken yet
 	onCut     func()                                                   // subscriptions break
@@ -143,6 +144,7 @@ func (c *simConn) Exec(ctx context.Context, commands []redis.Cmder) error {
 }
 
 func (c *simConn) fail(commands []redis.Cmder, err error) error {
+	c.failed = c.now
 	for _, command := range commands {
 		command.SetErr(err)
 	}
@@ -165,6 +167,7 @@ func wordsOf(args []any) []string {
 func (c *simConn) do(db int, args []any) any {
 	words := wordsOf(args)
 	if c.condition != "" {
+		c.failed = c.now
 		return simReply(c.condition)
 	}
 	if c.slow != nil && c.watch != nil {
