@@ -84,8 +84,9 @@ func (p *past) before(op operation, s *side) {
 	inits, configed := p.inits && warm, p.configed && warm
 	configed = configed || warm && s.sw.Appl.HGet(ctx, "PORT_TABLE:PortConfigDone", "count").Val() != s.configured(ctx)
 	kernel := p.kernel
+	renamed := p.renamed
 	*p = *newPast()
-	p.kernel, p.inits, p.configed = kernel, inits, configed
+	p.kernel, p.inits, p.configed, p.renamed = kernel, inits, configed, renamed
 	p.alone = !warm && (exists("PORT_TABLE:PortInitDone") || exists("_PORT_TABLE:PortInitDone") ||
 		exists("PORT_TABLE:PortConfigDone") || exists("_PORT_TABLE:PortConfigDone") || len(held) > 0)
 	p.flushed = warm && !exists("PORT_TABLE:PortConfigDone")
