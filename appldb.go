@@ -82,7 +82,7 @@ func (d *sonicDB) produce(ctx context.Context, ports []portConfig) (refused []st
 		for i := range part {
 			p := &part[i]
 			keys = append(keys, "_"+d.applKey(p.name))
-			args = append(args, &p.name, (*string)(&p.fields)) // a text would be copied to where an interface can point to
+			args = append(args, &p.name, (*string)(&p.fields)) // texts would be copied to point to them
 		}
 		names, err := producerSet.run(ctx, d.m, d.appl, keys, args...).StringSlice()
 		if err != nil {
