@@ -54,7 +54,7 @@ func (g globs) isPort(name []byte) bool {
 
 // isSub says that a name is a sub-interface's of a front-panel port. intfmgrd has an entry of it in STATE_DB's
 // PORT_TABLE, which goes with the interface, also when the kernel deletes it together with its port: intfmgrd takes one
-// that stays for an interface that is there, and ends when that cannot be set.
+// that stays for an interface that is there, and throws when that cannot be set (intfmgr.cpp, setHostSubIntfMtu).
 func (g globs) isSub(name []byte) bool {
 	return g == nil && strings.HasPrefix(string(name), "Ethernet") && strings.IndexByte(string(name), '.') >= 0
 }

@@ -8,10 +8,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
@@ -42,16 +44,34 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	var err error
-	if *file != "" {
+	err := o.validate()
+	switch {
+	case err != nil:
+	case *histories < 1 || *jobs < 1:
+		err = errors.New("-histories and -jobs: at least 1")
+	case *file != "":
 		err = o.one(ctx, *file)
-	} else {
+	default:
 		err = o.many(ctx, *seed, *histories, *jobs)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "switchdiff:", err)
 		os.Exit(1)
 	}
+}
+
+// validate finds a daemon that cannot be started: two that are not there would agree about everything.
+func (o options) validate() error {
+	for i, name := range []string{"-vs", "-daemon"} {
+		words := strings.Fields(o.daemons[i])
+		if len(words) == 0 {
+			return fmt.Errorf("%s: give the command line of a portsyncd", name)
+		}
+		if _, err := exec.LookPath(words[0]); err != nil {
+			return fmt.Errorf("%s: %w; give the command line of a portsyncd", name, err)
+		}
+	}
+	return nil
 }
 
 // one plays the history of a file.
@@ -72,11 +92,11 @@ func (o options) one(ctx context.Context, file string) error {
 	return err
 }
 
-// many plays random ones.
+// many plays random ones. Its error says how many of them differ, or could not be played.
 func (o options) many(ctx context.Context, seed uint64, histories, jobs int) error {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	explained, done, played, differing := map[string]int{}, 0, 0, 0
+	explained, done, played, differing, failed := map[string]int{}, 0, 0, 0, 0
 	next := make(chan uint64)
 	for range jobs {
 		wait.Go(func() {
@@ -95,6 +115,7 @@ func (o options) many(ctx context.Context, seed uint64, histories, jobs int) err
 				switch {
 				case ctx.Err() != nil:
 				case err != nil:
+					failed++
 					fmt.Printf("seed %d: %v\n", seed, err)
 				case len(found.differs) > 0:
 					differing++
@@ -116,6 +137,9 @@ func (o options) many(ctx context.Context, seed uint64, histories, jobs int) err
 	wait.Wait()
 	fmt.Printf("%d histories, %d operations, %d histories with a difference\n%s", done, played, differing,
 		tally(explained))
+	if ctx.Err() == nil && differing+failed > 0 {
+		return fmt.Errorf("%d histories with a difference, and %d that could not be played", differing, failed)
+	}
 	return ctx.Err()
 }
 

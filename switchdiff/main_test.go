@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,15 @@ func TestHistoryIsReadAsPrinted(t *testing.T) {
 	}
 	if _, err := parseHistory(`config SET "x`); err == nil {
 		t.Error("half a word is taken for one")
+	}
+}
+
+// TestDaemonThatIsNotThereIsNamed: two that are not there would agree about everything.
+func TestDaemonThatIsNotThereIsNamed(t *testing.T) {
+	for want, daemons := range map[string][2]string{"-vs": {"/nowhere/portsyncd", "/bin/true"}, "-daemon": {"/bin/true", " "}} {
+		if err := (options{daemons: daemons}).validate(); err == nil || !strings.HasPrefix(err.Error(), want+": ") {
+			t.Errorf("%q: %v", daemons, err)
+		}
 	}
 }
 
@@ -52,5 +62,9 @@ func TestSwitchdiff(t *testing.T) {
 	}
 	if found, err := o.play(t.Context(), old); err != nil || len(found.differs) == 0 {
 		t.Errorf("an interface that one of them takes for old makes no difference: %v", err)
+	}
+	o.daemons[1] = "/nowhere/portsyncd"
+	if err := o.many(t.Context(), 0, 1, 1); err == nil || !strings.Contains(err.Error(), "1 that could not be played") {
+		t.Errorf("a history that could not be played: %v", err)
 	}
 }
