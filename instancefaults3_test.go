@@ -439,11 +439,11 @@ func TestWaitForALockWhoseFileIsRemoved(t *testing.T) {
 	must(t, hangs.take(dir))
 	defer hangs.release()
 	over, ended := make(chan struct{}), make(chan error, 2)
-	wait := func(over chan struct{}) {
-		_, err := lock("b").await(dir, over)
+	wait := func(l *writerLock, over chan struct{}) {
+		_, err := l.await(dir, over)
 		ended <- err
 	}
-	go wait(over)
+	go wait(lock("b"), over)
 	begun := func() bool {
 		waits.mu.Lock()
 		defer waits.mu.Unlock()
@@ -457,13 +457,22 @@ func TestWaitForALockWhoseFileIsRemoved(t *testing.T) {
 	}
 	must(t, os.Remove(filepath.Join(dir, "portsyncd.lock")))
 	must(t, holds.take(dir))
-	go wait(make(chan struct{}))
+	second := lock("b")
+	go wait(second, make(chan struct{}))
 	must(t, switchtest.WaitFor(patience, "the second one", begun))
 	holds.release()
 	select {
 	case err := <-ended:
 		must(t, err)
 	case <-time.After(patience):
-		t.Error("the lock is free, and whoever waits for it does not get it")
+		t.Fatal("the lock is free, and whoever waits for it does not get it")
 	}
+	// the call that was left finds another file behind the path, and has its lock when nobody else has, for a moment
+	open := func(n int) func() bool {
+		return func() bool { return openOf(t, os.Getpid(), filepath.Join(dir, "portsyncd.lock")) == n }
+	}
+	hangs.release()
+	must(t, switchtest.WaitFor(patience, "the call that was left to wait for the new file", open(2)))
+	second.release()
+	must(t, switchtest.WaitFor(patience, "that to end", open(0)))
 }
