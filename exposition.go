@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,121 +90,54 @@ func (g *timeGauge) appendSamples(b []byte, name, labels string) []byte {
 	return append(appendFloat(b, g.On(time.Now())), '\n')
 }
 
-// vector is the value of a family with labels: any number of series, rendered in the order of their label sets. Series
-// come and go at run time; a scrape and a change exclude each other.
-//
-// What comes and goes is noted, and put in order with the rest when somebody looks, or when the notes are an eighth of
-// it: where many ports come and go, sorting everything at each would take longer than everything else that their
-// messages need.
+// vector is the value of a family with labels: a few series, rendered in the order of their label sets. Series come and
+// go at run time; a scrape and a change exclude each other.
 type vector struct {
 	mu     sync.Mutex
 	series []series // in order, each label set once
-	notes  []series // since then, in the order of their arrival
 }
 
 type series struct {
 	labels string // rendered, braces included
-	value  value  // nil: removed
+	value  value
 }
 
-const fewNotes = 64 // so many are never worth putting in order by themselves
-
-// notesByLabels sorts where its slice is kept: a slice itself would be copied to the heap to be sorted.
-type notesByLabels []series
-
-func (n *notesByLabels) Len() int           { return len(*n) }
-func (n *notesByLabels) Less(i, j int) bool { return (*n)[i].labels < (*n)[j].labels }
-func (n *notesByLabels) Swap(i, j int)      { (*n)[i], (*n)[j] = (*n)[j], (*n)[i] }
+// place is where the series with these labels is, or belongs. The caller holds the lock.
+func (v *vector) place(labels string) (at int, is bool) {
+	for at < len(v.series) && v.series[at].labels < labels {
+		at++
+	}
+	return at, at < len(v.series) && v.series[at].labels == labels
+}
 
 // Add puts a series in, in place of one with the same labels. The caller keeps s and changes it without the vector's
 // knowledge.
-func (v *vector) Add(labels string, s value) { v.note(series{labels, s}) }
+func (v *vector) Add(labels string, s value) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	at, is := v.place(labels)
+	if !is {
+		v.series = append(v.series, series{})
+		copy(v.series[at+1:], v.series[at:])
+	}
+	v.series[at] = series{labels, s}
+}
 
 // Remove takes the series with these labels out; one that is not there is no error.
-func (v *vector) Remove(labels string) { v.note(series{labels, nil}) }
-
-func (v *vector) note(s series) {
+func (v *vector) Remove(labels string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.notes = append(v.notes, s)
-	if len(v.notes) > fewNotes+len(v.series)/8 {
-		v.tidy()
-	}
-}
-
-// tidy carries the notes out, without memory of its own. The caller holds the lock.
-func (v *vector) tidy() {
-	sort.Stable((*notesByLabels)(&v.notes))
-	fresh := v.notes[:0] // the last word on labels that v.series does not have
-	at, gone := 0, false
-	for i, s := range v.notes {
-		if i+1 < len(v.notes) && v.notes[i+1].labels == s.labels {
-			continue
-		}
-		at += sort.Search(len(v.series)-at, func(i int) bool { return v.series[at+i].labels >= s.labels })
-		switch {
-		case at < len(v.series) && v.series[at].labels == s.labels:
-			v.series[at].value = s.value
-			gone = gone || s.value == nil
-		case s.value != nil:
-			fresh = append(fresh, s)
-		}
-	}
-	if gone {
-		kept := v.series[:0]
-		for _, s := range v.series {
-			if s.value != nil {
-				kept = append(kept, s)
-			}
-		}
-		clear(v.series[len(kept):])
-		v.series = kept
-	}
-	v.merge(fresh)
-	clear(v.notes)
-	v.notes = v.notes[:0]
-}
-
-// trim gives back what came and went needed.
-func (v *vector) trim() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.tidy()
-	v.notes = nil
-	if cap(v.series) > len(v.series) {
-		v.series = append(make([]series, 0, len(v.series)), v.series...)
-	}
-}
-
-// merge puts series in that are in order and new, from the end, so that each moves once.
-func (v *vector) merge(fresh []series) {
-	old := len(v.series)
-	v.series = append(v.series, fresh...)
-	for to := len(v.series) - 1; len(fresh) > 0; to-- {
-		last := len(fresh) - 1
-		if old > 0 && v.series[old-1].labels > fresh[last].labels {
-			old--
-			v.series[to] = v.series[old]
-		} else {
-			v.series[to], fresh = fresh[last], fresh[:last]
-		}
-	}
-}
-
-// each calls fn for every series, in order. No series comes or goes meanwhile.
-func (v *vector) each(fn func(series)) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.tidy()
-	for _, s := range v.series {
-		fn(s)
+	if at, is := v.place(labels); is {
+		last := len(v.series) - 1
+		copy(v.series[at:], v.series[at+1:])
+		v.series[last] = series{}
+		v.series = v.series[:last]
 	}
 }
 
 func (v *vector) appendSamples(b []byte, name, _ string) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.tidy()
 	for i := range v.series {
 		b = v.series[i].value.appendSamples(b, name, v.series[i].labels)
 	}

@@ -2,12 +2,9 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"math/rand/v2"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,90 +102,6 @@ func TestSeriesComeAndGo(t *testing.T) {
 	v.Add("{c}", g)
 	if got := order(); got != "{aa} {a} {c} {d}" {
 		t.Errorf("series are %s", got)
-	}
-}
-
-// TestPortsThatComeAndGoAreNotSortedEachTime counts the amount of work: how often the whole vector is put in order
-// when every message adds a series and removes another.
-func TestPortsThatComeAndGoAreNotSortedEachTime(t *testing.T) {
-	const ports, messages = 4096, 40960
-	v, g := new(vector), new(gauge)
-	name := func(i int) string { return labelSet("port", fmt.Sprintf("Ethernet%d", i)) }
-	sorted := 0
-	did := func() {
-		if len(v.notes) == 0 {
-			sorted++
-		}
-	}
-	for i := range ports {
-		v.Add(name(i), g)
-		did()
-	}
-	if sorted > 64 {
-		t.Errorf("put in order %d times while %d ports came", sorted, ports)
-	}
-	sorted = 0
-	for i := range messages {
-		v.Remove(name(i))
-		did()
-		v.Add(name(ports+i), g)
-		did()
-	}
-	if most := 2 * messages / (ports / 8); sorted > most {
-		t.Errorf("put in order %d times in %d messages, want at most %d", sorted, messages, most)
-	}
-	if got := strings.Count(string(v.appendSamples(nil, "", "")), "\n"); got != ports {
-		t.Errorf("%d series are left of %d", got, ports)
-	}
-}
-
-// TestSeriesAreWhatARandomHistoryLeaves holds the vector against a map that was told the same.
-func TestSeriesAreWhatARandomHistoryLeaves(t *testing.T) {
-	dice := rand.New(rand.NewPCG(1, 2))
-	v, want := new(vector), map[string]*gauge{}
-	for range 5000 {
-		name := fmt.Sprintf("{%d}", dice.IntN(300))
-		if dice.IntN(2) == 0 {
-			want[name] = new(gauge)
-			want[name].Set(dice.Float64())
-			v.Add(name, want[name])
-		} else {
-			delete(want, name)
-			v.Remove(name)
-		}
-		if dice.IntN(500) == 0 {
-			v.trim()
-			if cap(v.series) != len(v.series) || len(v.series) != len(want) || v.notes != nil {
-				t.Fatalf("%d series take the memory of %d, and %d notes", len(want), cap(v.series), cap(v.notes))
-			}
-		}
-		if dice.IntN(100) != 0 {
-			continue
-		}
-		var b []byte
-		for _, l := range slices.Sorted(maps.Keys(want)) {
-			b = want[l].appendSamples(b, "m", l)
-		}
-		if got := string(v.appendSamples(nil, "m", "")); got != string(b) {
-			t.Fatalf("series are:\n%s\nwant:\n%s", got, b)
-		}
-	}
-}
-
-func BenchmarkSeriesComeAndGo(b *testing.B) {
-	const ports = 4096
-	v, g := new(vector), new(gauge)
-	var names []string
-	for i := range 2 * ports {
-		names = append(names, labelSet("port", fmt.Sprintf("Ethernet%d", i)))
-	}
-	for _, name := range names[:ports] {
-		v.Add(name, g)
-	}
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		v.Remove(names[i%len(names)])
-		v.Add(names[(i+ports)%len(names)], g)
 	}
 }
 
@@ -315,22 +228,18 @@ func TestLabelsAreAsDeclared(t *testing.T) {
 	m := filledMetrics(1)
 	label := regexp.MustCompile(`([a-z]+)="`)
 	for _, f := range m.families {
-		v, isVector := f.value.(*vector)
-		if !isVector {
-			if len(f.labels) > 0 {
-				t.Errorf("%s declares labels and has none", f.name)
-			}
-			continue
+		if f.kind == histogramKind {
+			continue // has le
 		}
-		v.each(func(s series) {
+		for line := range strings.Lines(string(f.value.appendSamples(nil, "", ""))) {
 			var names []string
-			for _, match := range label.FindAllStringSubmatch(s.labels, -1) {
+			for _, match := range label.FindAllStringSubmatch(line, -1) {
 				names = append(names, match[1])
 			}
 			if strings.Join(names, ",") != strings.Join(f.labels, ",") {
-				t.Errorf("%s declares the labels %v, a series has %s", f.name, f.labels, s.labels)
+				t.Errorf("%s declares the labels %v, a series is %s", f.name, f.labels, line)
 			}
-		})
+		}
 	}
 }
 

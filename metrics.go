@@ -42,8 +42,7 @@ type metrics struct {
 	netlinkConnected              gauge
 	eventLatency, redisLatency    *histogram
 
-	portFlaps, portOperUp, portAdminUp, portMTU, portLastChange, portPending vector
-	ports                                                                    portSet // for who asks port by port
+	ports portSet
 
 	messages, malformed, overruns                                                counter
 	ignoredName, ignoredBridge, ignoredTeam                                      counter
@@ -100,7 +99,7 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 	m.exposition = newExposition([]family{
 		{"portsyncd_events_processed_total", counterKind, nil, "Link messages of ports whose outcome is durable: written and acknowledged, or found to need no write.", &m.eventsProcessed},
 		{"portsyncd_events_failed_total", counterKind, nil, "Link messages of ports whose write failed, each counted once; it is retried.", &m.eventsFailed},
-		{"portsyncd_port_flaps_total", counterKind, port, "Times the port's carrier went down after it was first seen up, by the kernel's own count.", &m.portFlaps},
+		{"portsyncd_port_flaps_total", counterKind, port, "Times the port's carrier went down after it was first seen up, by the kernel's own count.", &portFamily{&m.ports, flapsPart}},
 		{"portsyncd_queue_depth", gaugeKind, nil, "Ports whose state is not written yet.", &m.queueDepth},
 		{"portsyncd_memory_bytes", gaugeKind, nil, "Resident memory of the daemon in bytes.", &m.process.memory},
 		{"portsyncd_health_status", gaugeKind, nil, "Health: 1 ok, 0.5 degraded, 0 failed.", &m.health},
@@ -109,11 +108,11 @@ func newMetricSet(version, namespace string, process *process, checks []string) 
 		{"portsyncd_event_latency_seconds", histogramKind, nil, "From the reception of a port's link message to its durable outcome.", m.eventLatency},
 		{"portsyncd_redis_latency_seconds", histogramKind, nil, "Duration of a round trip to a database, with all the commands it carried.", m.redisLatency},
 
-		{"portsyncd_port_oper_up", gaugeKind, port, "Whether the port's interface is running (IFF_RUNNING).", &m.portOperUp},
-		{"portsyncd_port_admin_up", gaugeKind, port, "Whether the port's interface is set up (IFF_UP).", &m.portAdminUp},
-		{"portsyncd_port_mtu_bytes", gaugeKind, port, "The interface's MTU.", &m.portMTU},
-		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &m.portLastChange},
-		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &m.portPending},
+		{"portsyncd_port_oper_up", gaugeKind, port, "Whether the port's interface is running (IFF_RUNNING).", &portFamily{&m.ports, operUpPart}},
+		{"portsyncd_port_admin_up", gaugeKind, port, "Whether the port's interface is set up (IFF_UP).", &portFamily{&m.ports, adminUpPart}},
+		{"portsyncd_port_mtu_bytes", gaugeKind, port, "The interface's MTU.", &portFamily{&m.ports, mtuPart}},
+		{"portsyncd_port_last_change_timestamp_seconds", gaugeKind, port, "When admin state, oper state or MTU last changed, or the interface appeared.", &portFamily{&m.ports, lastChangePart}},
+		{"portsyncd_port_pending", gaugeKind, port, "Whether a configured port still waits for its first host interface; PortInitDone waits for these.", &portFamily{&m.ports, pendingPart}},
 
 		{"portsyncd_health_check", gaugeKind, []string{"check"}, "Each check of the health table: 1 ok, 0.5 degraded, 0 failed.", m.checked},
 		{"portsyncd_netlink_messages_total", counterKind, nil, "Datagrams received from the kernel's link subscription.", &m.messages},
@@ -246,22 +245,15 @@ func (m *metrics) Append(b []byte) []byte {
 }
 
 // showLink and hideLink put the series in and out that exist while the port has an interface.
-func (m *metrics) showLink(s *portSeries) {
-	m.portFlaps.Add(s.labels, &s.flaps)
-	m.portOperUp.Add(s.labels, &s.operUp)
-	m.portAdminUp.Add(s.labels, &s.adminUp)
-	m.portMTU.Add(s.labels, &s.mtu)
-	m.portLastChange.Add(s.labels, &s.lastChange)
-	s.present.Store(true)
-	m.ports.note(s)
-}
+func (m *metrics) showLink(s *portSeries) { m.ports.setPresent(s, true) }
+func (m *metrics) hideLink(s *portSeries) { m.ports.setPresent(s, false) }
 
-func (m *metrics) hideLink(s *portSeries) {
-	for _, v := range []*vector{&m.portFlaps, &m.portOperUp, &m.portAdminUp, &m.portMTU, &m.portLastChange} {
-		v.Remove(s.labels)
-	}
-	s.present.Store(false)
-	m.ports.note(s)
+// showPending and hidePending are for the series that exists while the port is configured.
+func (m *metrics) showPending(s *portSeries) { m.ports.setConfigured(s, true) }
+
+func (m *metrics) hidePending(s *portSeries) {
+	m.ports.setConfigured(s, false)
+	s.alias.Store(nil)
 }
 
 // hide puts all series of a port out.
@@ -270,28 +262,8 @@ func (m *metrics) hide(s *portSeries) {
 	m.hidePending(s)
 }
 
-// showPending and hidePending are for the series that exists while the port is configured.
-func (m *metrics) showPending(s *portSeries) {
-	m.portPending.Add(s.labels, &s.pending)
-	s.configured.Store(true)
-	m.ports.note(s)
-}
-
-func (m *metrics) hidePending(s *portSeries) {
-	m.portPending.Remove(s.labels)
-	s.configured.Store(false)
-	s.alias.Store(nil)
-	m.ports.note(s)
-}
-
 // trim gives memory back after ports have come or gone.
-func (m *metrics) trim() {
-	for _, f := range m.families {
-		if v, is := f.value.(*vector); is {
-			v.trim()
-		}
-	}
-}
+func (m *metrics) trim() { m.ports.trim() }
 
 // newPort makes a port's series; they are shown when there is something to show.
 func (m *metrics) newPort(name string, flaps uint64) *portSeries {

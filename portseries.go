@@ -3,7 +3,6 @@ package main
 import (
 	"math"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -127,37 +126,6 @@ func (s *portSeries) setAlias(alias string) {
 		kept := strings.Clone(alias)
 		s.alias.Store(&kept)
 	}
-}
-
-// portSet is the ports that anyone may ask about: those that have an interface, and those that are configured.
-type portSet struct {
-	mu    sync.Mutex
-	ports map[*portSeries]struct{}
-}
-
-// note puts a port in or out, as it is now.
-func (s *portSet) note(p *portSeries) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case !p.configured.Load() && !p.present.Load():
-		delete(s.ports, p)
-	case s.ports == nil:
-		s.ports = map[*portSeries]struct{}{p: {}}
-	default:
-		s.ports[p] = struct{}{}
-	}
-}
-
-// all is the ports, in no order.
-func (s *portSet) all() []*portSeries {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ports := make([]*portSeries, 0, len(s.ports))
-	for p := range s.ports {
-		ports = append(ports, p)
-	}
-	return ports
 }
 
 // flappedSince counts the losses of carrier since a count, and returns which count is the later one.

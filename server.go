@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -172,7 +171,13 @@ func (s *server) Serve(inner net.Listener) error {
 	}
 	s.door.Lock()
 	defer s.door.Unlock()
-	s.open = slices.DeleteFunc(s.open, func(other net.Listener) bool { return other == l })
+	var still []net.Listener
+	for _, other := range s.open {
+		if other != l {
+			still = append(still, other)
+		}
+	}
+	s.open = still
 	if s.shut {
 		return nil
 	}

@@ -1,0 +1,1 @@
+../portset.go
