@@ -106,6 +106,7 @@ func TestBrokenNamespaceSaysSoOnce(t *testing.T) {
 
 // TestBoxOfFabricASICs has nothing to look after (docs/several-asics.md), and nothing is wrong with it: it is ready, and systemd's start ends.
 func TestBoxOfFabricASICs(t *testing.T) {
+	t.Parallel()
 	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
 	made, err := switchtest.NewBox(1, switchtest.Options{})
 	must(t, err)
@@ -117,8 +118,7 @@ func TestBoxOfFabricASICs(t *testing.T) {
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
 	defer systemd.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	d, err := made.StartDaemon(daemonProgram(t))
+	d, err := made.StartDaemon(append([]string{"env", "NOTIFY_SOCKET=" + path}, daemonProgram(t)...))
 	must(t, err)
 	fabric.keep(d)
 	b := &testBox{Box: made, t: t, d: d}

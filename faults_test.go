@@ -355,6 +355,7 @@ type flapCount struct {
 // TestChaos does at random what happens to a switch in years, a few things a round, and after each round, once it is quiet, STATE_DB has to be what the kernel
 // says. `make soak` runs it for an hour.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
