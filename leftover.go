@@ -4,14 +4,17 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // bootID names this boot of the machine, empty: the kernel does not say. Ifindexes, and times since the boot, mean
 // nothing in another one.
-func bootID() string {
+func bootID() string { return thisBoot() }
+
+var thisBoot = sync.OnceValue(func() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(id))
-}
+})
 
 // leftovers are interfaces of the switch software's previous run (SONIC.md, rule 5), by ifindex and with their names.
 type leftovers []leftover

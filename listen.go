@@ -119,7 +119,9 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	} else if host, _, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).To4() != nil {
 		network = "tcp4" // or 0.0.0.0 would mean IPv6, too
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, network, where)
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // Go's default since 1.24: more memory a connection, for clients that nobody has
+	l, err := plain.Listen(ctx, network, where)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -100,3 +100,17 @@ func TestSocketFileThatIsClosedTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsAreServedOverPlainTCP, not over Multipath TCP.
+func TestMetricsAreServedOverPlainTCP(t *testing.T) {
+	l, err := listen(t.Context(), "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		if protocol, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || protocol != unix.IPPROTO_TCP {
+			t.Errorf("the listener's protocol is %d: %v", protocol, err)
+		}
+	}))
+}

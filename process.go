@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"os"
-	runtimemetrics "runtime/metrics"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -21,10 +21,10 @@ type process struct {
 
 	began time.Duration // by machineClock, negative: not known
 
-	mu         sync.Mutex
-	statm, fds int // descriptors of /proc/self/statm and /proc/self/fd, -1: not there
-	buf        []byte
-	samples    []runtimemetrics.Sample
+	mu                sync.Mutex
+	statm, fds, tasks int // descriptors of what has these names in /proc/self, -1: not there
+	buf               []byte
+	heap              runtime.MemStats
 }
 
 const (
@@ -34,19 +34,10 @@ const (
 )
 
 func openProcess() *process {
-	p := &process{statm: -1, fds: -1, buf: make([]byte, procBufLen), samples: []runtimemetrics.Sample{
-		{Name: "/sched/goroutines:goroutines"},
-		{Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/heap/unused:bytes"},
-		{Name: "/memory/classes/total:bytes"},
-		{Name: "/sched/threads/total:threads"},
-	}}
-	if fd, err := unix.Open("/proc/self/statm", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		p.statm = fd
-	}
-	if fd, err := unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-		p.fds = fd
-	}
+	p := &process{buf: make([]byte, procBufLen)}
+	p.statm = openProc("/proc/self/statm", 0)
+	p.fds = openProc("/proc/self/fd", unix.O_DIRECTORY)
+	p.tasks = openProc("/proc/self/task", unix.O_DIRECTORY)
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		p.maxFDs.Set(float64(limit.Cur))
@@ -56,22 +47,34 @@ func openProcess() *process {
 	return p
 }
 
+// openProc returns a descriptor, -1: there is none.
+func openProc(path string, how int) int {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|how, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
 // Read refreshes the gauges.
 func (p *process) Read() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	runtimemetrics.Read(p.samples)
-	p.goroutines.Set(float64(p.samples[0].Value.Uint64()))
-	p.heapAlloc.Set(float64(p.samples[1].Value.Uint64()))
-	p.heapInuse.Set(float64(p.samples[1].Value.Uint64() + p.samples[2].Value.Uint64()))
-	p.sys.Set(float64(p.samples[3].Value.Uint64()))
-	p.threads.Set(float64(p.samples[4].Value.Uint64()))
+	p.goroutines.Set(float64(runtime.NumGoroutine()))
+	runtime.ReadMemStats(&p.heap) // package runtime/metrics takes a thirtieth of a start to set itself up
+	p.heapAlloc.Set(float64(p.heap.HeapAlloc))
+	p.heapInuse.Set(float64(p.heap.HeapInuse))
+	p.sys.Set(float64(p.heap.Sys))
 	var usage unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &usage) == nil {
 		p.cpu.Set(float64(unix.TimevalToNsec(usage.Utime)+unix.TimevalToNsec(usage.Stime)) / 1e9)
 	}
 	p.readMemory()
 	p.countFDs()
+	var tasks unix.Stat_t
+	if unix.Fstat(p.tasks, &tasks) == nil {
+		p.threads.Set(float64(tasks.Nlink) - 2) // proc_task_getattr in the kernel's fs/proc/base.c
+	}
 	p.Started(time.Now())
 }
 

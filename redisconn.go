@@ -91,7 +91,7 @@ func connect(a dbAddress, m *metrics, slow func(), buffer int) redisConn {
 		Dialer: dialPrompt(dbDialTimeout, promptTime, slow), Network: a.network, Addr: a.address, DB: a.id,
 		Protocol:                 2,
 		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaintNotificationsConfig: noMaintenance,
 		MaxRetries:               -1,
 		DialerRetries:            1,
 		DialTimeout:              dbDialTimeout,
@@ -111,6 +111,11 @@ func connect(a dbAddress, m *metrics, slow func(), buffer int) redisConn {
 	})
 	return &redisClient{Client: client, m: m, server: a}
 }
+
+// noMaintenance also has the client not resolve the address, were it a socket's path, to tell which notifications it would
+// ask for.
+var noMaintenance = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled,
+	EndpointType: maintnotifications.EndpointTypeNone}
 
 // hushRedis has the Redis client log nothing. It may be called more than once.
 var hushRedis = sync.OnceFunc(func() { redis.SetLogger(quiet{}) })

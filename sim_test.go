@@ -129,12 +129,14 @@ func (s scenario) run(trace bool) (broken, history string, steps int) {
 	defer func() {
 		unix.Close(m.process.statm)
 		unix.Close(m.process.fds)
+		unix.Close(m.process.tasks)
 	}()
 	w := newWorld(s.seed, trace, m)
 	defer func() {
 		for _, m := range w.metrics {
 			unix.Close(m.process.statm)
 			unix.Close(m.process.fds)
+			unix.Close(m.process.tasks)
 		}
 	}()
 	w.prepare(s.setup)
