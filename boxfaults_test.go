@@ -104,6 +104,23 @@ func TestBrokenNamespaceSaysSoOnce(t *testing.T) {
 	b.up(broken, 1)
 }
 
+// TestHeartbeatOfABoxThatWaits: docs/sonic.md. No loop turns where nothing can be looked after yet, and nothing is stuck.
+func TestHeartbeatOfABoxThatWaits(t *testing.T) {
+	t.Parallel()
+	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	made, err := switchtest.NewBox(1, switchtest.Options{})
+	must(t, err)
+	t.Cleanup(made.Close)
+	broken := &testSwitch{Switch: made.ASICs[0], t: t}
+	must(t, os.WriteFile(broken.ConfigFile, []byte(`{"INSTANCES": {}, "DATABASES": {}}`), 0o644))
+	d, err := made.StartDaemon(daemonProgram(t), "-supervisor.heartbeat")
+	must(t, err)
+	broken.keep(d)
+	broken.waitFor("it to be told of", func() bool { return d.Logged("is not looked after for now", broken.NetNS) == 1 })
+	before := strings.Count(d.Log(), heartbeatMark)
+	must(t, switchtest.WaitFor(4*beatInterval, "heartbeats", func() bool { return strings.Count(d.Log(), heartbeatMark) > before+1 }))
+}
+
 // TestBoxOfFabricASICs has nothing to look after (docs/several-asics.md), and nothing is wrong with it: it is ready, and systemd's start ends.
 func TestBoxOfFabricASICs(t *testing.T) {
 	t.Parallel()
@@ -118,7 +135,7 @@ func TestBoxOfFabricASICs(t *testing.T) {
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
 	defer systemd.Close()
-	d, err := made.StartDaemon(append([]string{"env", "NOTIFY_SOCKET=" + path}, daemonProgram(t)...))
+	d, err := made.StartDaemon(append([]string{"env", "NOTIFY_SOCKET=" + path}, daemonProgram(t)...), "-supervisor.heartbeat")
 	must(t, err)
 	fabric.keep(d)
 	b := &testBox{Box: made, t: t, d: d}
@@ -128,15 +145,18 @@ func TestBoxOfFabricASICs(t *testing.T) {
 		t.Errorf("health is ok, and /readyz answers %d %s", code, body)
 	}
 	must(t, systemd.SetReadDeadline(time.Now().Add(4*beatInterval)))
-	for told := make([]byte, 4096); ; {
-		n, err := systemd.Read(told)
+	for told := ""; !strings.Contains(told, "READY=1"); {
+		said := make([]byte, 4096)
+		n, err := systemd.Read(said)
 		if err != nil {
-			t.Errorf("systemd still waits for READY=1: %v", err)
-			return
+			t.Fatalf("systemd still waits for READY=1: %v", err)
 		}
-		if strings.Contains(string(told[:n]), "READY=1") {
-			return
-		}
+		told = string(said[:n])
+	}
+	before := strings.Count(d.Log(), heartbeatMark)
+	beats := func() bool { return strings.Count(d.Log(), heartbeatMark) > before }
+	if err := switchtest.WaitFor(4*beatInterval, "heartbeats", beats); err != nil {
+		t.Errorf("supervisor-proc-exit-listener takes it for stuck: %v", err)
 	}
 }
 

@@ -99,6 +99,9 @@ func (s *several) run(ctx context.Context, start func(b *box) (stop func())) err
 		if first {
 			go s.tellBegun(ctx)
 		}
+		if s.idle() {
+			s.health.heart.beat()
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -107,6 +110,18 @@ func (s *several) run(ctx context.Context, start func(b *box) (stop func())) err
 		case <-time.After(untilBeat(s.now())):
 		}
 	}
+}
+
+// idle says that all there is are fabric ASICs, as on a chassis' supervisor card: no loop has a beat.
+func (s *several) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.running {
+		if !r.idle {
+			return false
+		}
+	}
+	return len(s.running) > 0
 }
 
 // tellBegun closes the process's begun when all loops of now have turned.
@@ -296,6 +311,7 @@ func (s *several) again(ctx context.Context, r *runningUnit, u *unit, err error)
 			return nil, nil
 		case <-time.After(unitPause):
 		}
+		u.health.heart.beat() // there is no loop that would
 		source, noLinks = openKernelLinks(r.name, int(s.options.buffer))
 		if err = noLinks; err == nil || errors.Is(err, errNoNetNS) {
 			err = s.refusal(u)
