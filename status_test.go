@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"portsyncd/internal/switchtest"
 )
 
@@ -184,6 +186,36 @@ func TestStatusWatch(t *testing.T) {
 	s.must(w.Signal(syscall.SIGINT))
 	if code, err := w.Wait(patience); err != nil || code != exitOK {
 		t.Errorf("exit code %d, %v", code, err)
+	}
+}
+
+// TestWatchFitsIntoTheTerminal: the verdict, in the first line, stays in sight.
+func TestWatchFitsIntoTheTerminal(t *testing.T) {
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer ours.Close()
+	must(t, unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer terminal.Close()
+	must(t, unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 5, Col: 20}))
+	for lines, want := range map[int]string{
+		4: "1\n2\n3\n4\n", 5: "1\n2\n3\n2 more lines\n", 9: "1\n2\n3\n6 more lines\n",
+	} {
+		page := ""
+		for i := range lines {
+			page += fmt.Sprintf("%d\n", i+1)
+		}
+		must(t, newScreen(terminal).show(page, true))
+		buf := make([]byte, 4096)
+		n, err := ours.Read(buf)
+		must(t, err)
+		want = "\x1b[?7l\x1b[H" + strings.ReplaceAll(want, "\n", "\x1b[K\r\n") + "\x1b[J\x1b[?7h"
+		if got := string(buf[:n]); got != want {
+			t.Errorf("%d lines: %q, want %q", lines, got, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -264,29 +265,41 @@ func ago(at *string, now time.Time) string {
 
 // screen is where it is printed.
 type screen struct {
-	out      io.Writer
-	terminal bool
-	colours  bool
+	out     io.Writer
+	file    *os.File // nil: it is no terminal
+	colours bool
 }
 
 func newScreen(out io.Writer) *screen {
 	s := &screen{out: out}
 	if f, isFile := out.(*os.File); isFile {
-		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-		s.terminal = err == nil
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
+			s.file = f
+		}
 	}
-	s.colours = s.terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	s.colours = s.file != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	return s
 }
 
 // show prints a page; with again it takes the place of the one before.
 func (s *screen) show(page string, again bool) error {
 	switch {
-	case again && s.terminal: // written over, then the rest is cleared: nothing flickers
-		page = "\x1b[H" + strings.ReplaceAll(page, "\n", "\x1b[K\n") + "\x1b[J"
+	case again && s.file != nil: // written over, then the rest is cleared: nothing flickers, and no line is broken
+		page = "\x1b[?7l\x1b[H" + strings.ReplaceAll(s.fit(page), "\n", "\x1b[K\n") + "\x1b[J\x1b[?7h"
 	case again:
 		page += "\n"
 	}
 	_, err := io.WriteString(s.out, page)
 	return err
+}
+
+// fit leaves out the lines that the terminal has no room for, or the first ones would be out of sight.
+func (s *screen) fit(page string) string {
+	size, err := unix.IoctlGetWinsize(int(s.file.Fd()), unix.TIOCGWINSZ)
+	lines := strings.SplitAfter(strings.TrimSuffix(page, "\n"), "\n")
+	if err != nil || size.Row < 3 || len(lines) < int(size.Row) { // the cursor is in a line of its own
+		return page
+	}
+	room := int(size.Row) - 2
+	return strings.Join(lines[:room], "") + strconv.Itoa(len(lines)-room) + " more lines\n"
 }
