@@ -66,9 +66,9 @@ func (f *keyFilter) connected(up bool, err error) {
 	f.w.connected(up, err)
 }
 
-// configConnected is told the same of CONFIG_DB's.
-func (f *keyFilter) configConnected(up bool, _ error) {
-	if up {
+// configConnected is told the same of CONFIG_DB's. A server that refuses it is asked at each try: no event tells more.
+func (f *keyFilter) configConnected(up bool, err error) {
+	if _, no := err.(refused); up || no {
 		f.w.config(false)
 	}
 }
