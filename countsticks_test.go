@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -158,4 +159,25 @@ func TestStallDuringABreakout(t *testing.T) {
 			return
 		}
 	}
+}
+
+// TestCountThatIsNoNumber: a PortConfigDone whose count somebody has taken or garbled is as wrong as one with another count, while the daemon runs
+// and when it is started: orchagent's next warm restart goes by it.
+func TestCountThatIsNoNumber(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	flags := []string{"-reconcile-interval", "1s"}
+	d, _ := s.start(4, flags...)
+	count := func() string { return s.Appl.HGet(ctx, "PORT_TABLE:PortConfigDone", "count").Val() }
+	s.waitMetric(d, "portsyncd_port_init_done", "1")
+	s.waitFor("the count", func() bool { return count() == "4" })
+	for _, wrong := range []string{"", "x", "-1"} {
+		s.must(s.Appl.HSet(ctx, "PORT_TABLE:PortConfigDone", "count", wrong).Err())
+		s.waitFor("the count in place of "+strconv.Quote(wrong), func() bool { return count() == "4" })
+	}
+	d.Stop()
+	s.must(s.Appl.HSet(ctx, "PORT_TABLE:PortConfigDone", "count", "x").Err())
+	s.daemon("-reconcile-interval", "0")
+	s.waitFor("the count after the start", func() bool { return count() == "4" })
 }

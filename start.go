@@ -82,7 +82,7 @@ func (s *start) loaded(c *switchConfig, f startFacts, now time.Time) {
 	s.config, s.facts, s.readAt = c, f, now
 	s.tellOdd(c.odd)
 	s.count = f.count
-	if s.count < 0 {
+	if !f.configDone {
 		s.count = len(c.ports) // nobody counts on it yet
 	}
 	s.on(configRead)
@@ -210,7 +210,7 @@ func (s *start) compare(found signals) (lost bool) {
 	if s.state == publishing && found.initDone && !s.facts.warm { // it was sent, and the answer lost
 		s.sentInitDone()
 	}
-	if found.count >= 0 && found.count != s.count {
+	if found.count != s.count { // or is no number
 		s.count = found.count
 		s.wantLook(false)
 	}
