@@ -58,7 +58,8 @@ func parseHistory(text string) (h history, err error) {
 // maker makes up a history.
 type maker struct {
 	*rand.Rand
-	h history
+	h       history
+	servers []string // of Redis
 }
 
 var (
@@ -73,6 +74,12 @@ var (
 		"adv_speeds@": {"1000,10000", "all"}, "pt_interface_id": {"7"}, "pt_timestamp_template": {"template1"},
 		"NULL": {"NULL"}, "tpid": {"0x8100"}, "autoneg": {"on"}, "": {"", "x"}, "a field": {"b c"},
 	}
+	// keys that a mistake could make
+	oddKeys = []string{"Ethernet 4", "Ethernet\xff", "Éthernet0", "Ethernet0:1", "Ethernet@0", "Ethernet4\n",
+		"Ethernet" + strings.Repeat("9", 300), "a*?[b]", "%s"}
+	// what changes nothing that is published
+	idle = []string{"promisc on", "multicast off", "arp off", "alias x", "group 7", "txqueuelen 5", "mode dormant",
+		"allmulticast on"}
 	others = map[string][]string{
 		"host_tx_ready": {"true", "false"}, "supported_speeds": {"100000,40000"}, "speed": {"100000"},
 		"NPU_SI_SETTINGS_SYNC_STATUS": {"NPU_SI_SETTINGS_DEFAULT"}, "CMIS_REINIT_REQUIRED": {"false"},
@@ -130,7 +137,15 @@ func farEnd(name string) string {
 }
 
 func newHistory(seed uint64, ops int) history {
-	m := &maker{Rand: rand.New(rand.NewPCG(seed, 0))}
+	m := &maker{Rand: rand.New(rand.NewPCG(seed, 0)), servers: []string{"0"}}
+	if m.chance(30) {
+		kind := m.one([]string{"split", "apart", "eventless"})
+		m.add("switch", kind)
+		if kind != "eventless" {
+			m.servers = append(m.servers, "1")
+		}
+	}
+	hasty := m.chance(30)
 	m.configure()
 	for range m.IntN(4) {
 		if m.chance(40) {
@@ -149,7 +164,12 @@ func newHistory(seed uint64, ops int) history {
 		m.add("consume")
 	}
 	for end := len(m.h) + ops; len(m.h) < end; {
+		before := len(m.h)
 		m.next()
+		waits := []string{"start", "stop", "kill", "redis", "compared", "consume", "stall", "cut"}
+		if op := m.h[before]; hasty && len(m.h) == before+1 && !slices.Contains(waits, op[0]) && m.chance(60) {
+			m.h[before] = append([]string{"quick"}, op...)
+		}
 	}
 	return m.h
 }
@@ -186,6 +206,12 @@ func (m *maker) port() {
 	if slices.Contains(odd, name) && m.chance(60) { // else hardly any history has a PortInitDone
 		name = m.one(ports)
 	}
+	if m.chance(4) {
+		name = m.one(oddKeys)
+	}
+	if m.chance(4) { // in the order of the fields, which only a small hash keeps
+		m.add("config", "HSET", "PORT|EthernetTwice", "adv_speeds@", "1", "adv_speeds", "2", "@x", "3", "lanes@1@2", "4")
+	}
 	m.add(append([]string{"config", "HSET", "PORT|" + name}, m.some(fields, 40)...)...)
 }
 
@@ -204,8 +230,93 @@ func (m *maker) kept() {
 		for _, name := range ports[:4] {
 			m.add(append([]string{"appl", "HSET", "PORT_TABLE:" + name}, "admin_status", "up")...)
 		}
-		m.add("appl", "HSET", "PORT_TABLE:PortConfigDone", "count", "4")
-		m.add("appl", "HSET", "PORT_TABLE:PortInitDone", "lanes", "0")
+		m.add("appl", "HSET", "PORT_TABLE:PortConfigDone", "count", m.one([]string{"4", "4", "0", "", "x"}))
+		if m.chance(70) {
+			m.add("appl", "HSET", m.one([]string{"PORT_TABLE:", "PORT_TABLE:", "_PORT_TABLE:"})+"PortInitDone", "lanes", "0")
+		}
+	}
+	for range m.IntN(4) {
+		m.entry()
+	}
+	if m.chance(50) {
+		m.add("state", "HSET", "WARM_RESTART_TABLE|portsyncd", "state", m.one([]string{"initialized", "restored",
+			"replayed", "reconciled", "disabled", "unknown", ""}))
+	}
+}
+
+// entry writes a port's entry of STATE_DB as nobody should.
+func (m *maker) entry() {
+	words := []string{"state", "HSET", "PORT_TABLE|" + m.name()}
+	words = append(words, "state", m.one([]string{"ok", "ok", ""}))
+	for _, field := range ourFields[1:3] {
+		if m.chance(70) {
+			words = append(words, field, m.one([]string{"up", "down", "up", "down", "", "UP"}))
+		}
+	}
+	if m.chance(70) {
+		words = append(words, "mtu", m.one([]string{"1500", "9100", "", "-1", "01500", "99999999999"}))
+	}
+	m.add(words...)
+}
+
+// batch is several changes of interfaces at once.
+func (m *maker) batch() {
+	lines := []string{"batch"}
+	for range 2 + m.IntN(6) {
+		name := m.one(ports[:3])
+		switch m.IntN(8) {
+		case 0:
+			lines = append(lines, "link del "+name)
+		case 1:
+			lines = append(lines, "link add "+name+" type veth peer name near"+farEnd(name))
+		case 2, 3:
+			lines = append(lines, "link set "+name+" "+m.one([]string{"up", "down"}))
+		case 4:
+			lines = append(lines, "link set "+name+" mtu "+m.one([]string{"1500", "9100"}))
+		case 5:
+			lines = append(lines, "link set "+name+" down", "link set "+name+" name "+m.one(ports[:4]))
+		case 6:
+			other := m.one(ports[:3])
+			lines = append(lines, "link set "+name+" down", "link set "+other+" down", "link set "+name+" name swap",
+				"link set "+other+" name "+name, "link set swap name "+other)
+		case 7:
+			lines = append(lines, "link add br0 type bridge", "link set "+name+" master br0", "link del br0")
+		}
+	}
+	m.add(lines...)
+}
+
+// restart is one of the daemon alone, with something that changes meanwhile.
+func (m *maker) restart() {
+	m.add(m.one([]string{"stop", "kill"}))
+	m.meanwhile()
+	m.add("start")
+}
+
+// meanwhile is what may happen while the daemon is down.
+func (m *maker) meanwhile() {
+	for range m.IntN(4) {
+		name := m.name()
+		switch m.IntN(9) {
+		case 0:
+			m.add("near", "link", "del", name)
+		case 1:
+			m.cable(name)
+		case 2:
+			m.add("near", "link", "set", name, m.one([]string{"up", "down"}))
+		case 3:
+			m.port()
+		case 4:
+			m.add("config", "DEL", "PORT|"+name)
+		case 5:
+			m.add("appl", "DEL", "PORT_TABLE:"+m.one([]string{"PortInitDone", "PortConfigDone", name}))
+		case 6:
+			m.entry()
+		case 7:
+			m.add("consume")
+		case 8:
+			m.add("near", "link", "set", name, "name", m.name())
+		}
 	}
 }
 
@@ -239,7 +350,19 @@ func (m *maker) next() {
 		{2, func() { m.add("state", "HDEL", "PORT_TABLE|"+name, "host_tx_ready") }},
 		{1, func() { m.add("state", "DEL", "PORT_TABLE|"+name) }},
 		{2, func() { m.add("state", "HSET", "PORT_TABLE|"+name, "state", "ok") }},
-		{5, m.cold}, {5, m.warm},
+		{1, m.entry},
+		{5, m.cold}, {5, m.warm}, {3, m.restart}, {8, m.batch}, {6, m.trouble},
+		{3, func() { m.add("compared") }},
+		{1, func() { m.add("redis", m.one(m.servers)) }},
+		{2, func() { m.add("back", name) }},
+		{3, func() { m.add("near", "tuntap", "add", "dev", name, "mode", "tap") }},
+		{3, func() {
+			m.add(append([]string{"near", "link", "set", name}, strings.Fields(m.one(idle))...)...)
+		}},
+		{1, func() { m.add("appl", "DEL", "PORT_TABLE:"+m.one([]string{"PortInitDone", "PortConfigDone"})) }},
+		{1, func() {
+			m.add("appl", "HSET", "PORT_TABLE:PortConfigDone", "count", m.one([]string{"99", "0", "", "x"}))
+		}},
 	}
 	if m.chance(1) {
 		m.add(m.one([]string{"appl", "state"}), "FLUSHDB")
@@ -293,6 +416,9 @@ func (m *maker) warm() {
 		for range m.IntN(3) {
 			m.add("near", "link", "del", m.name())
 		}
+	}
+	if m.chance(40) {
+		m.meanwhile()
 	}
 	m.add("start")
 	m.add("wipe", "WARM_RESTART_ENABLE_TABLE|*")

@@ -97,9 +97,15 @@ func (s *side) links(p picture) error {
 // listen takes in what was published by now. A keyspace event counts once an operation: how many commands it takes to
 // write a hash is nobody's business.
 func (s *side) listen() {
+	for _, heard := range s.heard {
+		s.hear(heard)
+	}
+}
+
+func (s *side) hear(heard <-chan *redis.Message) {
 	for {
 		select {
-		case m := <-s.heard:
+		case m := <-heard:
 			key, isEvent := strings.CutPrefix(m.Channel, "__keyspace@")
 			if !isEvent {
 				s.told["published "+m.Channel+" "+m.Payload]++

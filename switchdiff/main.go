@@ -28,6 +28,7 @@ type options struct {
 	settle  time.Duration
 	limit   time.Duration
 	verbose bool
+	whole   bool
 }
 
 func main() {
@@ -41,6 +42,7 @@ func main() {
 	file := flag.String("history", "", "`file` with the one history to play, as a difference is printed")
 	flag.DurationVar(&o.settle, "settle", 25*time.Millisecond, "`time` for the daemons after each operation, at least")
 	flag.BoolVar(&o.verbose, "v", false, "print operations, and what differs on purpose")
+	flag.BoolVar(&o.whole, "whole", false, "print a history that differs as it was played: do not look for the shortest")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -103,7 +105,9 @@ func (o options) many(ctx context.Context, seed uint64, histories, jobs int) err
 			for seed := range next {
 				history := newHistory(seed, o.ops)
 				found, err := o.play(ctx, history)
-				if err == nil && len(found.differs) > 0 {
+				if err == nil && len(found.differs) > 0 && o.whole {
+					history = history[:found.at+1]
+				} else if err == nil && len(found.differs) > 0 {
 					history, found, err = o.shorten(ctx, history, found)
 				}
 				mu.Lock()

@@ -63,6 +63,18 @@ func TestSwitchdiff(t *testing.T) {
 	if found, err := o.play(t.Context(), old); err != nil || len(found.differs) == 0 {
 		t.Errorf("an interface that one of them takes for old makes no difference: %v", err)
 	}
+	// without the other one, because the daemon alone is started again: it takes for old what only it thinks is
+	o.daemons[1] = binary + " -old-interfaces down"
+	alone, err := parseHistory("config HSET PORT|Ethernet0 lanes 1\nstart\nconsume\ncable Ethernet0 far0\n" +
+		"near link set Ethernet0 up\nstop\nstart\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := o.play(t.Context(), alone)
+	if err != nil || found.explained[stays] != 1 ||
+		!strings.Contains(found.String(), "state PORT_TABLE|Ethernet0, which should be as the kernel has it") {
+		t.Errorf("a daemon that sets its ports down when it alone is started again: %v, %v\n%s", err, found.explained, found)
+	}
 	o.daemons[1] = "/nowhere/portsyncd"
 	if err := o.many(t.Context(), 0, 1, 1); err == nil || !strings.Contains(err.Error(), "1 that could not be played") {
 		t.Errorf("a history that could not be played: %v", err)
