@@ -12,8 +12,7 @@ import (
 // What the kernel says of its links: SONIC.md, "Which link messages count".
 
 // linkTable knows the ports by name and their interfaces by ifindex, as the kernel last told of them, and which
-// interfaces are left-overs of the switch software's previous run. It decides what a message means; what follows from
-// that is the syncer's business.
+// interfaces are left-overs of the switch software's previous run. It decides what a message means.
 type linkTable struct {
 	globs globs // which links are ports; nil: SONiC's rule
 	m     *metrics
@@ -123,9 +122,11 @@ func (t *linkTable) ignore(m *linkMessage) *counter {
 	case t.byIndex[m.index] != nil:
 		return nil
 	}
-	if _, isOld := t.old[m.index]; isOld {
+	if name, isOld := t.old[m.index]; isOld {
 		if m.deleted {
 			t.notOld(m.index)
+		} else if name != string(m.name) { // the next daemon tells it from another one by both
+			t.old[m.index], t.oldVersion = string(m.name), t.oldVersion+1
 		}
 		return &t.m.ignoredOld
 	}
@@ -150,8 +151,7 @@ func (t *linkTable) linked(m *linkMessage, at time.Time) (h heard) {
 			return h
 		}
 	}
-	if p != nil {
-		h.port = p
+	if h.port = p; p != nil {
 		t.update(p, m, at)
 		return h
 	}

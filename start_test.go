@@ -350,6 +350,28 @@ func TestDaemonThatEndsAfterPortConfigDoneKnowsTheOldInterfaces(t *testing.T) {
 	s.waitFor("PortInitDone", func() bool { return o.Signal("PortInitDone") != nil })
 }
 
+// TestRenamedLeftOverStaysOne: a left-over that is renamed while the daemon runs is still one to the next daemon, which would publish it under the
+// name of a port that orchagent has no interface for.
+func TestRenamedLeftOverStaysOne(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	s.must(s.AddPorts("Ethernet0")) // a left-over
+	s.must(s.Configure(t.Context(), 3))
+	o := s.orchagent(false)
+	d := s.daemon()
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.waitFor("the left-over to be set down", func() bool { return !s.adminUp("Ethernet0") })
+	s.must(s.IP("link", "set", "Ethernet0", "name", "Ethernet4"))
+	s.must(s.AddPorts("Ethernet8")) // orchagent's
+	s.waitEntry("Ethernet8", fields("up", "up", 1500))
+	d.Stop()
+	d = s.daemon()
+	s.waitMetric(d, "portsyncd_ports_present", "1")
+	if got := s.metric(d, `portsyncd_port_pending{port="Ethernet4"}`); got != "1" || len(s.entry("Ethernet4")) > 0 {
+		t.Errorf("pending of the port whose name a left-over has is %s, and its entry %v", got, s.entry("Ethernet4"))
+	}
+}
+
 // TestCONFIGDBsOutageDoesNotTouchThePorts: it is on a server of its own, which is down, and ports are written as ever,
 // without being compared all the time.
 func TestCONFIGDBsOutageDoesNotTouchThePorts(t *testing.T) {
