@@ -400,7 +400,7 @@ func (s *mirror) flushed(f *flush, version uint32, err error) {
 	case f.initDone && f.refused != nil:
 		s.start.refusedInitDone(f.refused, s.now())
 	case f.initDone:
-		s.start.sentInitDone()
+		s.compare.unanswered(false, s.start.sentInitDone())
 		s.showInitDone()
 	}
 	s.compared(f)

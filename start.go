@@ -292,12 +292,14 @@ func (s *start) uncounted() { s.count = unknownCount }
 // times is how often PortConfigDone was sent: what is found of the signals meanwhile may be older.
 func (s *start) times() uint32 { return s.sent }
 
-// sentInitDone notes that PortInitDone is acknowledged.
-func (s *start) sentInitDone() {
+// sentInitDone notes that PortInitDone is acknowledged. It tells whether APPL_DB lacked the other signal when a warm
+// start began, which is ours to announce from now on.
+func (s *start) sentInitDone() (lacks bool) {
 	if s.on(initDoneSent) {
 		s.moved = false
 		s.log.Log(ctxNone, levelNotice, "PortInitDone sent")
 	}
+	return s.facts.warm && !s.facts.configDone
 }
 
 // configure sets which ports are configured, and returns those that are not any more: nothing waits for their

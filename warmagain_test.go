@@ -43,3 +43,23 @@ func TestWarmStartIsOverWithItsTurn(t *testing.T) {
 		t.Errorf("it has taken over, and says that it started warm (%s) and has not reconciled (%s)", warm, over)
 	}
 }
+
+// TestWarmStartThatLacksPortConfigDone: APPL_DB was emptied before a warm start, whose interfaces come late. Ports and signals are announced when it is
+// complete, and not a minute later, with the next comparison.
+func TestWarmStartThatLacksPortConfigDone(t *testing.T) {
+	t.Parallel()
+	s := newSwitch(t, switchtest.Options{})
+	ctx := t.Context()
+	s.must(s.Configure(ctx, 2))
+	s.must(s.State.HSet(ctx, "WARM_RESTART_TABLE|portsyncd", "restore_count", "0").Err())
+	s.askWarm("swss")
+	o := s.orchagent(false)
+	d := s.daemon()
+	s.waitMetric(d, `portsyncd_resyncs_total{reason="reconcile"}`, "1")
+	if o.Signal("PortConfigDone") != nil {
+		t.Error("it was announced before the start was complete")
+	}
+	s.must(s.AddPorts(portNames(2)...))
+	s.waitFor("PortConfigDone", func() bool { return o.Signal("PortConfigDone") != nil })
+	s.waitEntry("Ethernet4", fields("up", "up", 1500))
+}
