@@ -44,7 +44,7 @@ func (p *past) explain(a, b picture, last map[difference]string) (differs []diff
 		if d.a == d.b {
 			continue
 		}
-		name := p.why(d, a, b)
+		name := p.why(d, a, b, last)
 		if name == "" && !strings.HasPrefix(what, "event ") && last[d] != "" {
 			name = still
 		}
@@ -57,13 +57,13 @@ func (p *past) explain(a, b picture, last map[difference]string) (differs []diff
 	return append(differs, p.unsound(b)...), names
 }
 
-func (p *past) why(d difference, a, b picture) string {
+func (p *past) why(d difference, a, b picture, last map[difference]string) string {
 	words := append(strings.SplitN(d.what, " ", 4), "", "", "")
 	switch {
 	case strings.HasPrefix(d.what, "state PORTSYNCD_"), p.warmWord(d):
 		return ownRows
 	case strings.HasPrefix(d.what, "published "):
-		return pushes(d, a, b)
+		return pushes(d, a, b, last)
 	case p.hasty && words[0] == "event" && a.of(strings.Join(words[1:3], " ")) == b.of(strings.Join(words[1:3], " ")):
 		return gathered
 	case d.what == "appl PORT_TABLE_KEY_SET": // its members are compared, too
@@ -95,13 +95,19 @@ func (p *past) warmWord(d difference) bool {
 	return d.what == "state WARM_RESTART_TABLE|portsyncd state" && slices.Contains(allowed, d.b)
 }
 
-// pushes is about how often orchagent was told of something: once for each key that only one of them has pushed.
-func pushes(d difference, a, b picture) string {
+// pushes is about how often orchagent was told of something: once for each key that only one of them has pushed, or had
+// pushed before, which the other one has caught up with.
+func pushes(d difference, a, b picture, last map[difference]string) string {
 	all, differing := maps.Clone(a), 0
 	maps.Copy(all, b)
 	for what := range all {
 		pushed := strings.HasPrefix(what, "event appl _PORT_TABLE:") && strings.HasSuffix(what, " hset")
 		if a.has(what) != b.has(what) && (pushed || strings.HasPrefix(what, "appl PORT_TABLE_KEY_SET ")) {
+			differing++
+		}
+	}
+	for d := range last {
+		if strings.HasPrefix(d.what, "appl PORT_TABLE_KEY_SET ") {
 			differing++
 		}
 	}

@@ -44,7 +44,7 @@ func TestWhatDiffersOnPurpose(t *testing.T) {
 		p.at = operation{"consume"}
 		p.note(b)
 		test.past(p)
-		if got := p.why(difference{test.what, test.a, test.b}, a, b); got != test.rule {
+		if got := p.why(difference{test.what, test.a, test.b}, a, b, nil); got != test.rule {
 			t.Errorf("%s: A %s, B %s, beside %q: %q, want %q", test.what, test.a, test.b, test.bHas, got, test.rule)
 		}
 	}

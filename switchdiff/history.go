@@ -58,8 +58,9 @@ func parseHistory(text string) (h history, err error) {
 // maker makes up a history.
 type maker struct {
 	*rand.Rand
-	h       history
-	servers []string // of Redis
+	h        history
+	servers  []string // of Redis
+	troubles int      // the weight of trouble
 }
 
 var (
@@ -137,7 +138,10 @@ func farEnd(name string) string {
 }
 
 func newHistory(seed uint64, ops int) history {
-	m := &maker{Rand: rand.New(rand.NewPCG(seed, 0)), servers: []string{"0"}}
+	m := &maker{Rand: rand.New(rand.NewPCG(seed, 0)), servers: []string{"0"}, troubles: 4}
+	if m.chance(25) {
+		m.troubles = 60
+	}
 	if m.chance(30) {
 		kind := m.one([]string{"split", "apart", "eventless"})
 		m.add("switch", kind)
@@ -159,9 +163,20 @@ func newHistory(seed uint64, ops int) history {
 		m.enable()
 		m.kept()
 	}
+	usual := m.chance(60) // a switch whose ports are all there, and published
+	for _, name := range ports[:4] {
+		if usual {
+			m.add(append([]string{"config", "HSET", "PORT|" + name}, m.some(fields, 40)...)...)
+		}
+	}
 	m.add("start")
-	if m.chance(80) {
+	if usual || m.chance(80) {
 		m.add("consume")
+	}
+	for _, name := range ports[:4] {
+		if usual && m.chance(80) {
+			m.cable(name)
+		}
 	}
 	for end := len(m.h) + ops; len(m.h) < end; {
 		before := len(m.h)
@@ -351,7 +366,7 @@ func (m *maker) next() {
 		{1, func() { m.add("state", "DEL", "PORT_TABLE|"+name) }},
 		{2, func() { m.add("state", "HSET", "PORT_TABLE|"+name, "state", "ok") }},
 		{1, m.entry},
-		{5, m.cold}, {5, m.warm}, {3, m.restart}, {8, m.batch}, {6, m.trouble},
+		{5, m.cold}, {5, m.warm}, {3, m.restart}, {8, m.batch}, {m.troubles, m.trouble},
 		{3, func() { m.add("compared") }},
 		{1, func() { m.add("redis", m.one(m.servers)) }},
 		{2, func() { m.add("back", name) }},

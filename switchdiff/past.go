@@ -192,8 +192,8 @@ func (p *past) begin(now picture) {
 	switch dpu := now.of("config DEVICE_METADATA|localhost switch_type") == "dpu"; {
 	case p.alone:
 		for one := range strings.FieldsSeq(now.of("state PORTSYNCD_START_TABLE|old_interfaces ifindexes")) {
-			index, _, _ := strings.Cut(one, ":")
-			p.old[index] = true
+			index, name, _ := strings.Cut(one, ":")
+			p.old[index] = p.kernel[name] == index // one of another name may be a new one
 		}
 	case !p.warm && !dpu:
 		for name, index := range p.kernel {
@@ -259,7 +259,7 @@ func (p *past) meddled(op operation, now picture) {
 	taken := op[1] == "DEL" && (name == "PortConfigDone" || name == "PortInitDone")
 	p.unheard = p.unheard || p.mute && taken
 	if op[0] == "appl" && (op[1] == "FLUSHDB" || taken) { // a warm start that is not complete owes it to nobody yet
-		p.inited = p.inited && (!p.warm || p.done)
+		p.inited = p.inited && (!p.warm || p.done || now.signal("PortInitDone"))
 	}
 	p.drift(now)
 }
