@@ -112,8 +112,8 @@ func connect(a dbAddress, m *metrics, slow func(), buffer int) redisConn {
 	return &redisClient{Client: client, m: m, server: a}
 }
 
-// noMaintenance also has the client not resolve the address, were it a socket's path, to tell which notifications it would
-// ask for.
+// noMaintenance also has the client not resolve the address, were it a socket's path, to tell which notifications it
+// would ask for.
 var noMaintenance = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled,
 	EndpointType: maintnotifications.EndpointTypeNone}
 
