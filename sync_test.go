@@ -77,6 +77,7 @@ func (d *mapDB) Announce(_ context.Context, _, fallback []portConfig, old leftov
 			d.appl[p.name] = true
 		}
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", len(ports)))
+		d.facts.count = len(ports)
 	}
 	return announcement{ports: ports}, d.broken
 }
@@ -88,6 +89,7 @@ func (d *mapDB) Nudge() {}
 func (d *mapDB) Recount(_ context.Context, count int) (lost bool, err error) {
 	if d.broken == nil && !d.signalsGone {
 		d.done = append(d.done, fmt.Sprintf("PortConfigDone %d", count))
+		d.facts.count = count
 	}
 	return d.signalsGone, d.broken
 }
@@ -135,7 +137,7 @@ func (d *mapDB) Flush(_ context.Context, f *flush) error {
 		f.missing = f.missing || !d.appl[w.port]
 	}
 	if f.signals {
-		f.found = signals{known: true, configDone: !d.signalsGone, count: -1,
+		f.found = signals{known: true, configDone: !d.signalsGone, count: d.facts.count,
 			initDone: !d.signalsGone && (d.facts.initDone || d.initDone)}
 	}
 	if f.list {
