@@ -167,6 +167,8 @@ func (p *past) whyState(port string, d difference, a, b picture) string {
 		return reused
 	case right && p.lost && d.b != nothing:
 		return announced
+	case right && !a.has("appl PORT_TABLE:"+port) && b.has("appl PORT_TABLE:"+port): // at a start before this one
+		return announced
 	case right && (p.late[port] || !b.has("appl PORT_TABLE:"+port)) && a.entry(key) != b.entry(key):
 		if a.has(key + " state") {
 			return comesLater

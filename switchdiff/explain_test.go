@@ -30,6 +30,9 @@ func TestWhatDiffersOnPurpose(t *testing.T) {
 		{past: lostNow, what: "appl _PORT_TABLE:Ethernet0 mtu", a: "1500", b: "9100"},
 		{past: lostNow, what: "appl _PORT_TABLE:Ethernet8", a: nothing, b: "hash"},
 		{past: lostNow, what: "state PORT_TABLE|Ethernet0 mtu", a: nothing, b: "1500"},
+		{rule: announced, past: linkedNow, what: "state PORT_TABLE|Ethernet0 mtu", a: nothing, b: "1500", bHas: published + ",appl PORT_TABLE:Ethernet0=hash"},
+		{rule: levels, past: linkedNow, what: "state PORT_TABLE|Ethernet0 mtu", a: nothing, b: "1500", bHas: published},
+		{past: linkedNow, what: "state PORT_TABLE|Ethernet0 mtu", a: nothing, b: "9100", bHas: published + ",appl PORT_TABLE:Ethernet0=hash"},
 		{rule: ownRows, past: func(*past) {}, what: "state WARM_RESTART_TABLE|portsyncd state", a: nothing, b: "disabled"},
 		{past: func(*past) {}, what: "state WARM_RESTART_TABLE|portsyncd state", a: nothing, b: "reconciled"},
 		{past: func(*past) {}, what: "state WARM_RESTART_TABLE|portsyncd restore_count", a: "0", b: "1"},
@@ -52,6 +55,11 @@ func TestWhatDiffersOnPurpose(t *testing.T) {
 
 func configedNow(p *past) { p.configed = true }
 func lostNow(p *past)     { p.lost = true }
+func linkedNow(p *past)   { p.kernel = map[string]string{"Ethernet0": "5"} }
+
+// published is an interface, and what its entry has beside an MTU.
+const published = "link Ethernet0=5 up|running 1500,state PORT_TABLE|Ethernet0 state=ok," +
+	"state PORT_TABLE|Ethernet0 admin_status=up,state PORT_TABLE|Ethernet0 netdev_oper_status=up"
 
 func pictureOf(text string) picture {
 	p := picture{}
