@@ -243,7 +243,6 @@ func askSlowly(ctx context.Context, from, address, path string, rate int) (got i
 // TestSlowLineGetsItsAnswer: docs/api.md, "Whoever reads one may take 10 s": whoever reads something of it all the time gets all of it, as long as
 // the 10 s of a request are enough.
 func TestSlowLineGetsItsAnswer(t *testing.T) {
-	t.Parallel()
 	address, _ := recorded(t)
 	path := eventsPath + "?"
 	for i := 8; ; i++ {
@@ -274,7 +273,6 @@ func TestSlowLineGetsItsAnswer(t *testing.T) {
 
 // TestSlowReadersKeepNobodyOut: SECURITY.md, "A client that stalls keeps nobody else out". One address has 16 connections, over which it reads just fast enough.
 func TestSlowReadersKeepNobodyOut(t *testing.T) {
-	t.Parallel()
 	address, _ := recorded(t)
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
