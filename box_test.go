@@ -284,6 +284,16 @@ func TestNamespacesComeAndGo(t *testing.T) {
 	b.up(first, 1)
 }
 
+// boxOfOne makes a box with one ASIC, without a daemon.
+func boxOfOne(t *testing.T) (*switchtest.Box, *testSwitch) {
+	t.Helper()
+	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
+	made, err := switchtest.NewBox(1, switchtest.Options{})
+	must(t, err)
+	t.Cleanup(made.Close)
+	return made, &testSwitch{Switch: made.ASICs[0], t: t}
+}
+
 // TestFabricASICHasNoUnit: nothing is written to its databases, and it is in no answer.
 func TestFabricASICHasNoUnit(t *testing.T) {
 	t.Parallel()

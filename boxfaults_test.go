@@ -107,28 +107,29 @@ func TestBrokenNamespaceSaysSoOnce(t *testing.T) {
 // TestHeartbeatOfABoxThatWaits: docs/sonic.md. No loop turns where nothing can be looked after yet, and nothing is stuck.
 func TestHeartbeatOfABoxThatWaits(t *testing.T) {
 	t.Parallel()
-	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
-	made, err := switchtest.NewBox(1, switchtest.Options{})
-	must(t, err)
-	t.Cleanup(made.Close)
-	broken := &testSwitch{Switch: made.ASICs[0], t: t}
-	must(t, os.WriteFile(broken.ConfigFile, []byte(`{"INSTANCES": {}, "DATABASES": {}}`), 0o644))
-	d, err := made.StartDaemon(daemonProgram(t), "-supervisor.heartbeat")
-	must(t, err)
-	broken.keep(d)
-	broken.waitFor("it to be told of", func() bool { return d.Logged("is not looked after for now", broken.NetNS) == 1 })
-	before := strings.Count(d.Log(), heartbeatMark)
-	must(t, switchtest.WaitFor(4*beatInterval, "heartbeats", func() bool { return strings.Count(d.Log(), heartbeatMark) > before+1 }))
+	for what, leave := range map[string]func(made *switchtest.Box, one *testSwitch) error{
+		"no list of namespaces": func(made *switchtest.Box, _ *testSwitch) error { return os.Remove(made.GlobalFile) },
+		"a namespace without databases": func(_ *switchtest.Box, one *testSwitch) error {
+			return os.WriteFile(one.ConfigFile, []byte(`{"INSTANCES": {}, "DATABASES": {}}`), 0o644)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			made, one := boxOfOne(t)
+			must(t, leave(made, one))
+			d, err := made.StartDaemon(daemonProgram(t), "-supervisor.heartbeat")
+			must(t, err)
+			one.keep(d)
+			// the loop of a namespace that is given up has had one, at most
+			must(t, switchtest.WaitFor(5*beatInterval, "heartbeats", func() bool { return strings.Count(d.Log(), heartbeatMark) > 2 }))
+		})
+	}
 }
 
 // TestBoxOfFabricASICs has nothing to look after (docs/several-asics.md), and nothing is wrong with it: it is ready, and systemd's start ends.
 func TestBoxOfFabricASICs(t *testing.T) {
 	t.Parallel()
-	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
-	made, err := switchtest.NewBox(1, switchtest.Options{})
-	must(t, err)
-	t.Cleanup(made.Close)
-	fabric := &testSwitch{Switch: made.ASICs[0], t: t}
+	made, fabric := boxOfOne(t)
 	must(t, fabric.Config.HSet(t.Context(), fabric.ConfigKey("DEVICE_METADATA", "localhost"), "switch_type", "fabric").Err())
 	must(t, fabric.Configure(t.Context(), 1))
 	path := filepath.Join(t.TempDir(), "notify")

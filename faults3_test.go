@@ -113,11 +113,7 @@ func TestOpeningLinksThatFailsLeavesNothingOpen(t *testing.T) {
 // TestFabricASICThatIsNoneAnyMore: CONFIG_DB is corrected, and its ports are announced. Until then nobody hands anything over, for nothing is written.
 func TestFabricASICThatIsNoneAnyMore(t *testing.T) {
 	t.Parallel()
-	newSwitch(t, switchtest.Options{KeepAwayDBs: true})
-	made, err := switchtest.NewBox(1, switchtest.Options{})
-	must(t, err)
-	t.Cleanup(made.Close)
-	a := &testSwitch{Switch: made.ASICs[0], t: t}
+	made, a := boxOfOne(t)
 	says := func(field, value string) {
 		must(t, a.Config.HSet(t.Context(), a.ConfigKey("DEVICE_METADATA", "localhost"), field, value).Err())
 	}

@@ -9,9 +9,7 @@ import (
 
 // bootID names this boot of the machine, empty: the kernel does not say. Ifindexes, and times since the boot, mean
 // nothing in another one.
-func bootID() string { return thisBoot() }
-
-var thisBoot = sync.OnceValue(func() string {
+var bootID = sync.OnceValue(func() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(id))
 })

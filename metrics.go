@@ -245,14 +245,14 @@ func (m *metrics) Append(b []byte) []byte {
 }
 
 // showLink and hideLink put the series in and out that exist while the port has an interface.
-func (m *metrics) showLink(s *portSeries) { m.ports.setPresent(s, true) }
-func (m *metrics) hideLink(s *portSeries) { m.ports.setPresent(s, false) }
+func (m *metrics) showLink(s *portSeries) { m.ports.set(s, &s.present, true) }
+func (m *metrics) hideLink(s *portSeries) { m.ports.set(s, &s.present, false) }
 
 // showPending and hidePending are for the series that exists while the port is configured.
-func (m *metrics) showPending(s *portSeries) { m.ports.setConfigured(s, true) }
+func (m *metrics) showPending(s *portSeries) { m.ports.set(s, &s.configured, true) }
 
 func (m *metrics) hidePending(s *portSeries) {
-	m.ports.setConfigured(s, false)
+	m.ports.set(s, &s.configured, false)
 	s.alias.Store(nil)
 }
 

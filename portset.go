@@ -3,6 +3,7 @@ package main
 import (
 	"sort"
 	"sync"
+	"sync/atomic"
 )
 
 // portSet is the ports that anyone may ask about: those that have an interface, and those that are configured. It has
@@ -41,6 +42,9 @@ func (n *byLabels) Swap(i, j int)      { (*n)[i], (*n)[j] = (*n)[j], (*n)[i] }
 
 // tidy carries the notes out, without memory of its own. The caller holds the lock.
 func (s *portSet) tidy() {
+	if len(s.notes) == 0 {
+		return
+	}
 	sort.Stable((*byLabels)(&s.notes))
 	kept := s.ports[:0]
 	for _, p := range s.ports {
@@ -160,18 +164,10 @@ func (f *portFamily) appendSamples(b []byte, name, _ string) []byte {
 	return b
 }
 
-// setPresent and setConfigured say that a port has an interface, and that it is configured. The loop does.
-func (s *portSet) setPresent(p *portSeries, is bool) {
+// set sets one of a port's flags, present or configured. The loop does.
+func (s *portSet) set(p *portSeries, flag *atomic.Bool, is bool) {
 	was := p.listed()
-	p.present.Store(is)
-	if p.listed() != was {
-		s.note(p)
-	}
-}
-
-func (s *portSet) setConfigured(p *portSeries, is bool) {
-	was := p.listed()
-	p.configured.Store(is)
+	flag.Store(is)
 	if p.listed() != was {
 		s.note(p)
 	}

@@ -31,7 +31,7 @@ func TestPortsThatComeAndGoAreNotSortedEachTime(t *testing.T) {
 		}
 	}
 	for _, p := range all[:ports] {
-		set.setPresent(p, true)
+		set.set(p, &p.present, true)
 		did()
 	}
 	if sorted > 64 {
@@ -39,9 +39,9 @@ func TestPortsThatComeAndGoAreNotSortedEachTime(t *testing.T) {
 	}
 	sorted = 0
 	for i := range messages {
-		set.setPresent(all[i], false)
+		set.set(all[i], &all[i].present, false)
 		did()
-		set.setPresent(all[ports+i], true)
+		set.set(all[ports+i], &all[ports+i].present, true)
 		did()
 	}
 	if most := 2 * messages / (ports / 8); sorted > most {
@@ -65,11 +65,11 @@ func TestPortSetIsWhatARandomHistoryLeaves(t *testing.T) {
 		at := dice.IntN(len(ports))
 		p := ports[at]
 		is := dice.IntN(2) == 0
-		change, told := set.setPresent, present
+		flag, told := &p.present, present
 		if dice.IntN(2) == 0 {
-			change, told = set.setConfigured, configured
+			flag, told = &p.configured, configured
 		}
-		change(p, is)
+		set.set(p, flag, is)
 		delete(told, p.labels)
 		if is {
 			told[p.labels] = p
@@ -116,16 +116,16 @@ func TestOneOfTwoPortsOfTheSameName(t *testing.T) {
 	var set portSet
 	links := &portFamily{&set, mtuPart}
 	old, again, last := portsNamed(1)[0], portsNamed(1)[0], portsNamed(1)[0]
-	set.setPresent(old, true)
+	set.set(old, &old.present, true)
 	_ = links.appendSamples(nil, "", "")
-	set.setPresent(again, true)
-	set.setPresent(last, true)
+	set.set(again, &again.present, true)
+	set.set(last, &last.present, true)
 	last.mtu.Set(9100)
 	if got := string(links.appendSamples(nil, "m", "")); got != "m{port=\"Ethernet0\"} 9100\n" {
 		t.Error(got)
 	}
-	set.setPresent(old, false)
-	set.setPresent(again, false)
+	set.set(old, &old.present, false)
+	set.set(again, &again.present, false)
 	if got := set.all(); len(got) != 1 || got[0] != last {
 		t.Error(got)
 	}
@@ -136,11 +136,11 @@ func BenchmarkPortsComeAndGo(b *testing.B) {
 	var set portSet
 	all := portsNamed(2 * ports)
 	for _, p := range all[:ports] {
-		set.setPresent(p, true)
+		set.set(p, &p.present, true)
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		set.setPresent(all[i%len(all)], false)
-		set.setPresent(all[(i+ports)%len(all)], true)
+		set.set(all[i%len(all)], &all[i%len(all)].present, false)
+		set.set(all[(i+ports)%len(all)], &all[(i+ports)%len(all)].present, true)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -99,13 +100,7 @@ func (r *recorder) row(p *port) *recordRow {
 	ring, has := r.byName[p.name]
 	switch {
 	case has:
-		still := r.idle[:0]
-		for _, i := range r.idle {
-			if i != ring {
-				still = append(still, i)
-			}
-		}
-		r.idle = still
+		r.idle = slices.DeleteFunc(r.idle, func(i int) bool { return i == ring })
 	case len(r.idle) == 0 || !nameable(p.name):
 		return row // one may be idle by the next time
 	default:

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,13 +172,7 @@ func (s *server) Serve(inner net.Listener) error {
 	}
 	s.door.Lock()
 	defer s.door.Unlock()
-	var still []net.Listener
-	for _, other := range s.open {
-		if other != l {
-			still = append(still, other)
-		}
-	}
-	s.open = still
+	s.open = slices.DeleteFunc(s.open, func(other net.Listener) bool { return other == l })
 	if s.shut {
 		return nil
 	}

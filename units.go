@@ -112,7 +112,7 @@ func (s *several) run(ctx context.Context, start func(b *box) (stop func())) err
 	}
 }
 
-// idle says that all there is are fabric ASICs, as on a chassis' supervisor card: no loop has a beat.
+// idle says that no loop has a beat: all there is are fabric ASICs, as on a chassis' supervisor card, or nothing yet.
 func (s *several) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *several) idle() bool {
 			return false
 		}
 	}
-	return len(s.running) > 0
+	return true
 }
 
 // tellBegun closes the process's begun when all loops of now have turned.
